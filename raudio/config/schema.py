@@ -1,0 +1,469 @@
+"""Every setting: its type, default, unit, bounds and meaning. The one place that says so.
+
+`--help`, `raudio list`, validation and the documentation read it from here. A group with variants
+(`features`, `model`, `task`, `optimizer`, `schedule`) holds one of several settings classes, told
+apart by their field `name`; the others are single classes. `None` means "decided from the data or
+the machine"; what was decided is in the resolved experiment that a run keeps.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from raudio.core.components import (
+    AUGMENTATIONS,
+    FRONT_ENDS,
+    MODELS,
+    OPTIMIZERS,
+    SCHEDULES,
+    TASKS,
+)
+from raudio.core.registry import Registry
+
+
+@dataclass(frozen=True)
+class Meta:
+    """What is known of a setting besides its type and default.
+
+    Attributes:
+        help: its meaning, one sentence.
+        unit: of the value, empty when it has none.
+        min, max: inclusive bounds.
+        above, below: exclusive bounds.
+        choices: the values allowed, empty for any.
+        result: whether it can change a trial's result (and so belongs to the signature).
+    """
+
+    help: str
+    unit: str = ""
+    min: float | None = None
+    max: float | None = None
+    above: float | None = None
+    below: float | None = None
+    choices: tuple[str, ...] = ()
+    result: bool = True
+
+
+def setting(default: Any, help: str, **meta: Any) -> Any:
+    """A dataclass field with its `Meta`."""
+    return dataclasses.field(default=default, metadata={"meta": Meta(help, **meta)})
+
+
+def group(default: Any, help: str) -> Any:
+    """A dataclass field that holds further settings."""
+    return dataclasses.field(default_factory=default, metadata={"meta": Meta(help)})
+
+
+# --- dataset -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """Which data, and how a clip becomes a tensor."""
+
+    path: str = setting(
+        "synth",
+        "dataset folder or URI, a plain folder of audio, or 'synth' (the embedded data)",
+        result=False,
+    )
+    labels: str | None = setting(None, "label file of a plain folder of audio", result=False)
+    sample_rate: int | None = setting(
+        None, "rate to resample to; none: the most common one", unit="Hz", min=1000, max=384000
+    )
+    clip_seconds: float | None = setting(
+        None,
+        "length a model sees; none: the 95th percentile of the clips, at most 10 s",
+        unit="s",
+        above=0,
+        max=600,
+    )
+    crop: str = setting(
+        "random", "which part of a longer clip is trained on", choices=("random", "centre")
+    )
+    pad: str = setting("zero", "how a shorter clip is filled", choices=("zero", "repeat"))
+    precision: str = setting(
+        "int16",
+        "samples in memory: int16 (rounding noise at -98 dB) or float32",
+        choices=("int16", "float32"),
+    )
+    feed: str = setting(
+        "auto",
+        "resident: decoded once, in memory; streamed: decoded every epoch",
+        choices=("auto", "resident", "streamed"),
+        result=False,
+    )
+    resident_budget: str = setting(
+        "2GB", "largest decoded size that auto keeps resident", result=False
+    )
+    shuffle_window: int | None = setting(
+        None, "shards shuffled together; none: all (resident), 4 (streamed)", min=1
+    )
+
+
+# --- features ----------------------------------------------------------------------------------
+
+_NORMALIZE = ("none", "channel", "dataset")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogMel:
+    """Log-mel spectrogram."""
+
+    name: str = "logmel"
+    n_mels: int = setting(64, "mel bands", min=8, max=256)
+    window: float = setting(0.025, "length of the analysis window", unit="s", above=0, max=1)
+    hop: float = setting(0.010, "step between windows", unit="s", above=0, max=1)
+    f_min: float = setting(0.0, "lowest frequency", unit="Hz", min=0)
+    f_max: float | None = setting(None, "highest frequency; none: half the rate", unit="Hz", above=0)
+    normalize: str = setting(
+        "dataset",
+        "mean 0, deviation 1 a band: over each clip (channel), the training set (dataset), or not",
+        choices=_NORMALIZE,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MFCC:
+    """Mel-frequency cepstral coefficients."""
+
+    name: str = "mfcc"
+    n_mfcc: int = setting(40, "coefficients, at most n_mels", min=4, max=256)
+    n_mels: int = setting(64, "mel bands", min=8, max=256)
+    window: float = setting(0.025, "length of the analysis window", unit="s", above=0, max=1)
+    hop: float = setting(0.010, "step between windows", unit="s", above=0, max=1)
+    f_min: float = setting(0.0, "lowest frequency", unit="Hz", min=0)
+    f_max: float | None = setting(None, "highest frequency; none: half the rate", unit="Hz", above=0)
+    normalize: str = setting(
+        "dataset",
+        "mean 0, deviation 1 a band: over each clip (channel), the training set (dataset), or not",
+        choices=_NORMALIZE,
+    )
+
+
+# --- augment -----------------------------------------------------------------------------------
+
+
+def _p() -> Any:
+    return setting(0.0, "probability a clip (mixup: a batch); 0 is off", min=0, max=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gain:
+    p: float = _p()
+    max_db: float = setting(6.0, "largest change, either way", unit="dB", min=0, max=60)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Noise:
+    p: float = _p()
+    min_snr: float = setting(10.0, "loudest noise", unit="dB", min=-20, max=80)
+    max_snr: float = setting(40.0, "quietest noise, at least min_snr", unit="dB", min=-20, max=80)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shift:
+    p: float = _p()
+    max_share: float = setting(0.1, "longest shift, as a share of the clip", min=0, max=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimeMask:
+    p: float = _p()
+    max_share: float = setting(0.2, "longest mask, as a share of the frames", min=0, max=1)
+    count: int = setting(1, "masks a clip", min=1, max=10)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FreqMask:
+    p: float = _p()
+    max_share: float = setting(0.2, "widest mask, as a share of the bands", min=0, max=1)
+    count: int = setting(1, "masks a clip", min=1, max=10)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mixup:
+    p: float = _p()
+    alpha: float = setting(0.2, "the mixing weight is drawn from Beta(alpha, alpha)", above=0, max=10)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augment:
+    """Augmentations of training batches, in this order; each is off until its p is set."""
+
+    gain: Gain = group(Gain, "level")
+    noise: Noise = group(Noise, "white noise")
+    shift: Shift = group(Shift, "position in time")
+    time_mask: TimeMask = group(TimeMask, "SpecAugment along time")
+    freq_mask: FreqMask = group(FreqMask, "SpecAugment along frequency")
+    mixup: Mixup = group(Mixup, "two clips at once")
+
+
+# --- model -------------------------------------------------------------------------------------
+
+_POOLING = ("mean", "max", "mean_max", "attention")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CNN:
+    """Small convolutional network."""
+
+    name: str = "cnn"
+    width: int = setting(16, "channels of the first block; doubled by each up to 4 times", min=2, max=256)
+    depth: int = setting(4, "blocks, each halving time and frequency", min=1, max=6)
+    dropout: float = setting(0.1, "share of values dropped", min=0, below=1)
+    pooling: str = setting("mean_max", "from frames to one vector", choices=_POOLING)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CNN10:
+    """CNN10 of PANNs."""
+
+    name: str = "cnn10"
+    width: int = setting(64, "channels of the first block (the paper's is 64)", min=2, max=256)
+    dropout: float = setting(0.2, "share of values dropped", min=0, below=1)
+    pooling: str = setting("mean_max", "from frames to one vector", choices=_POOLING)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CRNN:
+    """Convolutions, then a recurrent network."""
+
+    name: str = "crnn"
+    width: int = setting(16, "channels of the first block; doubled by each up to 4 times", min=2, max=256)
+    depth: int = setting(3, "convolution blocks, each halving frequency", min=1, max=6)
+    rnn_units: int = setting(64, "units of the GRU, each direction", min=4, max=1024)
+    rnn_layers: int = setting(1, "layers of the GRU", min=1, max=4)
+    dropout: float = setting(0.1, "share of values dropped", min=0, below=1)
+    pooling: str = setting("mean", "from frames to one vector", choices=_POOLING)
+
+
+# --- task --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classification:
+    """One label a clip."""
+
+    name: str = "classification"
+    label_smoothing: float = setting(0.0, "share of the target spread over all classes", min=0, below=1)
+    class_weights: str = setting(
+        "none", "balanced: each class weighs the same in the loss", choices=("none", "balanced")
+    )
+
+
+# --- optimizer and schedule --------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdamW:
+    """Adam with decoupled weight decay."""
+
+    name: str = "adamw"
+    lr: float = setting(1e-3, "peak learning rate", above=0, max=100)
+    weight_decay: float = setting(1e-2, "decay of weight matrices", min=0, max=10)
+    beta1: float = setting(0.9, "decay of the mean gradient", min=0, below=1)
+    beta2: float = setting(0.999, "decay of the mean square", min=0, below=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adam:
+    """Adam with L2 weight decay."""
+
+    name: str = "adam"
+    lr: float = setting(1e-3, "peak learning rate", above=0, max=100)
+    weight_decay: float = setting(0.0, "L2 penalty of weight matrices", min=0, max=10)
+    beta1: float = setting(0.9, "decay of the mean gradient", min=0, below=1)
+    beta2: float = setting(0.999, "decay of the mean square", min=0, below=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SGD:
+    """Stochastic gradient descent with momentum."""
+
+    name: str = "sgd"
+    lr: float = setting(1e-2, "peak learning rate", above=0, max=100)
+    weight_decay: float = setting(1e-4, "L2 penalty of weight matrices", min=0, max=10)
+    momentum: float = setting(0.9, "decay of the velocity", min=0, below=1)
+    nesterov: bool = setting(True, "look ahead by one step of the velocity")
+
+
+def _warmup(share: float) -> Any:
+    return setting(share, "share of the trial's steps that rise to the peak", min=0, max=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Constant:
+    """One learning rate."""
+
+    name: str = "constant"
+    warmup: float = _warmup(0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cosine:
+    """Half a cosine."""
+
+    name: str = "cosine"
+    warmup: float = _warmup(0.05)
+    final: float = setting(0.0, "last learning rate, as a share of the peak", min=0, max=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneCycle:
+    """Up, down and far down."""
+
+    name: str = "onecycle"
+    warmup: float = _warmup(0.3)
+    start: float = setting(0.04, "first learning rate, as a share of the peak", above=0, max=1)
+    final: float = setting(1e-4, "last learning rate, as a share of the first", min=0, max=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """Down by steps."""
+
+    name: str = "step"
+    warmup: float = _warmup(0.0)
+    drops: int = setting(2, "drops, at equal distances", min=1, max=20)
+    gamma: float = setting(0.1, "factor of each drop", above=0, max=1)
+
+
+# --- training and resources --------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """The loop.
+
+    An *epoch* is what is reported, checkpointed and compared by the scheduler: one pass over the
+    training split, or, when `steps` is set, `steps_per_epoch` optimizer steps.
+    """
+
+    epochs: int = setting(12, "passes over the training split", unit="epochs", min=1)
+    steps: int | None = setting(
+        None, "train by steps instead: optimizer steps in all", unit="steps", min=1
+    )
+    steps_per_epoch: int | None = setting(
+        None, "with steps: between two validations; none: a tenth of them", unit="steps", min=1
+    )
+    batch_size: int = setting(32, "clips an optimizer step sees, over all workers", unit="clips", min=1)
+    accumulate: int = setting(1, "parts in which a batch is computed, to save memory", min=1)
+    clip_norm: float | None = setting(5.0, "largest norm of the gradient; none: any", above=0)
+    precision: str = setting(
+        "auto",
+        "arithmetic in training: auto is bf16 on a GPU that has it, fp32 on a CPU",
+        choices=("auto", "fp32", "bf16", "fp16"),
+    )
+    patience: int | None = setting(
+        None, "stop after so many epochs without a better value; none: never", unit="epochs", min=1
+    )
+    metric: str | None = setting(
+        None, "what is optimised, such as valid/accuracy; none: the task's own", result=False
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What one trial gets."""
+
+    workers: int = setting(1, "training processes a trial; 1 trains inside the trial's own", min=1)
+    cpus: float = setting(1, "CPUs (and so threads) a worker", unit="CPUs", min=1)
+    gpus: float | None = setting(
+        None, "GPUs a worker, a fraction shares one; none: 1 where there are any", min=0
+    )
+    data_cpus: float = setting(1, "CPUs that decode for a streamed trial", unit="CPUs", min=1)
+
+
+# --- search, run, cluster ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """Sampler, scheduler and budget."""
+
+    trials: int = setting(20, "trials in all", min=1)
+    time_budget: str | None = setting(None, "end after this time, such as 5m or 2h; none: no limit")
+    concurrency: int | None = setting(None, "trials at once; none: as many as fit", min=1)
+    sampler: str = setting(
+        "tpe",
+        "tpe (Optuna, multivariate, grouped, constant liar), random, or grid (every cell)",
+        choices=("tpe", "random", "grid"),
+    )
+    scheduler: str = setting("asha", "asha stops bad trials early, none never", choices=("asha", "none"))
+    grace: int | None = setting(
+        None, "epochs before a trial can be stopped; none: longer than the warm-up", min=1
+    )
+    reduction_factor: float = setting(3, "one in so many trials passes a rung", above=1, max=10)
+    keep: int = setting(3, "best trials whose checkpoints are kept", min=1)
+    max_failures: int = setting(
+        3, "stop when the first so many trials have all failed with the same error", min=1
+    )
+    seed: int = setting(0, "seed of the sampler", min=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """Where everything is written."""
+
+    dir: str | None = setting(None, "run folder, must be new; none: runs/DATE-TIME")
+    export: bool = setting(True, "export the best trial into the run when the search ends")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """Where it runs."""
+
+    address: str = setting("local", "'local' starts Ray here; 'auto' or HOST:PORT joins a cluster")
+    cpus: int | None = setting(None, "CPUs of the local cluster; none: all of this machine's", min=1)
+
+
+# --- the whole ---------------------------------------------------------------------------------
+
+#: Variants of the groups that have them: group -> name -> settings class. Plugins add to it.
+VARIANTS: dict[str, dict[str, type]] = {
+    "features": {"logmel": LogMel, "mfcc": MFCC},
+    "model": {"cnn": CNN, "cnn10": CNN10, "crnn": CRNN},
+    "task": {"classification": Classification},
+    "optimizer": {"adamw": AdamW, "adam": Adam, "sgd": SGD},
+    "schedule": {"constant": Constant, "cosine": Cosine, "onecycle": OneCycle, "step": Step},
+}
+
+#: The registry that builds what a group with variants describes.
+REGISTRIES: dict[str, Registry] = {
+    "features": FRONT_ENDS,
+    "augment": AUGMENTATIONS,
+    "model": MODELS,
+    "task": TASKS,
+    "optimizer": OPTIMIZERS,
+    "schedule": SCHEDULES,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """One fully resolved, validated configuration; a trial trains one experiment."""
+
+    dataset: Dataset
+    features: Any
+    augment: Augment
+    model: Any
+    task: Any
+    optimizer: Any
+    schedule: Any
+    training: Training
+    resources: Resources
+    seed: int = setting(0, "seed of everything random in a trial", min=0)
+    plugins: tuple[str, ...] = setting((), "Python files that register your own components")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Configuration:
+    """What a command line resolves to: the experiment and how to search, run and where."""
+
+    experiment: Experiment
+    space: str
+    search: Search
+    run: Run
+    cluster: Cluster

@@ -1,0 +1,99 @@
+"""Registries: plain tables from a component's name to the place of its class, filled lazily.
+
+Built-in components are listed as `module:attribute`, so that naming them imports nothing; a user's
+own are added by the decorator that `Registry.register` returns, from a plugin file named by the
+setting `plugins`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from raudio.core.errors import ConfigError, unknown
+
+T = TypeVar("T", bound=Callable[..., Any])
+
+
+class Registry:
+    """Components of one kind, by name.
+
+    Args:
+        kind: what is registered, in the singular, as messages say it ("model").
+        builtin: name to (`module:attribute`, one line of description).
+    """
+
+    def __init__(self, kind: str, builtin: Mapping[str, tuple[str, str]]) -> None:
+        self.kind = kind
+        self._lazy = {name: place for name, (place, _) in builtin.items()}
+        self._about = {name: about for name, (_, about) in builtin.items()}
+        self._loaded: dict[str, Callable[..., Any]] = {}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._about
+
+    def names(self) -> list[str]:
+        """All registered names, sorted."""
+        return sorted(self._about)
+
+    def about(self, name: str) -> str:
+        """The one line that `raudio list` prints for `name`."""
+        return self._about[name]
+
+    def get(self, name: str) -> Callable[..., Any]:
+        """The class or function registered as `name`; its module is imported when first asked for.
+
+        Raises:
+            ConfigError: `name` is not registered.
+        """
+        if name not in self:
+            raise ConfigError(unknown(self.kind, name, self.names()))
+        if name not in self._loaded:
+            module, _, attribute = self._lazy[name].partition(":")
+            self._loaded[name] = getattr(importlib.import_module(module), attribute)
+        return self._loaded[name]
+
+    def register(self, name: str, about: str = "") -> Callable[[T], T]:
+        """Decorator that adds a user's own component.
+
+        Raises:
+            ConfigError: the name is taken by another component.
+        """
+
+        def add(component: T) -> T:
+            known = self._loaded.get(name)
+            if name in self and getattr(known, "__qualname__", None) != component.__qualname__:
+                raise ConfigError(f"{self.kind} {name!r} is registered already; choose another name")
+            self._loaded[name] = component
+            self._about[name] = about or (component.__doc__ or "").strip().partition("\n")[0]
+            return component
+
+        return add
+
+
+def load_plugins(plugins: Iterable[str]) -> None:
+    """Imports each plugin, a path to a Python file, so that its decorators run; once per process.
+
+    Raises:
+        ConfigError: a file does not exist.
+    """
+    for plugin in plugins:
+        path = Path(plugin).expanduser().resolve()
+        if not path.is_file():
+            raise ConfigError(f"plugins: no such file {plugin!r}; give the path of a Python file")
+        name = f"raudio_plugin_{path.stem}"
+        if name in sys.modules:
+            continue
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[name]
+            raise

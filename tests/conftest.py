@@ -1,0 +1,25 @@
+"""Fixtures that every test may use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+FSDD = Path(__file__).parents[2] / "shared" / "data" / "fsdd"
+
+
+@pytest.fixture(scope="session")
+def fsdd() -> Path:
+    """The folder of the Free Spoken Digit Dataset; the test is skipped where it isn't there."""
+    if not (FSDD / "labels.csv").is_file():
+        pytest.skip("the FSDD recordings are not here")
+    return FSDD
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of the test session's own, so that no test sees or changes the user's."""
+    folder = tmp_path_factory.getbasetemp() / "cache"
+    monkeypatch.setenv("RAUDIO_CACHE", str(folder))
+    return folder

@@ -1,0 +1,448 @@
+"""The run folder: its layout, its records, its lock.
+
+`records.jsonl` is the one source for status, report, resume and export: one JSON object a line,
+written by the driver alone, only ever appended to. Each has `event` and `time` (seconds since 1970):
+
+| event | fields |
+| --- | --- |
+| search_start | version, metric, mode, trials, time_budget, resumed |
+| trial_start | id, params, signature |
+| report | id, epoch, metrics, seconds (of this epoch, inside the loop), final |
+| lost | id, reason: its process or machine is gone; not an end, the trial goes on elsewhere |
+| trial_end | id, state, kind, reason, seconds (wall, of this session's part) |
+| search_end | state, reason |
+
+A reader ignores events it doesn't know, so that later versions may add some.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import os
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from raudio.core.errors import RunError, closest
+
+# --- layout ------------------------------------------------------------------------------------
+
+SEARCH_YAML = "search.yaml"
+EXPERIMENT_YAML = "experiment.yaml"
+SPACE_YAML = "space.yaml"
+ENVIRONMENT_JSON = "environment.json"
+RECORDS = "records.jsonl"
+JOURNAL = "optuna.journal"
+TRIALS = "trials"
+ERROR_TXT = "error.txt"
+LOCK = ".lock"
+
+#: The ways a trial ends; until then it is RUNNING.
+COMPLETED, PRUNED, FAILED, STOPPED = "completed", "pruned", "failed", "stopped"
+RUNNING = "running"
+#: What a run is called that neither ended nor has a driver.
+INTERRUPTED = "interrupted"
+
+
+def trial_id(number: int) -> str:
+    """The id of the trial with this number, from 0: `0007`."""
+    return f"{number:04d}"
+
+
+def trial_folder(run: Path, trial: str) -> Path:
+    """Where a trial keeps its experiment, checkpoints and outputs."""
+    return Path(run) / TRIALS / trial
+
+
+def check_run(run: str | os.PathLike[str]) -> Path:
+    """`run` as a path, when it is a run folder.
+
+    Raises:
+        RunError: it does not exist or holds no records.
+    """
+    path = Path(run)
+    if (path / RECORDS).is_file():
+        return path
+    near = closest(str(run), _runs_near(path))
+    if not path.exists():
+        raise RunError(f"no such run folder: {str(run)!r}{near}; `raudio search` makes one")
+    raise RunError(
+        f"{str(run)!r} is not a run folder: it holds no {RECORDS}{near}; "
+        "give the folder that `raudio search` or `raudio train` wrote"
+    )
+
+
+def _runs_near(path: Path) -> list[str]:
+    """Run folders inside, beside and one level above `path`."""
+    found = []
+    for parent in (path, path.parent, path.parent.parent):
+        try:
+            found += [str(p.parent) for p in parent.glob(f"*/{RECORDS}")]
+        except OSError:
+            continue
+    return found
+
+
+# --- writing -----------------------------------------------------------------------------------
+
+
+class RecordWriter:
+    """Appends records to a file; a context manager.
+
+    On opening, a last line that a killed driver left torn is cut off.
+
+    Args:
+        path: the file; made with its folder when it isn't there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        whole = sum(len(line) for line in _whole_lines(path.read_bytes()))
+        os.ftruncate(self._descriptor, whole)
+
+    def append(self, event: str, **fields: Any) -> dict[str, Any]:
+        """Writes one line in one system call, and returns the record as a reader will see it.
+
+        Numbers that are not finite become null: JSON has no others.
+        """
+        record: dict[str, Any] = _finite({"event": event, "time": round(time.time(), 3), **fields})
+        line = json.dumps(record, allow_nan=False, ensure_ascii=False).encode() + b"\n"
+        written = os.write(self._descriptor, line)
+        if written != len(line):
+            raise OSError(f"only {written} of {len(line)} bytes of a record could be written")
+        loaded: dict[str, Any] = json.loads(line)
+        return loaded
+
+    def close(self) -> None:
+        """Closes the file; to be called once."""
+        os.close(self._descriptor)
+
+    def __enter__(self) -> RecordWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return value
+
+
+def _whole_lines(content: bytes) -> list[bytes]:
+    """The lines of a record file, without a last one that was never finished."""
+    lines = content.splitlines(keepends=True)
+    if lines and not (lines[-1].endswith(b"\n") and _parse(lines[-1]) is not None):
+        lines.pop()
+    return lines
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) and isinstance(record.get("event"), str) else None
+
+
+# --- reading -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ReportRecord:
+    """One epoch of a trial: its metrics (finite ones only) and its seconds inside the loop."""
+
+    epoch: int
+    metrics: dict[str, float]
+    seconds: float
+    final: bool
+
+
+@dataclass
+class TrialHistory:
+    """What the records tell of one trial.
+
+    Attributes:
+        id: `0000` and so on, also the name of its folder.
+        params: what the sampler drew: setting to value.
+        signature: of its experiment; empty when it was not recorded.
+        state: running, completed, pruned, failed or stopped.
+        kind: of a failure (error, non-finite loss, out of memory, bad data), or None.
+        reason: why it ended so, one line, or None.
+        reports: one an epoch, in the order of the epochs.
+        lost: how often its process or machine was lost.
+    """
+
+    id: str
+    params: dict[str, Any] = field(default_factory=dict)
+    signature: str = ""
+    state: str = RUNNING
+    kind: str | None = None
+    reason: str | None = None
+    reports: list[ReportRecord] = field(default_factory=list)
+    lost: int = 0
+    _settled: float = field(default=0.0, repr=False)
+    _open: float = field(default=0.0, repr=False)
+    _ended_in: int = field(default=0, repr=False)
+
+    @property
+    def seconds(self) -> float:
+        """Wall seconds of its parts that ended; of one that did not, those inside the loop."""
+        return self._settled + self._open
+
+    @property
+    def epochs(self) -> int:
+        """Epochs reported so far: the number of the last."""
+        return self.reports[-1].epoch if self.reports else 0
+
+    @property
+    def loop_seconds(self) -> float:
+        """Seconds inside the training loop, over all epochs."""
+        return sum(report.seconds for report in self.reports)
+
+    def value(self, metric: str, mode: str) -> float | None:
+        """The best value of `metric` over its epochs; None when none has it."""
+        best = self.best_report(metric, mode)
+        return None if best is None else best.metrics[metric]
+
+    def best_metrics(self, metric: str, mode: str) -> dict[str, float]:
+        """All metrics of the epoch with the best value of `metric`; empty when none has it."""
+        best = self.best_report(metric, mode)
+        return {} if best is None else dict(best.metrics)
+
+    def best_report(self, metric: str, mode: str) -> ReportRecord | None:
+        """The epoch with the best value of `metric`, the first of equals."""
+        having = [report for report in self.reports if metric in report.metrics]
+        if not having:
+            return None
+        choose = min if mode == "min" else max
+        return choose(having, key=lambda report: report.metrics[metric])
+
+    def _apply(self, record: Mapping[str, Any], session: int) -> None:
+        event = record["event"]
+        if event == "trial_start":
+            self.params = dict(record.get("params") or {})
+            self.signature = record.get("signature") or ""
+            self._run()
+        elif event == "report":
+            # A stopped trial that reports in a later session goes on; a report that was on its way
+            # when the trial was stopped does not wake it.
+            if self.state == STOPPED and self._ended_in < session:
+                self._run()
+            metrics = {k: float(v) for k, v in record["metrics"].items() if v is not None}
+            seconds = float(record.get("seconds") or 0.0)
+            # Going on from a checkpoint may report an epoch again: the last report counts.
+            others = [known for known in self.reports if known.epoch != record["epoch"]]
+            new = ReportRecord(record["epoch"], metrics, seconds, bool(record.get("final")))
+            self.reports = sorted([*others, new], key=lambda report: report.epoch)
+            if self.state == RUNNING:
+                self._open += seconds
+        elif event == "lost":
+            self.lost += 1
+        elif event == "trial_end":
+            self.state = record["state"]
+            self.kind, self.reason = record.get("kind"), record.get("reason")
+            self._open, self._ended_in = 0.0, session
+            self._settled += float(record.get("seconds") or 0.0)
+
+    def _run(self) -> None:
+        self.state, self.kind, self.reason = RUNNING, None, None
+
+    def _settle(self) -> None:
+        """A new session starts: what an ended driver left open is settled as far as it is known."""
+        self._settled, self._open = self._settled + self._open, 0.0
+
+
+@dataclass
+class History:
+    """What the records tell of a run. `apply` folds in one record after the other.
+
+    Attributes:
+        metric: what is optimised, such as `valid/accuracy`; empty before the first search_start.
+        mode: `max` or `min`.
+        trials: by id, in the order in which they started.
+        state: running, completed, stopped, failed, or interrupted (neither ended nor alive).
+        reason: why it ended, or None.
+        budget_trials: trials wanted in all, or None.
+        budget_seconds: the time budget in seconds, or None.
+        version: of raudio, which wrote the newest part.
+        sessions: how often it was started or resumed.
+        seconds: wall time of all sessions, without the pauses between them.
+    """
+
+    metric: str = ""
+    mode: str = "max"
+    trials: dict[str, TrialHistory] = field(default_factory=dict)
+    state: str = INTERRUPTED
+    reason: str | None = None
+    budget_trials: int | None = None
+    budget_seconds: float | None = None
+    version: str = ""
+    sessions: int = 0
+    seconds: float = 0.0
+    _time: float = field(default=0.0, repr=False)
+
+    def apply(self, record: Mapping[str, Any]) -> None:
+        """Folds in one record, as `RecordWriter.append` returns it."""
+        event, now = record["event"], float(record["time"])
+        if event == "search_start":
+            self.sessions += 1
+            self.metric, self.mode = record["metric"], record["mode"]
+            self.version = record.get("version") or ""
+            self.budget_trials = record.get("trials")
+            self.budget_seconds = record.get("time_budget")
+            self.state, self.reason = RUNNING, None
+            for trial in self.trials.values():
+                trial._settle()
+        else:
+            self.seconds += max(0.0, now - self._time)
+        self._time = now
+        if event == "search_end":
+            self.state, self.reason = record["state"], record.get("reason")
+        if "id" in record:
+            trial = self.trials.setdefault(record["id"], TrialHistory(record["id"]))
+            trial._apply(record, self.sessions)
+
+    def best(self) -> TrialHistory | None:
+        """The trial with the best value so far that has not failed; None when there is none."""
+        ranked = self.ranked()
+        if not ranked or ranked[0].state == FAILED:
+            return None
+        return None if ranked[0].value(self.metric, self.mode) is None else ranked[0]
+
+    def ranked(self) -> list[TrialHistory]:
+        """All trials: by value, then those without one, the failed ones last."""
+        sign = 1.0 if self.mode == "min" else -1.0
+
+        def order(trial: TrialHistory) -> tuple[int, float, str]:
+            value = trial.value(self.metric, self.mode)
+            place = 2 if trial.state == FAILED else 1 if value is None else 0
+            return place, 0.0 if value is None else sign * value, trial.id
+
+        return sorted(self.trials.values(), key=order)
+
+
+def read_records(run: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
+    """The records of a run, in the order in which they were written.
+
+    Raises:
+        RunError: not a run folder, or a line before the last is damaged.
+    """
+    path = check_run(run) / RECORDS
+    for number, line in enumerate(_whole_lines(path.read_bytes()), start=1):
+        record = _parse(line)
+        if record is None:
+            raise RunError(
+                f"{str(path)!r} is damaged: line {number} is not a record; "
+                "restore the file, or remove that line"
+            )
+        yield record
+
+
+def read_history(run: str | os.PathLike[str]) -> History:
+    """What the records of a run tell so far; also while it runs.
+
+    Raises:
+        RunError: not a run folder, or its records are damaged.
+    """
+    path = check_run(run)
+    alive = is_locked(path)
+    history = History()
+    for number, record in enumerate(read_records(path), start=1):
+        try:
+            history.apply(record)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise RunError(
+                f"{str(path / RECORDS)!r} is damaged: line {number} "
+                f"({record['event']}) cannot be understood: {error!r}"
+            ) from error
+    if history.state in (RUNNING, INTERRUPTED):  # no search_end since the last search_start
+        history.state = RUNNING if alive else INTERRUPTED
+    return history
+
+
+# --- lock --------------------------------------------------------------------------------------
+
+
+class RunLock:
+    """Held by the driver of a run while it lives; the kernel lets go of it when the driver dies.
+
+    A context manager. The lock is `flock` on `.lock` in the run, whose descriptor no started
+    program inherits, so that Ray's processes, which may outlive a killed driver, do not hold it.
+
+    Args:
+        run: the run folder; made when it isn't there.
+    """
+
+    def __init__(self, run: Path) -> None:
+        self.run = Path(run)
+        self._descriptor: int | None = None
+
+    def __enter__(self) -> RunLock:
+        """Takes the lock.
+
+        Raises:
+            RunError: another driver holds it.
+        """
+        self.run.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self.run / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        # `is_locked` of another process takes a shared lock for a moment: not a driver, so wait.
+        for patience in (0.05, 0.1, 0.2, 0.0):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(patience)
+        else:
+            holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip()
+            os.close(descriptor)
+            raise RunError(
+                f"run folder {str(self.run)!r} is in use by another raudio process"
+                f"{f' ({holder})' if holder else ''}; wait for it, or stop it first"
+            )
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        self._descriptor = descriptor
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        assert self._descriptor is not None
+        os.close(self._descriptor)
+        self._descriptor = None
+
+
+def is_locked(run: str | os.PathLike[str]) -> bool:
+    """Whether a driver holds the run."""
+    try:
+        descriptor = os.open(Path(run) / LOCK, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False

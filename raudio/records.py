@@ -1,7 +1,7 @@
 """The run folder: its layout, its records, its lock.
 
 `records.jsonl` is the one source for status, report, resume and export: one JSON object a line,
-written by the driver alone, only ever appended to. Each has `event` and `time` (seconds since 1970):
+written by the driver alone, only ever appended to. Each has `event` and `time` (Unix seconds):
 
 | event | fields |
 | --- | --- |
@@ -37,11 +37,14 @@ SEARCH_YAML = "search.yaml"
 EXPERIMENT_YAML = "experiment.yaml"
 SPACE_YAML = "space.yaml"
 ENVIRONMENT_JSON = "environment.json"
+DATASET_JSON = "dataset.json"  # the dataset's manifest, as it was: the model card quotes it
 RECORDS = "records.jsonl"
 JOURNAL = "optuna.journal"
 TRIALS = "trials"
 ERROR_TXT = "error.txt"
 LOCK = ".lock"
+#: A trial's two checkpoints: to go on from, and the epoch with the best value.
+LAST, BEST = "last.pt", "best.pt"
 
 #: The ways a trial ends; until then it is RUNNING.
 COMPLETED, PRUNED, FAILED, STOPPED = "completed", "pruned", "failed", "stopped"

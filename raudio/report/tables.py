@@ -1,0 +1,158 @@
+"""What a search says of itself: tables for the terminal, sentences, and the same as data."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from raudio import records
+from raudio.core.units import format_seconds
+from raudio.records import History, TrialHistory
+
+_STYLES = {
+    records.RUNNING: "cyan",
+    records.COMPLETED: "green",
+    records.PRUNED: "dim",
+    records.FAILED: "red",
+    records.STOPPED: "yellow",
+    records.INTERRUPTED: "yellow",
+}
+
+
+def as_data(run: str | os.PathLike[str], history: History) -> dict[str, Any]:
+    """What `raudio status --json` prints; the trials best first."""
+    metric, mode = history.metric, history.mode
+    best = history.best()
+    return {
+        "run": os.fspath(run),
+        "state": history.state,
+        "reason": history.reason,
+        "metric": metric,
+        "mode": mode,
+        "version": history.version,
+        "seconds": round(history.seconds, 3),
+        "budget": {"trials": history.budget_trials, "seconds": history.budget_seconds},
+        "best": None
+        if best is None
+        else {
+            "id": best.id,
+            "value": best.value(metric, mode),
+            "metrics": best.best_metrics(metric, mode),
+            "params": best.params,
+        },
+        "trials": [
+            {
+                "id": trial.id,
+                "state": trial_state(history, trial),
+                "kind": trial.kind,
+                "reason": trial.reason,
+                "epochs": trial.epochs,
+                "value": trial.value(metric, mode),
+                "metrics": trial.best_metrics(metric, mode),
+                "params": trial.params,
+                "seconds": round(trial.seconds, 3),
+                "lost": trial.lost,
+            }
+            for trial in history.ranked()
+        ],
+    }
+
+
+def trial_state(history: History, trial: TrialHistory) -> str:
+    """The state of a trial as people should read it: nothing runs in a run without a driver."""
+    if trial.state == records.RUNNING and history.state != records.RUNNING:
+        return records.INTERRUPTED
+    return trial.state
+
+
+def leaderboard(history: History, top: int | None = None) -> Table:
+    """The trials, best first, the failed ones last.
+
+    Args:
+        top: at most so many; None: all. The title says how many were left out.
+    """
+    ranked = history.ranked()
+    shown = ranked if top is None else ranked[:top]
+    title = f"best {len(shown)} of {len(ranked)} trials" if len(shown) < len(ranked) else None
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    table.add_column("trial", no_wrap=True)
+    table.add_column(history.metric or "value", justify="right", no_wrap=True)
+    table.add_column("epochs", justify="right", no_wrap=True)
+    table.add_column("time", justify="right", no_wrap=True)
+    table.add_column("state", no_wrap=True)
+    table.add_column("settings")  # the one column that gives way in a narrow terminal
+    names = _short_names({key for trial in ranked for key in trial.params})
+    for trial in shown:
+        state = trial_state(history, trial)
+        style = _STYLES.get(state, "")
+        settings = " ".join(f"{names[k]}={format_value(v)}" for k, v in trial.params.items())
+        table.add_row(
+            trial.id,
+            format_value(trial.value(history.metric, history.mode)),
+            str(trial.epochs),
+            format_seconds(trial.seconds),
+            Text(_ending(state, trial), style=style),
+            Text(settings, no_wrap=True, overflow="ellipsis"),
+        )
+    return table
+
+
+def _ending(state: str, trial: TrialHistory) -> str:
+    return f"{state} ({trial.kind})" if state == records.FAILED and trial.kind else state
+
+
+def configuration(params: Mapping[str, Any]) -> Table:
+    """A trial's settings, one a line, as they can be given on a command line."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column()
+    for key, value in sorted(params.items()):
+        # In full: what is printed here is meant to be used again.
+        table.add_row(key, "none" if value is None else escape(str(value)))
+    return table
+
+
+def summary(history: History) -> str:
+    """One sentence on the run, one on its best trial, one for each kind of failure."""
+    counts = Counter(trial_state(history, trial) for trial in history.trials.values())
+    parts = [f"{counts[state]} {state}" for state in _STYLES if counts[state]]
+    trials = len(history.trials)
+    of = f" of {history.budget_trials}" if (history.budget_trials or 0) > trials else ""
+    text = f"{history.state} after {format_seconds(history.seconds)}"
+    text += f": {trials}{of} trial{'' if trials == 1 else 's'}"
+    text += f" ({', '.join(parts)})" if parts else ""
+    lines = [text + (f"; {history.reason}" if history.reason else "")]
+    best = history.best()
+    if best is not None:
+        report = best.best_report(history.metric, history.mode)
+        assert report is not None
+        value = format_value(report.metrics[history.metric])
+        lines.append(f"best {history.metric} {value}: trial {best.id}, epoch {report.epoch}")
+    elif trials:
+        lines.append(f"no trial has a value of {history.metric} yet")
+    failed = [trial for trial in history.trials.values() if trial.state == records.FAILED]
+    for (kind, reason), count in Counter((t.kind, t.reason) for t in failed).most_common():
+        text = ": ".join(part for part in (kind, reason) if part) or "no reason recorded"
+        lines.append(f"failed {count} time{'' if count == 1 else 's'}: {text}")
+    return "\n".join(lines)
+
+
+def format_value(value: Any) -> str:
+    """A number with four significant digits, anything else as it is, nothing as a dash."""
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value)
+
+
+def _short_names(keys: set[str]) -> dict[str, str]:
+    """Each setting by the last part of its name, where that is clear; `optimizer.lr` is `lr`."""
+    ends = Counter(key.rpartition(".")[2] for key in keys)
+    return {key: end if ends[end := key.rpartition(".")[2]] == 1 else key for key in keys}

@@ -1,0 +1,83 @@
+"""Axes of a search space: what one setting may be, as plain values. No Hydra, no Optuna."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, TypeAlias
+
+Value: TypeAlias = Any  # None, bool, int, float, str, or a tuple of them
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of `values`, without an order among them."""
+
+    values: tuple[Value, ...]
+
+    def __str__(self) -> str:
+        return f"choice({', '.join(text(value) for value in self.values)})"
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Any number from `low` to `high`, both included.
+
+    Attributes:
+        low, high: the bounds.
+        log: drawn uniformly in the logarithm.
+        integer: whole numbers only.
+    """
+
+    low: float
+    high: float
+    log: bool = False
+    integer: bool = False
+
+    def __str__(self) -> str:
+        inner = f"interval({text(self.low)}, {text(self.high)})"
+        inner = f"int({inner})" if self.integer else inner
+        return f"tag(log, {inner})" if self.log else inner
+
+
+@dataclass(frozen=True)
+class Range:
+    """The numbers `start`, `start + step`, ... before `stop`, which is excluded as in Python."""
+
+    start: float
+    stop: float
+    step: float = 1
+
+    def __len__(self) -> int:
+        """How many numbers there are; none when the step leads away from `stop` or is zero."""
+        start, stop, step = self._decimals()
+        return max(0, math.ceil((stop - start) / step)) if step else 0
+
+    def values(self) -> tuple[float, ...]:
+        """The numbers, in order; computed in decimals, so that steps of 0.1 stay 0.1, 0.2, 0.3."""
+        start, _, step = self._decimals()
+        whole = all(isinstance(part, int) for part in (self.start, self.stop, self.step))
+        numbers = (start + index * step for index in range(len(self)))
+        return tuple(int(number) if whole else float(number) for number in numbers)
+
+    def _decimals(self) -> tuple[Decimal, Decimal, Decimal]:
+        return Decimal(str(self.start)), Decimal(str(self.stop)), Decimal(str(self.step))
+
+    def __str__(self) -> str:
+        step = "" if self.step == 1 else f", step={text(self.step)}"
+        return f"range({text(self.start)}, {text(self.stop)}{step})"
+
+
+Axis: TypeAlias = Choice | Interval | Range
+
+
+def text(value: Value) -> str:
+    """A value as the command line writes it: `null`, `true`, `1e-05`, `[a, b]`."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(text(item) for item in value)}]"
+    return str(value)

@@ -1,0 +1,361 @@
+"""Command line to checked settings: Hydra's groups and grammar, and the only place that sees Hydra.
+
+A command line is a list of overrides, `KEY=VALUE`. `model=crnn` chooses a group's variant,
+`model.rnn_layers=2` sets a value, and a value in Hydra's sweep grammar (`choice(1, 2)`,
+`range(1, 5)`, `interval(0, 1)`, `tag(log, interval(1e-4, 1e-2))`, `1,2`) makes the setting an axis of
+the search. The last of several overrides of one key wins.
+
+Free texts such as paths are taken as they were typed, so that spaces, `=`, `,` and names made of
+digits need no quotes; within quotes Hydra's own rules hold.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import (
+    ChoiceSweep,
+    Glob,
+    IntervalSweep,
+    QuotedString,
+    RangeSweep,
+)
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from raudio.config import schema, validate
+from raudio.config.axes import Axis, Choice, Interval, Range, text
+from raudio.config.schema import Configuration, Experiment
+from raudio.core.errors import ConfigError, unknown
+
+_CONF = Path(__file__).resolve().parent / "conf"
+_FUNCTIONS = ("choice", "range", "interval", "tag", "int", "float", "str", "bool", "sort", "glob")
+_GRAMMAR = (
+    "an axis is written choice(a, b), range(start, stop, step=s), interval(low, high) or "
+    "tag(log, interval(low, high))"
+)
+
+
+def compose(
+    overrides: Sequence[str] = (), params: Mapping[str, Any] | None = None
+) -> Configuration:
+    """The configuration of a command line.
+
+    Args:
+        overrides: `KEY=VALUE` each, without axes.
+        params: what a search chose, by key; applied last. Where it chooses a group's variant,
+            overrides of settings that only other variants have are left out.
+
+    Raises:
+        ConfigError: all that is wrong with it, in one message.
+    """
+    mapping, problems = _mapping(overrides, params or {})
+    outer = {key: mapping.pop(key) for key in ("space", "search", "run", "cluster")}
+    return validate.configuration_from({"experiment": mapping, **outer}, found=problems)
+
+
+def experiment_for(overrides: Sequence[str], params: Mapping[str, Any]) -> Experiment:
+    """The experiment of one trial: `compose(overrides, params).experiment`, faster.
+
+    Raises:
+        ConfigError: as `compose`.
+    """
+    mapping, problems = _mapping(overrides, params)
+    for key in ("space", "search", "run", "cluster"):
+        del mapping[key]
+    return validate.experiment_from(mapping, found=problems)
+
+
+def split(args: Sequence[str]) -> tuple[list[str], dict[str, Axis]]:
+    """A command line's overrides and the axes that it adds to the search space.
+
+    Raises:
+        ConfigError: an argument cannot be read.
+    """
+    problems: list[str] = []
+    given = _parse(tuple(args), problems)
+    axes: dict[str, Axis] = {}
+    for key, item in given.items():
+        if item.is_axis:
+            try:
+                axes[key] = _axis(key, item.value)
+            except ConfigError as error:
+                problems.append(str(error))
+    validate.raise_problems(problems)
+    return [item.argument for item in given.values() if not item.is_axis], axes
+
+
+def parse_axis(key: str, value: Any) -> Axis:
+    """The axis that a search space writes for `key`; a plain value is a choice of one.
+
+    Raises:
+        ConfigError: it is not in the grammar.
+    """
+    if isinstance(value, (list, dict)):
+        raise ConfigError(f"{key}={text(value)} is not an axis; {_GRAMMAR}")
+    problems: list[str] = []
+    parsed = _value(key, value, problems) if isinstance(value, str) else value
+    validate.raise_problems(problems)
+    return _axis(key, parsed) if _is_sweep(parsed) else Choice((_plain(key, parsed),))
+
+
+def value_of(overrides: Sequence[str], key: str) -> Any:
+    """What `overrides` set `key` to, or None: to know `space` before anything is composed."""
+    item = _parse(tuple(overrides), []).get(key)
+    return item.value if item is not None else None
+
+
+def variants(
+    overrides: Sequence[str] = (), params: Mapping[str, Any] | None = None
+) -> dict[str, str]:
+    """Which variant each group has: section -> name.
+
+    Raises:
+        ConfigError: as `compose`, for the groups.
+    """
+    problems: list[str] = []
+    given = _parse(tuple(overrides), problems)
+    base = _composed(_choices(given, params or {}, problems), schema.Augment)
+    validate.raise_problems(problems)
+    return _variants(base)
+
+
+def options(group: str) -> list[str]:
+    """The names that `GROUP=NAME` can choose, sorted; empty when `group` is no such group."""
+    if group == "augment":
+        return sorted(["none", *(path.stem for path in (_CONF / "augment").glob("*.yaml"))])
+    return sorted(schema.VARIANTS.get(group, ()))
+
+
+# --- reading -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Given:
+    """One override: the argument as typed, and its value, which may be one of Hydra's sweeps."""
+
+    argument: str
+    value: Any
+
+    @property
+    def is_axis(self) -> bool:
+        return _is_sweep(self.value)
+
+
+def _is_sweep(value: Any) -> bool:
+    return isinstance(value, (ChoiceSweep, RangeSweep, IntervalSweep, Glob))
+
+
+def _parse(arguments: tuple[str, ...], problems: list[str]) -> dict[str, _Given]:
+    """Overrides by key; a problem for each argument that cannot be read."""
+    given, found = _parsed(arguments)
+    problems += found
+    return dict(given)
+
+
+@lru_cache(maxsize=64)
+def _parsed(arguments: tuple[str, ...]) -> tuple[dict[str, _Given], tuple[str, ...]]:
+    given: dict[str, _Given] = {}
+    problems: list[str] = []
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        key = key.strip()
+        if not equals or not key:
+            problems.append(f"{argument!r} is not KEY=VALUE; write for example search.trials=32")
+        elif key[0] in "+~":
+            plain = key.lstrip("+~")
+            problems.append(
+                f"{argument}: settings are neither added nor removed; write {plain}={value or '...'}"
+            )
+        elif not all(part.isidentifier() for part in key.split(".")):
+            problems.append(f"{argument}: {key!r} is no setting's name; write GROUP.SETTING=VALUE")
+        else:
+            count = len(problems)
+            parsed = _value(key, value, problems)
+            if len(problems) == count:
+                given.pop(key, None)
+                given[key] = _Given(argument, parsed)
+    return given, tuple(problems)
+
+
+def _value(key: str, value: str, problems: list[str]) -> Any:
+    """A value in Hydra's grammar, or as it was typed where the setting is a free text."""
+    quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
+    if key in _free_texts() and not quoted:
+        return os.path.expanduser(value)
+    try:
+        override = OverridesParser.create().parse_override(f"key={value}")
+    except HydraException as error:
+        reason = " ".join(str(error).split())
+        reason = reason.rpartition("()': ")[2]
+        name = value.partition("(")[0].strip()
+        if "(" in value and name not in _FUNCTIONS and name.isidentifier():
+            reason = unknown("function", name, _FUNCTIONS[:5])
+        cure = _GRAMMAR if "(" in value else "put a text with special characters in quotes"
+        problems.append(f"{key}={value} cannot be read ({reason}); {cure}")
+        return None
+    if key == "plugins" and isinstance(override.value(), ChoiceSweep):
+        return [str(item) for item in override.value().list]
+    return override.value()
+
+
+@lru_cache(maxsize=1)
+def _free_texts() -> frozenset[str]:
+    """Settings taken as typed: texts without choices, outside the groups that a space searches."""
+    return frozenset(
+        key
+        for key, setting in validate.settings({}).items()
+        if setting.kind is str and not setting.meta.choices and not key.startswith("augment.")
+    )
+
+
+def _axis(key: str, sweep: Any) -> Axis:
+    """Hydra's sweep as an axis of ours; `validate` and the space check its bounds."""
+    tags = sorted(sweep.tags) if not isinstance(sweep, Glob) else []
+    if tags not in ([], ["log"]):
+        raise ConfigError(f"{key}: {unknown('tag', tags[0], ['log'])}")
+    if isinstance(sweep, IntervalSweep):
+        assert sweep.start is not None and sweep.end is not None
+        whole = isinstance(sweep.start, int)
+        return Interval(sweep.start, sweep.end, log=bool(tags), integer=whole)
+    if tags:
+        raise ConfigError(f"{key}: only an interval is drawn in the logarithm; {_GRAMMAR}")
+    if isinstance(sweep, RangeSweep):
+        assert sweep.start is not None and sweep.stop is not None
+        return Range(sweep.start, sweep.stop, sweep.step)
+    if isinstance(sweep, Glob):
+        return Choice(tuple(sweep.filter(options(key))))
+    return Choice(tuple(_plain(key, value) for value in sweep.list))
+
+
+def _plain(key: str, value: Any) -> Any:
+    """A value without Hydra's own types."""
+    if isinstance(value, QuotedString):
+        return value.text
+    if isinstance(value, (list, tuple)):
+        return tuple(_plain(key, item) for item in value)
+    if isinstance(value, dict):
+        raise ConfigError(f"{key}={value} is a mapping; an axis holds plain values")
+    return value
+
+
+# --- composing -----------------------------------------------------------------------------------
+
+
+def _mapping(
+    overrides: Sequence[str], params: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[str]]:
+    """Section -> setting -> value, and what is wrong with the keys."""
+    problems: list[str] = []
+    given = _parse(tuple(overrides), problems)
+    if "plugins" in given:
+        plugins = given["plugins"].value
+        validate.use_plugins(plugins if isinstance(plugins, list) else [str(plugins)])
+    validate.adopt()
+    chosen = _choices(given, params, problems)
+    mapping = copy.deepcopy(_composed(chosen, schema.Augment))
+    names = _variants(mapping)
+    known = validate.settings(names)
+    for key, item in given.items():
+        if item.is_axis:
+            problems.append(f"{item.argument} is an axis of a search; give one value here")
+        elif _is_group(key):
+            continue
+        elif key in known:
+            _put(mapping, key, item.value)
+        elif not _elsewhere(key, params):
+            problems.append(validate.unknown_setting(key, item.value, names))
+    for key, value in params.items():
+        if key in known:
+            _put(mapping, key, value)
+        elif not _is_group(key):
+            problems.append(validate.unknown_setting(key, value, names))
+    return _resolved(mapping, problems), problems
+
+
+def _is_group(key: str) -> bool:
+    return key == "augment" or key in schema.VARIANTS
+
+
+def _elsewhere(key: str, params: Mapping[str, Any]) -> bool:
+    """Whether `key` is a setting of another variant of a group that the search chooses."""
+    section = key.partition(".")[0]
+    return section in params and any(
+        key in validate.settings({section: name}) for name in schema.VARIANTS.get(section, ())
+    )
+
+
+def _choices(
+    given: Mapping[str, _Given], params: Mapping[str, Any], problems: list[str]
+) -> tuple[tuple[str, str], ...]:
+    """The variants that were asked for: overrides first, `params` over them."""
+    asked = {key: item.value for key, item in given.items() if _is_group(key) and not item.is_axis}
+    asked |= {key: value for key, value in params.items() if _is_group(key)}
+    chosen = []
+    for group, name in asked.items():
+        if isinstance(name, str) and name in options(group):
+            chosen.append((group, name))
+        else:
+            problems.append(f"{group}={text(name)}: {unknown(group, text(name), options(group))}")
+    return tuple(sorted(chosen))
+
+
+@lru_cache(maxsize=256)
+def _composed(chosen: tuple[tuple[str, str], ...], augment: type) -> dict[str, Any]:
+    """What Hydra composes for these variants; `augment` is the class whose settings are known."""
+    _store(augment)
+    with initialize_config_dir(str(_CONF), version_base="1.3"):
+        config = hydra_compose("config", overrides=[f"{group}={name}" for group, name in chosen])
+    mapping = OmegaConf.to_container(config, resolve=False)
+    assert isinstance(mapping, dict)
+    return {str(key): value for key, value in mapping.items()}
+
+
+def _store(augment: type) -> None:
+    """Hands the schema's defaults to Hydra: one node for each variant, one for all else."""
+    store = ConfigStore.instance()
+    base: dict[str, Any] = {}
+    for key, setting in validate.settings({}).items():
+        if not key.startswith("augment."):
+            default = setting.default
+            _put(base, key, list(default) if isinstance(default, tuple) else default)
+    store.store(name="base", node=base)
+    store.store(group="augment", name="none", node=validate.to_mapping(augment()))
+    for group, classes in schema.VARIANTS.items():
+        for name, cls in classes.items():
+            store.store(group=group, name=name, node=validate.to_mapping(cls()))
+
+
+def _variants(mapping: Mapping[str, Any]) -> dict[str, str]:
+    return {section: mapping[section]["name"] for section in schema.VARIANTS}
+
+
+def _put(mapping: dict[str, Any], key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    for parent in parents:
+        mapping = mapping.setdefault(parent, {})
+    mapping[last] = value
+
+
+def _resolved(mapping: dict[str, Any], problems: list[str]) -> dict[str, Any]:
+    """Interpolations such as `${oc.env:DATA}` filled in."""
+    if "${" not in repr(mapping):
+        return mapping
+    try:
+        resolved = OmegaConf.to_container(OmegaConf.create(mapping), resolve=True)
+    except OmegaConfBaseException as error:
+        problems.append(f"an interpolation cannot be resolved: {str(error).splitlines()[0]}")
+        return mapping
+    assert isinstance(resolved, dict)
+    return {str(key): value for key, value in resolved.items()}

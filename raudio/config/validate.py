@@ -1,0 +1,582 @@
+"""From plain mappings to checked settings, and back.
+
+Every mapping (a command line's, a run's `experiment.yaml`, a bundle's `experiment.json`) passes
+here before anything starts. All problems are found first and told in one message, each with its
+setting, the value, what is allowed and the closest match.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import math
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
+from typing import Any, TypeVar
+
+import yaml
+
+from raudio.config import schema
+from raudio.config.axes import text
+from raudio.config.schema import Configuration, Experiment, Meta
+from raudio.core.errors import ConfigError, closest, unknown
+from raudio.core.registry import Registry, load_plugins
+from raudio.core.units import parse_bytes, parse_seconds
+
+T = TypeVar("T", Experiment, Configuration)
+
+#: Registries that name a component in a message, by the group of settings that chooses it.
+_KINDS = {"features": "front end"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """One setting: where it is, and what it may be.
+
+    Attributes:
+        key: dotted name, as the command line writes it ("optimizer.lr").
+        kind: int, float, bool, str, or tuple (of texts).
+        optional: whether it may be None.
+        default: its value unless set.
+        meta: help, unit, bounds and choices.
+    """
+
+    key: str
+    kind: type
+    optional: bool
+    default: Any
+    meta: Meta
+
+    @property
+    def allowed(self) -> str:
+        """What it may be, as messages and `raudio list settings` say it."""
+        if self.meta.choices:
+            words = f"one of {', '.join(self.meta.choices)}"
+        else:
+            names = {int: "a whole number", float: "a number", bool: "true or false"}
+            words = names.get(self.kind, "a text" if self.kind is str else "a list of texts")
+            words += "".join(f" {bound}" for bound in self._bounds())
+        if self.meta.unit:
+            words += f", in {self.meta.unit}"
+        return words + (", or null" if self.optional else "")
+
+    def checked(self, value: Any) -> Any:
+        """`value` in this setting's type.
+
+        Raises:
+            ConfigError: it is of another type, out of bounds, or none of the choices.
+        """
+        if value is None or (isinstance(value, str) and value.lower() in ("none", "null")):
+            if self.optional:
+                return None
+            if value is None:
+                raise self._error(value)
+        converted = self._converted(value)
+        if self.kind in (int, float) and not self._within(converted):
+            raise self._error(value)
+        if self.meta.choices and converted not in self.meta.choices:
+            raise self._error(value, closest(converted, self.meta.choices))
+        return converted
+
+    def _converted(self, value: Any) -> Any:
+        if self.kind is bool:
+            if isinstance(value, bool):
+                return value
+        elif self.kind is int:
+            if isinstance(value, int) and not isinstance(value, bool):
+                return value
+            if isinstance(value, float) and value.is_integer():
+                return int(value)
+        elif self.kind is float:
+            if isinstance(value, (int, float)) and not isinstance(value, bool):
+                return float(value)
+        elif self.kind is str:
+            if isinstance(value, (bool, int, float, str)):
+                return value if isinstance(value, str) else text(value)
+        elif isinstance(value, str):
+            return (value,)
+        elif isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):
+            return tuple(value)
+        raise self._error(value)
+
+    def _within(self, value: float) -> bool:
+        meta = self.meta
+        return (
+            math.isfinite(value)
+            and (meta.min is None or value >= meta.min)
+            and (meta.max is None or value <= meta.max)
+            and (meta.above is None or value > meta.above)
+            and (meta.below is None or value < meta.below)
+        )
+
+    def _bounds(self) -> list[str]:
+        meta = self.meta
+        if meta.min is not None and meta.max is not None:
+            return [f"from {meta.min:g} to {meta.max:g}"]
+        bounds = []
+        for bound, words in (
+            (meta.min, "of at least"),
+            (meta.above, "above"),
+            (meta.max, "at most"),
+            (meta.below, "below"),
+        ):
+            if bound is not None:
+                bounds.append(f"{'and ' if bounds else ''}{words} {bound:g}")
+        return bounds
+
+    def _error(self, value: Any, match: str = "") -> ConfigError:
+        about = f" ({self.meta.help})" if self.meta.help else ""
+        return ConfigError(f"{self.key}={text(value)}: must be {self.allowed}{match}{about}")
+
+
+# --- what there is to set ------------------------------------------------------------------------
+
+
+def groups() -> dict[str, type | None]:
+    """The sections of a configuration: name -> settings class, None where there are variants."""
+    found: dict[str, type | None] = {}
+    for owner in (Experiment, Configuration):
+        hints = typing.get_type_hints(owner)
+        for field in dataclasses.fields(owner):
+            hint = hints[field.name]
+            if field.name in schema.VARIANTS:
+                found[field.name] = None
+            elif dataclasses.is_dataclass(hint) and field.name != "experiment":
+                found[field.name] = typing.cast(type, hint)
+    return found
+
+
+def settings_class(section: str, variant: str | None = None) -> type:
+    """The dataclass of a section; `variant` names which, where there are several.
+
+    Raises:
+        ConfigError: no variant is called so.
+    """
+    single = groups()[section]
+    if single is not None:
+        return single
+    variants = schema.VARIANTS[section]
+    if variant not in variants:
+        raise ConfigError(
+            f"{section}={text(variant)}: {unknown(_kind(section), str(variant), variants)}"
+        )
+    return variants[variant]
+
+
+def settings(variants: Mapping[str, str]) -> dict[str, Setting]:
+    """Every setting there is, by dotted key, when the groups with variants are `variants`.
+
+    Groups that `variants` leaves out give none.
+    """
+    found = dict(_settings(Experiment, ""))
+    found["space"] = Setting(
+        "space", str, False, "default", Meta("search space: a name of search_spaces/ or a path")
+    )
+    for section in groups():
+        if section not in schema.VARIANTS or section in variants:
+            cls = settings_class(section, variants.get(section))
+            found.update(_settings(cls, f"{section}."))
+    return found
+
+
+def unknown_setting(key: str, value: Any, variants: Mapping[str, str]) -> str:
+    """One sentence for a key that names no setting: the closest, or what there is in its group."""
+    shown = f"{key}={text(value)}"
+    section, _, rest = key.partition(".")
+    if not rest and section in groups():
+        example = next(iter(_settings(settings_class(section), f"{section}.")))
+        return (
+            f"{shown}: {section!r} is a group of settings; set one of them, such as {example}=..."
+        )
+    if rest == "name" and section in schema.VARIANTS:
+        return f"{shown}: choose the {_kind(section)} by its group: {section}={text(value)}"
+    known = settings(variants)
+    elsewhere = [
+        f"{section}={name}"
+        for name, cls in schema.VARIANTS.get(section, {}).items()
+        if key in _settings(cls, f"{section}.")
+    ]
+    if elsewhere:
+        return (
+            f"{shown}: {section}={variants.get(section)} has no setting {rest!r}; "
+            f"it belongs to {' or '.join(elsewhere)}"
+        )
+    inside = [other for other in known if other.startswith(f"{section}.")]
+    if rest and inside:
+        return f"{shown}: {unknown('setting', key, inside)}"
+    same_end = [other for other in known if other.rpartition(".")[2] == key.rpartition(".")[2]]
+    match = f" (closest: {same_end[0]!r})" if same_end else closest(key, [*known, *groups()])
+    return f"{shown}: unknown setting {key!r}{match}; `raudio list settings` names all"
+
+
+def _kind(section: str) -> str:
+    return _KINDS.get(section, section)
+
+
+@cache
+def _settings(cls: type, prefix: str) -> dict[str, Setting]:
+    """The settings of a dataclass and of the groups inside it; `name` and sections left out."""
+    found: dict[str, Setting] = {}
+    hints = typing.get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        key, hint = f"{prefix}{field.name}", hints[field.name]
+        if dataclasses.is_dataclass(hint):
+            if prefix:
+                found.update(_settings(typing.cast(type, hint), f"{key}."))
+        elif "meta" in field.metadata:
+            kind, optional = _unwrap(hint)
+            found[key] = Setting(key, kind, optional, field.default, field.metadata["meta"])
+    return found
+
+
+def _unwrap(hint: Any) -> tuple[type, bool]:
+    """`int | None` -> (int, True); `tuple[str, ...]` -> (tuple, False)."""
+    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+        inner = [part for part in typing.get_args(hint) if part is not type(None)]
+        return _unwrap(inner[0])[0], len(inner) < len(typing.get_args(hint))
+    return typing.get_origin(hint) or hint, False
+
+
+# --- mappings to settings ------------------------------------------------------------------------
+
+
+def experiment_from(
+    mapping: Mapping[str, Any], *, plugins: bool = False, found: Sequence[str] = ()
+) -> Experiment:
+    """The experiment that `mapping` (section -> setting -> value) describes.
+
+    Args:
+        mapping: what `to_mapping` gave; settings left out have their defaults.
+        plugins: whether to import the Python files that the setting `plugins` names. Never for a
+            mapping that came with a bundle: it would run code by name from its text.
+        found: problems that are known already, to be told with the others.
+
+    Raises:
+        ConfigError: unknown settings, wrong types, values out of bounds, or settings that do not
+            go together; all of them in one message.
+    """
+    if plugins:
+        use_plugins(mapping.get("plugins") or ())
+    adopt()
+    problems = list(found)
+    experiment = _experiment(mapping, problems)
+    raise_problems(problems)
+    return experiment
+
+
+def configuration_from(
+    mapping: Mapping[str, Any], *, plugins: bool = False, found: Sequence[str] = ()
+) -> Configuration:
+    """The configuration that `mapping` describes; as `experiment_from`, with one key each for
+    `experiment`, `space`, `search`, `run` and `cluster`.
+
+    Raises:
+        ConfigError: as `experiment_from`.
+    """
+    inner = mapping.get("experiment") or {}
+    if plugins:
+        use_plugins(inner.get("plugins") or ())
+    adopt()
+    problems = list(found)
+    configuration = Configuration(
+        experiment=_experiment(inner, problems),
+        space=str(mapping.get("space") or "default"),
+        **{
+            section: _built(settings_class(section), mapping.get(section), f"{section}.", problems)
+            for section in ("search", "run", "cluster")
+        },
+    )
+    known = [field.name for field in dataclasses.fields(Configuration)]
+    problems += [
+        f"{key}={text(mapping[key])}: {unknown('setting', key, known)}"
+        for key in mapping
+        if key not in known
+    ]
+    if not problems:
+        _check_search(configuration, problems)
+    raise_problems(problems)
+    return configuration
+
+
+def raise_problems(problems: Sequence[str]) -> None:
+    """Raises all problems as one ConfigError; none, nothing."""
+    if len(problems) == 1:
+        raise ConfigError(problems[0])
+    if problems:
+        listed = "\n".join(f"  - {problem}" for problem in problems)
+        raise ConfigError(f"{len(problems)} problems:\n{listed}")
+
+
+def _experiment(mapping: Mapping[str, Any], problems: list[str]) -> Experiment:
+    values: dict[str, Any] = {}
+    hints = typing.get_type_hints(Experiment)
+    start = len(problems)
+    known = [field.name for field in dataclasses.fields(Experiment)]
+    top = _settings(Experiment, "")
+    for name in known:
+        given = mapping.get(name)
+        if name in schema.VARIANTS:
+            variant = given.get("name") if isinstance(given, Mapping) else given
+            try:
+                cls = settings_class(name, variant)
+            except ConfigError as error:
+                problems.append(str(error))
+                continue
+            values[name] = _built(cls, given, f"{name}.", problems)
+        elif name in top:
+            values[name] = _value(top[name], mapping.get(name, top[name].default), problems)
+        else:
+            values[name] = _built(hints[name], given, f"{name}.", problems)
+    for key in mapping:
+        if key not in known:
+            problems.append(f"{key}={text(mapping[key])}: {unknown('setting', key, known)}")
+    if len(problems) > start:
+        return typing.cast(Experiment, None)  # the caller raises the problems
+    experiment = Experiment(**values)
+    _check_together(experiment, problems)
+    return experiment
+
+
+def _built(cls: type, given: Any, prefix: str, problems: list[str]) -> Any:
+    """`cls` from a mapping; a problem for each key or value that does not fit."""
+    if given is None:
+        given = {}
+    if not isinstance(given, Mapping):
+        problems.append(f"{prefix[:-1]}={text(given)}: a group of settings is wanted here")
+        return None
+    values: dict[str, Any] = {}
+    hints = typing.get_type_hints(cls)
+    known = _settings(cls, prefix)
+    for field in dataclasses.fields(cls):
+        name, key = field.name, f"{prefix}{field.name}"
+        if key in known:
+            values[name] = _value(known[key], given.get(name, field.default), problems)
+        elif dataclasses.is_dataclass(hints[name]):
+            inner = typing.cast(type, hints[name])
+            values[name] = _built(inner, given.get(name), f"{key}.", problems)
+    names = [field.name for field in dataclasses.fields(cls)]
+    for name in given:
+        if name not in names:
+            settable = [other for other in names if other != "name"]
+            problems.append(
+                f"{prefix}{name}={text(given[name])}: {unknown('setting', name, settable)}"
+            )
+    return cls(**values)
+
+
+def _value(setting: Setting, value: Any, problems: list[str]) -> Any:
+    try:
+        return setting.checked(value)
+    except ConfigError as error:
+        problems.append(str(error))
+        return setting.default
+
+
+def _check_together(experiment: Experiment, problems: list[str]) -> None:
+    """Settings that are fine one by one and cannot go together."""
+    data, features, training = experiment.dataset, experiment.features, experiment.training
+    f_min, f_max = getattr(features, "f_min", 0.0), getattr(features, "f_max", None)
+    if f_max is not None and f_min >= f_max:
+        problems.append(f"features.f_min={f_min:g} must be below features.f_max={f_max:g} (Hz)")
+    if data.sample_rate is not None:
+        nyquist = data.sample_rate / 2
+        for key, value in (("f_max", f_max), ("f_min", f_min)):
+            if value is not None and (value > nyquist or (key == "f_min" and value == nyquist)):
+                problems.append(
+                    f"features.{key}={value:g} is too high for dataset.sample_rate="
+                    f"{data.sample_rate}: there is nothing above half the rate; "
+                    f"give at most {nyquist:g} (Hz)"
+                )
+    n_mfcc, n_mels = getattr(features, "n_mfcc", 0), getattr(features, "n_mels", None)
+    if n_mels is not None and n_mfcc > n_mels:
+        problems.append(
+            f"features.n_mfcc={n_mfcc} is more than features.n_mels={n_mels}; "
+            f"give at most {n_mels}, or more mel bands"
+        )
+    window = getattr(features, "window", 0.0)
+    if data.clip_seconds is not None and data.clip_seconds < window:
+        problems.append(
+            f"dataset.clip_seconds={data.clip_seconds:g} is shorter than one analysis window, "
+            f"features.window={window:g} (s)"
+        )
+    noise = experiment.augment.noise
+    if noise.min_snr > noise.max_snr:
+        problems.append(
+            f"augment.noise.min_snr={noise.min_snr:g} must not be above "
+            f"augment.noise.max_snr={noise.max_snr:g} (dB)"
+        )
+    if training.steps is None and training.steps_per_epoch is not None:
+        problems.append(
+            f"training.steps_per_epoch={training.steps_per_epoch} needs training.steps, "
+            "the optimizer steps in all"
+        )
+    elif training.steps is not None and (training.steps_per_epoch or 0) > training.steps:
+        problems.append(
+            f"training.steps_per_epoch={training.steps_per_epoch} is more than "
+            f"training.steps={training.steps}"
+        )
+    for key, parts in (
+        ("training.accumulate", training.accumulate),
+        ("resources.workers", experiment.resources.workers),
+    ):
+        if parts > training.batch_size:
+            problems.append(
+                f"{key}={parts} divides a batch of training.batch_size={training.batch_size} "
+                f"clips; give at most {training.batch_size}"
+            )
+    metric = training.metric
+    if metric is not None and not metric.startswith("valid/"):
+        problems.append(
+            f"training.metric={metric} is not measured on the valid split; "
+            f"write valid/{metric.rpartition('/')[2] or 'accuracy'}"
+        )
+    _attempt(lambda: parse_bytes(data.resident_budget, "dataset.resident_budget"), problems)
+
+
+def _check_search(configuration: Configuration, problems: list[str]) -> None:
+    search, training = configuration.search, configuration.experiment.training
+    if search.time_budget is not None:
+        budget = search.time_budget
+        _attempt(lambda: parse_seconds(budget, "search.time_budget"), problems)
+    if search.grace is not None and training.steps is None and search.grace > training.epochs:
+        problems.append(
+            f"search.grace={search.grace} is more than training.epochs={training.epochs}, "
+            f"so no trial could be stopped; give at most {training.epochs}, "
+            "or search.scheduler=none"
+        )
+
+
+def _attempt(check: Callable[[], object], problems: list[str]) -> None:
+    try:
+        check()
+    except ConfigError as error:
+        problems.append(str(error))
+
+
+# --- settings to mappings ------------------------------------------------------------------------
+
+
+def to_mapping(settings: Any) -> dict[str, Any]:
+    """Settings as plain dicts, lists, texts and numbers, ready for JSON or YAML."""
+    return {
+        field.name: _plain(getattr(settings, field.name)) for field in dataclasses.fields(settings)
+    }
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return to_mapping(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def dump_yaml(settings: Any) -> str:
+    """Settings as YAML, in the schema's order."""
+    return yaml.safe_dump(to_mapping(settings), sort_keys=False, allow_unicode=True)
+
+
+def load_yaml(content: str, kind: type[T], *, where: str = "", plugins: bool = False) -> T:
+    """What `dump_yaml` wrote, checked.
+
+    Args:
+        content: the YAML text.
+        kind: `Experiment` or `Configuration`.
+        where: the file's name, for messages.
+        plugins: as in `experiment_from`.
+
+    Raises:
+        ConfigError: no YAML mapping, or as `experiment_from`.
+    """
+    prefix = f"{where}: " if where else ""
+    try:
+        mapping = yaml.safe_load(content)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{prefix}not readable as YAML: {error}") from error
+    if not isinstance(mapping, dict):
+        raise ConfigError(f"{prefix}holds no settings, but {type(mapping).__name__}")
+    build: Callable[..., Any] = experiment_from if kind is Experiment else configuration_from
+    try:
+        return typing.cast(T, build(mapping, plugins=plugins))
+    except ConfigError as error:
+        raise ConfigError(f"{prefix}{error}") from error
+
+
+# --- plugins -------------------------------------------------------------------------------------
+
+
+def use_plugins(paths: Iterable[str]) -> None:
+    """Imports plugin files and makes their components choosable and settable.
+
+    Raises:
+        ConfigError: a file does not exist, or a component's settings cannot be told from its
+            signature.
+    """
+    load_plugins([paths] if isinstance(paths, str) else paths)
+    adopt()
+
+
+def adopt() -> None:
+    """Adds every registered component that the schema does not know yet to the schema.
+
+    Its settings are its keyword arguments that have a default; arguments without one (`n_features`,
+    `labels`, ...) are given by raudio. An annotation `Annotated[float, Meta(...)]` adds a help
+    text, bounds or choices, and `Literal["a", "b"]` choices.
+
+    Raises:
+        ConfigError: an argument's type is none that a setting can have.
+    """
+    for section, registry in schema.REGISTRIES.items():
+        if section == "augment":
+            present = {field.name for field in dataclasses.fields(schema.Augment)}
+            added = [
+                (name, cls, schema.group(cls, registry.about(name)))
+                for name in registry.names()
+                if name not in present
+                for cls in [_settings_of(registry, name)]
+            ]
+            if added:
+                schema.Augment = dataclasses.make_dataclass(  # type: ignore[misc]
+                    "Augment", added, bases=(schema.Augment,), frozen=True, kw_only=True
+                )
+            continue
+        for name in registry.names():
+            if name not in schema.VARIANTS[section]:
+                schema.VARIANTS[section][name] = _settings_of(registry, name)
+
+
+def _settings_of(registry: Registry, name: str) -> type:
+    """A settings class made from a component's signature."""
+    component = registry.get(name)
+    where = f"{registry.kind} {name!r}"
+    hints = typing.get_type_hints(
+        component.__init__ if isinstance(component, type) else component,  # type: ignore[misc]
+        include_extras=True,
+    )
+    fields: list[Any] = []
+    if registry.kind != "augmentation":
+        fields.append(("name", str, dataclasses.field(default=name)))
+    for parameter in inspect.signature(component).parameters.values():
+        if parameter.default is inspect.Parameter.empty:
+            continue
+        hint, meta = hints.get(parameter.name, type(parameter.default)), Meta("")
+        if typing.get_origin(hint) is typing.Annotated:
+            hint, *extras = typing.get_args(hint)
+            meta = next((extra for extra in extras if isinstance(extra, Meta)), meta)
+        if typing.get_origin(hint) is typing.Literal:
+            hint, meta = str, dataclasses.replace(meta, choices=typing.get_args(hint))
+        if _unwrap(hint)[0] not in (int, float, bool, str):
+            raise ConfigError(
+                f"{where}: argument {parameter.name!r} is of type {hint}; a setting is an int, "
+                "float, bool or str, or one of them or None"
+            )
+        default = parameter.default
+        fields.append(
+            (parameter.name, hint, dataclasses.field(default=default, metadata={"meta": meta}))
+        )
+    if registry.kind == "augmentation" and "p" not in [field[0] for field in fields]:
+        raise ConfigError(
+            f"{where}: give it an argument `p: float = 0.0`, its probability; 0 must switch it off"
+        )
+    title = "".join(part.capitalize() for part in name.split("_"))
+    return dataclasses.make_dataclass(title, fields, frozen=True, kw_only=True)

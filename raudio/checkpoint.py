@@ -1,0 +1,65 @@
+"""The training checkpoint: one file of tensors and plain values, whole or not there at all.
+
+A trial's folder holds two: `LAST`, for going on, and `BEST`, the weights with the best value of the
+metric, for exporting. Reading one runs no code from it (`weights_only`).
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from raudio.core.errors import RunError
+from raudio.core.storage import write_atomic
+
+LAST = "last.pt"
+BEST = "best.pt"
+
+
+def save(path: Path, state: Mapping[str, Any]) -> None:
+    """Writes `state`, of tensors and plain values only, atomically.
+
+    An end at any moment, also a SIGKILL, leaves the file as it was before or as it is after.
+    """
+    buffer = io.BytesIO()
+    torch.save(dict(state), buffer)
+    write_atomic(path, buffer.getvalue())
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Reads what `save` wrote, onto the CPU.
+
+    Raises:
+        RunError: there is no such file, or it is damaged or something else.
+    """
+    try:
+        content = io.BytesIO(path.read_bytes())
+        with zipfile.ZipFile(content) as archive:  # torch.load itself checks no checksum
+            if broken := archive.testzip():
+                raise zipfile.BadZipFile(f"wrong checksum of {broken}")
+        content.seek(0)
+        state = torch.load(content, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise RunError(f"no checkpoint at {str(path)!r}") from error
+    except (zipfile.BadZipFile, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        reason = str(error).partition("\n")[0]
+        raise RunError(
+            f"checkpoint {str(path)!r} is damaged or not one of raudio's: remove it to train this "
+            f"trial from the start ({reason})"
+        ) from error
+    if not isinstance(state, dict):
+        raise RunError(f"checkpoint {str(path)!r} is not one of raudio's: it holds no table")
+    return state
+
+
+def sweep(folder: Path) -> None:
+    """Removes the temporary files that a killed writer left in `folder`."""
+    for name in (LAST, BEST):
+        for left in folder.glob(f".{name}.*"):
+            left.unlink(missing_ok=True)

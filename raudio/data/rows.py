@@ -51,9 +51,6 @@ COLUMNS: tuple[tuple[str, pa.DataType], ...] = (
 )
 RESERVED = frozenset(name for name, _ in COLUMNS)
 
-#: Bytes of audio that fit one shard's Arrow column, whose offsets are 32 bits.
-LARGEST_SHARD = 2**31 - 2**20
-
 
 def schema(metadata: Mapping[str, pa.DataType]) -> pa.Schema:
     """The columns of every shard of a dataset: the fixed ones, then `metadata` sorted by name."""
@@ -83,7 +80,7 @@ def write_shard(
         row_group_size=len(rows),
         # Encoded audio does not get smaller; and statistics of it would copy clips to the footer.
         compression={"audio": "none", **dict.fromkeys(others, "zstd")},
-        use_dictionary=[n for n in others if n not in ("clip_id", "content")],
+        use_dictionary=False,
         write_statistics=[n for n in others if pa.types.is_primitive(columns.field(n).type)],
         store_schema=True,
     )
@@ -145,14 +142,14 @@ def read_shard(
 
 
 def _facts(file: str, table: pa.Table, content: bytes) -> Shard:
-    frames = table["frames"].to_pylist()
-    rates = table["sample_rate"].to_pylist()
+    frames = table["frames"].to_numpy()
+    seconds = frames / table["sample_rate"].to_numpy()
     return Shard(
         file=file,
         split=table["split"][0].as_py(),
         clips=table.num_rows,
-        frames=sum(frames),
-        seconds=round(sum(n / rate for n, rate in zip(frames, rates, strict=True)), 6),
+        frames=int(frames.sum()),
+        seconds=round(float(seconds.sum()), 6),
         bytes=len(content),
         sha256=hashlib.sha256(content).hexdigest(),
     )

@@ -1,0 +1,286 @@
+"""From recordings and labels to a dataset: `raudio data prepare`.
+
+Every recording is decoded once, so that one which cannot be is found here and not in a trial.
+Local threads do the work; see `raudio.data.writer` for what is promised of the result.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import soundfile
+import soxr
+from numpy.typing import NDArray
+
+from raudio.audio.decode import decode, info, to_precision
+from raudio.core.errors import DataError, unknown
+from raudio.core.seeding import key
+from raudio.data import splits as splitting
+from raudio.data.manifest import SPLITS, Manifest, Skipped
+from raudio.data.sources import Item, Source, duplicates, read_source
+from raudio.data.writer import Echo, Progress, Row, Task, check_new, silent, write_dataset
+
+FORMATS = ("flac", "wav", "source")
+
+#: At or above this value a sample counts as clipped: the largest of 16 bits is 0.99997.
+_FULL_SCALE = 0.9999
+# Sources of more than 16 bits; the codecs that throw information away have less than 16.
+_DEEP = frozenset({"PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ALAC_20", "ALAC_24", "ALAC_32"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How a dataset is made.
+
+    Attributes:
+        shares: of train, valid and test, where splits are not predefined.
+        format: of the stored audio: flac (lossless, 16 or 24 bits), wav (the same, uncompressed)
+            or source (the files as they are).
+        sample_rate: to resample to, in Hz; None keeps each file's.
+        shard_mb: megabytes of audio a shard; small datasets get smaller shards.
+        skip_bad: leave out files that are missing or cannot be decoded, and list them in the
+            manifest, instead of stopping.
+        seed: of the splits and of the order of the clips.
+        licence: of the recordings, for the manifest.
+    """
+
+    shares: splitting.Shares = splitting.EIGHTY_TEN_TEN
+    format: str = "flac"
+    sample_rate: int | None = None
+    shard_mb: int = 64
+    skip_bad: bool = False
+    seed: int = 0
+    licence: str = ""
+
+    def __post_init__(self) -> None:
+        if self.format not in FORMATS:
+            raise DataError(unknown("format", self.format, FORMATS))
+        if self.format == "source" and self.sample_rate is not None:
+            raise DataError(
+                f"sample_rate={self.sample_rate} with format=source: files that are kept as they "
+                "are cannot be resampled; use format=flac"
+            )
+        if self.sample_rate is not None and not 1000 <= self.sample_rate <= 384_000:
+            raise DataError(f"sample_rate={self.sample_rate} is outside 1000 to 384000 Hz")
+        if not 1 <= self.shard_mb <= 1000:
+            raise DataError(f"shard_mb={self.shard_mb} is outside 1 to 1000 MB")
+
+
+def prepare(
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    labels: str | os.PathLike[str] | None = None,
+    columns: Mapping[str, str] | None = None,
+    options: Options | None = None,
+    workers: int | None = None,
+    echo: Echo = silent,
+    progress: Progress | None = None,
+) -> Manifest:
+    """Makes a dataset at `out` from the recordings below `source`.
+
+    Args:
+        source: local folder of audio; without `labels`, with a folder for each class.
+        out: the dataset's folder, which must not exist.
+        labels: label file (CSV, TSV, JSONL, Parquet).
+        columns: role (file, label, split, group) to column of the label file, "none" for no
+            column; what is not given is recognised by name.
+        options: see `Options`.
+        workers: threads; None is one a CPU. The result does not depend on it.
+        echo: told what was taken for what.
+        progress: told how many clips of how many are done.
+
+    Raises:
+        DataError: wrong options, unusable input (see `sources.read_source`), a recording that
+            cannot be decoded, or an `out` that exists. Nothing is left behind.
+    """
+    target = check_new(out)
+    chosen = options or Options()
+    found = read_source(source, labels=labels, columns=columns, skip_missing=chosen.skip_bad)
+    task = plan(found, chosen)
+    for sentence in task.taken:
+        echo(sentence)
+    return write_dataset(target, task, workers=workers, echo=echo, progress=progress)
+
+
+def plan(found: Source, options: Options) -> Task[Item]:
+    """Splits and order of the clips; nothing is read but what tells duplicates apart.
+
+    Raises:
+        DataError: the splits cannot be filled, or predefined ones lack `train`.
+    """
+    items = found.items
+    of_item, how = _splits(items, options)
+    counts = Counter(of_item)
+    sizes = ", ".join(f"{split} {counts[split]}" for split in SPLITS if counts[split])
+    clips: dict[str, list[Item]] = {split: [] for split in SPLITS}
+    for item, split in zip(items, of_item, strict=True):
+        clips[split].append(item)
+    for members in clips.values():
+        # Not by class: a window of neighbouring shards is to hold all classes.
+        members.sort(key=lambda item: (key(options.seed, "order", item.clip_id), item.clip_id))
+    labels = sorted({item.label for item in items})
+    shown = ", ".join(labels[:12]) + (", ..." if len(labels) > 12 else "")
+    return Task(
+        clips=clips,
+        encode=_Encoder(options),
+        clip_id=lambda item: item.clip_id,
+        key=found.key(options),
+        metadata=found.metadata,
+        taken=(*found.taken, f"{len(labels)} classes: {shown}", f"splits {how}: {sizes}"),
+        source=found.folder.resolve().name,
+        licence=options.licence,
+        made_with={**asdict(options), "shares": list(options.shares), "splits": how},
+        shard_bytes=options.shard_mb * 10**6,
+        total_bytes=sum(item.path.stat().st_size for item in items),
+        skipped=found.missing,
+    )
+
+
+def _splits(items: Sequence[Item], options: Options) -> tuple[list[str], str]:
+    """The split of each item, and how it was found."""
+    ids = [item.clip_id for item in items]
+    labels = [item.label for item in items]
+    groups: list[str] | None = None
+    if any(item.group for item in items):
+        groups = [f"group {item.group}" if item.group else item.clip_id for item in items]
+    predefined = [item.split for item in items if item.split]
+    if not predefined:
+        same = None if groups else duplicates(items)
+        made = splitting.assign(
+            ids, labels, groups=groups, same=same, shares=options.shares, seed=options.seed
+        )
+        return made, f"made at random, stratified{', by group' if groups else ''}"
+    assert len(predefined) == len(items), "a source gives all clips a split, or none"
+    if "train" not in predefined:
+        raise DataError(
+            f"the predefined splits are {', '.join(sorted(set(predefined)))}, and none is train; "
+            "correct them, or make splits anew with --split-column none"
+        )
+    if "valid" in predefined:
+        return predefined, "as predefined"
+    if groups and _straddle(groups, predefined):
+        groups = None  # the test split shares groups with train, and valid is to resemble it
+    train, valid, _ = options.shares
+    carved = splitting.carve_valid(
+        ids, labels, predefined, groups=groups, share=valid / (train + valid), seed=options.seed
+    )
+    return carved, "as predefined, with valid taken from train"
+
+
+def _straddle(groups: Sequence[str], of_item: Sequence[str]) -> bool:
+    pairs = set(zip(groups, of_item, strict=True))
+    return len(pairs) > len(set(groups))
+
+
+class _Encoder:
+    """An item to its row; safe to call from several threads."""
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+
+    def __call__(self, item: Item) -> Row | Skipped:
+        where = f"{item.path} ({item.where})" if item.where else str(item.path)
+        try:
+            try:
+                content = item.path.read_bytes()
+            except OSError as error:
+                raise DataError(f"{where}: cannot be read ({error.strerror})") from error
+            row = encode_clip(content, self._options.format, self._options.sample_rate, where)
+        except DataError as error:
+            if self._options.skip_bad:
+                return Skipped(item.clip_id, str(error))
+            raise DataError(f"{error}; or leave such files out with --skip-bad") from error
+        return {
+            **(item.metadata or {}),
+            **row,
+            "clip_id": item.clip_id,
+            "group": item.group,
+            "label": item.label,
+        }
+
+
+def encode_clip(content: bytes, format: str, sample_rate: int | None, where: str) -> Row:
+    """The columns of a row that follow from a file's bytes.
+
+    Args:
+        content: the encoded file.
+        format: see `Options`.
+        sample_rate: to resample to, in Hz; None keeps the file's.
+        where: what messages call the file.
+
+    Raises:
+        DataError: it cannot be decoded, is empty, holds samples that are not finite, or cannot be
+            stored as `format`.
+    """
+    wave, rate = decode(content, where=where)
+    header = info(content, where=where)
+    facts = clip_facts(wave)
+    if format == "source":
+        stored, frames = content, len(wave)
+    else:
+        if sample_rate in (None, rate) and header.subtype not in _DEEP:
+            samples, _ = soundfile.read(io.BytesIO(content), dtype="int16", always_2d=True)
+        else:
+            samples, _ = soundfile.read(io.BytesIO(content), dtype="float32", always_2d=True)
+            if sample_rate not in (None, rate):
+                samples = soxr.resample(samples, rate, sample_rate, quality="HQ")
+                rate = int(sample_rate or rate)
+        frames = len(samples)
+        stored = encode_samples(samples, rate, format, deep=header.subtype in _DEEP, where=where)
+    return {
+        "audio": stored,
+        "sample_rate": rate,
+        "frames": frames,
+        "channels": header.channels,
+        **facts,
+    }
+
+
+def clip_facts(wave: NDArray[np.float32]) -> Row:
+    """What `inspect` wants to know of (T,) mono samples: peak, rms, clipped, content."""
+    size = np.abs(wave)
+    samples: NDArray[Any] = to_precision(wave, "int16")
+    return {
+        "peak": float(size.max()),
+        "rms": float(np.sqrt(np.mean(np.square(wave, dtype=np.float64)))),
+        "clipped": int((size >= _FULL_SCALE).sum()),
+        "content": hashlib.blake2b(samples.tobytes(), digest_size=12).hexdigest(),
+    }
+
+
+def encode_samples(
+    samples: NDArray[Any],
+    sample_rate: int,
+    format: str,
+    *,
+    deep: bool = False,
+    where: str = "",
+) -> bytes:
+    """(T, C) samples, int16 or float32, as a FLAC or WAV file of 16 bits (24 when `deep`).
+
+    Raises:
+        DataError: the format cannot hold them.
+    """
+    buffer = io.BytesIO()
+    try:
+        soundfile.write(
+            buffer,
+            samples,
+            sample_rate,
+            format=format.upper(),
+            subtype="PCM_24" if deep else "PCM_16",
+        )
+    except (soundfile.SoundFileError, ValueError) as error:
+        raise DataError(
+            f"{where}: {samples.shape[1]} channels at {sample_rate} Hz cannot be stored as "
+            f"{format} ({error}); use --format source"
+        ) from error
+    return buffer.getvalue()

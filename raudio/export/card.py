@@ -1,0 +1,123 @@
+"""The model card of a bundle: what it does, on what it was trained, how good it is, how to use it.
+
+The layout, with its YAML head, is the one that model hubs read (Mitchell et al. 2019, "Model cards
+for model reporting").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from raudio.config.schema import Experiment
+from raudio.config.validate import to_mapping
+from raudio.core.units import format_seconds
+
+_TASKS = {
+    "classification": ("Audio classification: one label a clip", "audio-classification"),
+}
+
+
+def model_card(
+    experiment: Experiment,
+    labels: Sequence[str],
+    metrics: Mapping[str, Any],
+    *,
+    manifest: Mapping[str, Any] | None,
+    parameters: int,
+) -> str:
+    """The card's Markdown.
+
+    Args:
+        experiment: resolved.
+        labels: in the order of the scores.
+        metrics: what `metrics.json` holds.
+        manifest: the dataset's manifest, where the run kept it.
+        parameters: numbers in the weights.
+    """
+    task = experiment.task.name
+    about, tag = _TASKS.get(task, (f"Task: {task}", "audio-classification"))
+    data = experiment.dataset
+    head = ["library_name: raudio", f"pipeline_tag: {tag}", "tags:", "- audio", "- raudio"]
+    sections = [
+        ["---", *head, "---", "", f"# {about}"],
+        [
+            f"A {experiment.model.name} on {experiment.features.name} features "
+            f"({parameters:,} numbers), found by raudio {metrics.get('raudio', '')}".rstrip()
+            + f". It hears {data.clip_seconds:g} s at {data.sample_rate} Hz, mono; recordings of "
+            "any rate, channels and length are resampled, mixed down and scored window by window, "
+            "and the windows' scores are averaged.",
+        ],
+        ["## Use", "", "```", "raudio predict PATH-OF-THIS-FOLDER recording.wav", "```", ""]
+        + ["```python", "import raudio", ""]
+        + ['model = raudio.load("PATH-OF-THIS-FOLDER")']
+        + ['print(model.predict("recording.wav")["label"])', "```"],
+        [f"## Labels ({len(labels)})", "", ", ".join(_code(label) for label in labels)],
+        ["## Training data", "", *_data(experiment, metrics, manifest)],
+        ["## Metrics", "", *_metrics(metrics)],
+        ["## Settings", "", *_settings(experiment)],
+    ]
+    return "\n\n".join("\n".join(lines) for lines in sections) + "\n"
+
+
+def _data(
+    experiment: Experiment, metrics: Mapping[str, Any], manifest: Mapping[str, Any] | None
+) -> list[str]:
+    rows: list[tuple[str, str]] = [("dataset", _code(experiment.dataset.path))]
+    if manifest is None:
+        rows += [("source", "not recorded"), ("licence", "not recorded")]
+    else:
+        rows.append(("source", _text(manifest.get("source") or "not said")))
+        rows.append(("licence", _text(manifest.get("licence") or "not said")))
+        for name, split in manifest.get("splits", {}).items():
+            rows.append((name, f"{split['clips']} clips, {format_seconds(split['seconds'])}"))
+    rows.append(("fingerprint", _code(str(metrics["dataset"]))))
+    return _table(("", ""), rows)
+
+
+def _metrics(metrics: Mapping[str, Any]) -> list[str]:
+    """The metrics of the exported epoch; those of the training split only where named so."""
+    rows = [(_code(name), f"{value:.6g}") for name, value in sorted(metrics["metrics"].items())]
+    return [
+        f"Of epoch {metrics['epoch']} of trial {metrics['trial']}, which was chosen by "
+        f"{_code(metrics['metric'])} ({metrics['mode']}): on the split that chose it a model looks "
+        "better than it is. `raudio evaluate BUNDLE DATASET --split test` measures it on clips "
+        "that no trial has seen.",
+        "",
+        *_table(("metric", "value"), rows),
+    ]
+
+
+def _settings(experiment: Experiment) -> list[str]:
+    rows = []
+    for section, values in to_mapping(experiment).items():
+        if isinstance(values, Mapping):
+            rows += [(_code(key), _code(str(value))) for key, value in _flat(section, values)]
+        elif section != "plugins":
+            rows.append((_code(section), _code(str(values))))
+    return _table(("setting", "value"), rows)
+
+
+def _flat(prefix: str, values: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(f"{prefix}.{key}", value)
+        else:
+            yield f"{prefix}.{key}", value
+
+
+def _table(head: tuple[str, str], rows: Iterable[tuple[str, str]]) -> list[str]:
+    lines = [f"| {a} | {b} |" for a, b in rows]
+    return [f"| {head[0]} | {head[1]} |", "| --- | --- |", *lines]
+
+
+def _text(value: str) -> str:
+    """Free text of others inside a table: one line, no cell borders, no tags."""
+    line = " ".join(str(value).split())
+    return line.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
+
+
+def _code(value: str) -> str:
+    """A value inside backticks, whatever it holds."""
+    line = " ".join(value.split()).replace("`", "'").replace("|", "\\|")
+    return f"`{line}`"

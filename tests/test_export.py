@@ -43,7 +43,11 @@ def experiment(**dataset: Any) -> schema.Experiment:
 
 
 def make_run(
-    folder: Path, values: dict[str, float | None], *, metric: str = "valid/accuracy", mode: str = "max"
+    folder: Path,
+    values: dict[str, float | None],
+    *,
+    metric: str = "valid/accuracy",
+    mode: str = "max",
 ) -> Path:
     """A run with one trial a value, each of one epoch and a checkpoint of its own; None failed."""
     with records.RecordWriter(folder / records.RECORDS) as writer:
@@ -171,7 +175,7 @@ def test_what_cannot_be_exported(run: Path, tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     with pytest.raises(RunError, match="exists already"):
         export(run, tmp_path / "there")
-    with pytest.raises(RunError, match="has no trial '0004'.*closest: '0003'|closest: '000"):
+    with pytest.raises(RunError, match=r"has no trial '4' \(closest: '000\d'\)"):
         export(run, tmp_path / "b", "4")
     with pytest.raises(RunError, match="no such run folder"):
         export(tmp_path / "missing", tmp_path / "b")

@@ -10,7 +10,7 @@ import typer
 def export(
     run: Annotated[str, typer.Argument(help="run folder of a search or a training")],
     out: Annotated[str, typer.Option(help="folder of the bundle, must be new")],
-    trial: Annotated[str | None, typer.Option(help="id of a trial; the best one if left out")] = None,
+    trial: Annotated[str | None, typer.Option(help="id of a trial; if left out the best")] = None,
 ) -> None:
     """Writes a run's best trial, or the one you name, as a bundle to predict with.
 

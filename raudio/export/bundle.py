@@ -353,7 +353,7 @@ def _experiment(path: str, content: bytes, plugins: Any) -> Experiment:
 
 def _weights(path: str, content: bytes) -> dict[str, Tensor]:
     try:
-        return safetensors.torch.load(content)
+        weights: dict[str, Tensor] = safetensors.torch.load(content)
     except (SafetensorError, KeyError, ValueError) as error:
         # A pickle starts with its protocol's opcode, PyTorch's files with that of a zip archive.
         pickled = content[:1] == b"\x80" or content[:2] == b"PK"
@@ -361,6 +361,7 @@ def _weights(path: str, content: bytes) -> dict[str, Tensor]:
         raise RunError(
             f"bundle {path!r}: {WEIGHTS} {what}; only safetensors are opened, export it again"
         ) from error
+    return weights
 
 
 def _one_line(error: BaseException) -> str:

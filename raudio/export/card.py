@@ -48,10 +48,20 @@ def model_card(
             "any rate, channels and length are resampled, mixed down and scored window by window, "
             "and the windows' scores are averaged.",
         ],
-        ["## Use", "", "```", "raudio predict PATH-OF-THIS-FOLDER recording.wav", "```", ""]
-        + ["```python", "import raudio", ""]
-        + ['model = raudio.load("PATH-OF-THIS-FOLDER")']
-        + ['print(model.predict("recording.wav")["label"])', "```"],
+        [
+            "## Use",
+            "",
+            "```",
+            "raudio predict PATH-OF-THIS-FOLDER recording.wav",
+            "```",
+            "",
+            "```python",
+            "import raudio",
+            "",
+            'model = raudio.load("PATH-OF-THIS-FOLDER")',
+            'print(model.predict("recording.wav")["label"])',
+            "```",
+        ],
         [f"## Labels ({len(labels)})", "", ", ".join(_code(label) for label in labels)],
         ["## Training data", "", *_data(experiment, metrics, manifest)],
         ["## Metrics", "", *_metrics(metrics)],

@@ -1,7 +1,7 @@
 """Learning-rate schedules: pure functions of (step, total), so that there is no state to keep.
 
 Each function here takes its settings and returns a `Schedule`: the factor on the peak learning
-rate of the optimizer step `step` (from 0) of `total`. Where there is a warm-up of W steps, step s < W
+rate for optimizer step `step` (from 0) of `total`. Where there is a warm-up of W steps, step s < W
 has the factor (s + 1) / (W + 1), and step W is the first at the peak.
 """
 

@@ -1,0 +1,67 @@
+"""Evaluation of a split: every clip once, over all ranks, scored once.
+
+Shapes: N clips of the split, C outputs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, distributed
+
+from raudio.core.errors import NonFiniteError
+from raudio.system import System
+
+if TYPE_CHECKING:
+    from raudio.data.feeds import Feed
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found, in the split's clip order, on the CPU.
+
+    Attributes:
+        scores: (N, C), the mean over a clip's windows.
+        targets: (N,).
+        clips: (N,) positions in the split: 0 to N - 1.
+        metrics: name to value, over all clips.
+    """
+
+    scores: Tensor
+    targets: Tensor
+    clips: Tensor
+    metrics: dict[str, float]
+
+
+def evaluate(
+    system: System, feed: Feed, *, batch_size: int, device: torch.device | str, world: int = 1
+) -> Evaluation:
+    """Scores and metrics of a split; each rank gives its clips and gets the whole.
+
+    Metrics are computed once, from the gathered scores: the mean of the ranks' metrics would not be
+    the split's.
+
+    Args:
+        system: on `device`.
+        feed: of the split, with this rank's clips.
+        batch_size: windows computed at once, on each rank.
+        device: where to compute.
+        world: how many ranks there are; with more than one, the process group is up.
+
+    Raises:
+        NonFiniteError: a score is NaN or infinite.
+    """
+    scores, clips = system.score(feed, batch_size, device)
+    if world > 1:
+        parts: list[tuple[Tensor, Tensor]] = [(scores, clips)] * world
+        distributed.all_gather_object(parts, (scores, clips))
+        scores = torch.cat([part for part, _ in parts])
+        clips, order = torch.cat([part for _, part in parts]).sort()
+        scores = scores[order]
+    targets = feed.targets().cpu()
+    assert torch.equal(clips, torch.arange(len(targets))), "not every clip was scored once"
+    if broken := int((~scores.isfinite().all(dim=1)).sum()):
+        raise NonFiniteError(f"the scores of {broken} of {len(targets)} clips are not finite")
+    return Evaluation(scores, targets, clips, system.task.metrics(scores, targets))

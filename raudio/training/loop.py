@@ -1,0 +1,407 @@
+"""The training loop: one trial on one device, or one rank of several, from first step to last.
+
+No Ray and no tracker: what it knows it tells `report`, and what it needs to go on it keeps in
+`folder`. Called again after an interruption, with the same arguments, it goes on from the last
+finished epoch as if nothing had happened: everything random is drawn from the seed and the step, or
+the clip, so that no random state has to be kept.
+
+An *epoch* is what is validated, kept and reported; a *pass* goes once over the training split. They
+are the same unless `training.steps` is set.
+
+Shapes: B clips of this rank's share of a batch, T samples, F frames, N features, C outputs.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import distributed
+from torch.amp.grad_scaler import GradScaler
+from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+from raudio import checkpoint
+from raudio.audio.build import build_augmenter
+from raudio.config.schema import Experiment
+from raudio.core import seeding
+from raudio.core.errors import ConfigError, NonFiniteError, RunError, unknown
+from raudio.system import System
+from raudio.training.budget import budget
+from raudio.training.build import build_optimizer, build_schedule
+from raudio.training.evaluate import evaluate
+
+if TYPE_CHECKING:
+    from raudio.data.feeds import Batch, Feed
+
+#: Training clips that the normalisation of a front end is measured on.
+FIT_CLIPS = 512
+
+
+@dataclass(frozen=True)
+class Report:
+    """What is told after an epoch.
+
+    Attributes:
+        epoch: epochs finished, so 1 after the first.
+        metrics: "train/loss" (over all clips of the epoch), "valid/..." for each of the task's
+            metrics, and "lr", the learning rate of the epoch's last step.
+        seconds: time that the epoch took, training and validation.
+        final: whether it is the last one: the budget is used up, or the patience is.
+    """
+
+    epoch: int
+    metrics: dict[str, float]
+    seconds: float
+    final: bool
+
+
+def train(
+    experiment: Experiment,
+    system: System,
+    train_feed: Feed,
+    valid_feed: Feed,
+    *,
+    device: torch.device | str,
+    folder: Path | None,
+    report: Callable[[Report], None],
+    metric: str,
+    mode: str,
+    rank: int = 0,
+    world: int = 1,
+    dataset: str = "",
+) -> None:
+    """Trains `system` as `experiment` says; on return it holds the weights of the last epoch.
+
+    After every epoch, in this order: `checkpoint.BEST` is written if the metric is better than
+    ever, `checkpoint.LAST` is written, `report` is called. Whatever `report` raises ends the
+    training, with both files whole. If `folder` holds `checkpoint.LAST`, training goes on from it
+    and its report is given again first: the receiver drops what it has.
+
+    Args:
+        experiment: resolved.
+        system: of `build_system`, on any device.
+        train_feed: with this rank's share of each batch.
+        valid_feed: with this rank's clips.
+        device: where to compute.
+        folder: of the trial's checkpoints, read and written by rank 0; None keeps none.
+        report: is told after every epoch, on every rank: the metrics are the same on all, and Ray
+            Train waits for all.
+        metric: what makes an epoch the best, and what patience watches: a key of `Report.metrics`.
+        mode: "max" or "min", which way the metric is better.
+        rank: this process among `world`, whose process group is up if there are several.
+        world: how many processes train this system together.
+        dataset: its fingerprint, kept in the checkpoints.
+
+    Raises:
+        NonFiniteError: a loss, a gradient, a score or the metric is NaN or infinite; no optimizer
+            step was made with it.
+        ConfigError: there is no such metric, or a batch has fewer clips than there are ranks.
+        DataError: the training split makes no batch.
+        RunError: the checkpoint is damaged, or does not belong to this experiment and dataset.
+    """
+    training = experiment.training
+    batch_size = training.batch_size
+    device = torch.device(device)
+    _check_settings(batch_size, world, metric, mode, system)
+    length = budget(training, train_feed.epoch_steps(batch_size))
+    identity = {"labels": list(system.task.labels), "dataset": dataset, "steps": length.steps}
+
+    system.to(device)
+    make_step = _Stepper(experiment, system, device, length.steps, rank, world)
+    step, epoch, stale = 0, 0, 0
+    best = -math.inf if mode == "max" else math.inf
+
+    saved = _from_first_rank(_read(folder, identity) if rank == 0 else None, world)
+    if saved is not None:
+        _restore(saved, system, make_step)
+        step, epoch, stale, best = (saved[key] for key in ("step", "epoch", "stale", "best"))
+        last = Report(**saved["report"])
+        report(last)
+        if last.final:
+            return
+
+    batches = _batches(train_feed, batch_size, step)
+    if saved is None and getattr(system.front_end, "needs_fit", False):
+        count = min(-(-FIT_CLIPS // batch_size), length.pass_steps)
+        batches = _fit_front_end(system, batches, count, device, world)
+
+    while step < length.steps:
+        started = time.perf_counter()
+        system.train()
+        loss, clips = 0.0, 0
+        end = min(step + length.epoch_steps, length.steps)
+        while step < end:
+            number, batch = next(batches)
+            loss += make_step(step, number, batch) * len(batch.lengths)
+            clips += len(batch.lengths)
+            step += 1
+        epoch += 1
+
+        _share_buffers(system, world)
+        evaluation = evaluate(system, valid_feed, batch_size=batch_size, device=device, world=world)
+        metrics = {
+            "train/loss": _mean(loss, clips, device, world),
+            **{f"valid/{name}": value for name, value in evaluation.metrics.items()},
+            "lr": make_step.lr,
+        }
+        value = metrics[metric]
+        if not math.isfinite(value):
+            raise NonFiniteError(f"{metric} is {value} after epoch {epoch}")
+        better = value > best if mode == "max" else value < best
+        best, stale = (value, 0) if better else (best, stale + 1)
+        final = step == length.steps or stale == training.patience
+        told = Report(epoch, metrics, time.perf_counter() - started, final)
+
+        if folder is not None and rank == 0:
+            weights = {"model": system.state_dict(), "epoch": epoch, **identity}
+            if better:
+                # Before the other: an interruption between the two repeats the whole epoch.
+                checkpoint.save(folder / checkpoint.BEST, {**weights, "metrics": metrics})
+            going_on = {
+                "optimizer": make_step.optimizer.state_dict(),
+                "scaler": make_step.scaler.state_dict(),
+                "step": step,
+                "stale": stale,
+                "best": best,
+                "report": asdict(told),
+            }
+            checkpoint.save(folder / checkpoint.LAST, weights | going_on)
+        report(told)
+        if final:
+            return
+
+
+class _Stepper:
+    """One optimizer step after another: augment, forward, backward, check, update."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        system: System,
+        device: torch.device,
+        steps: int,
+        rank: int,
+        world: int,
+    ) -> None:
+        training = experiment.training
+        self.system, self.device, self.steps = system, device, steps
+        self.seed, self.rank, self.world = experiment.seed, rank, world
+        self.accumulate = training.accumulate
+        self.clip_norm = training.clip_norm or math.inf
+        self.half = _half(training.precision, device)
+        self.optimizer = build_optimizer(experiment.optimizer, system.model)
+        # A gradient in fp16 underflows unless the loss is scaled up.
+        self.scaler = GradScaler(device.type, enabled=self.half == torch.float16)
+        self.augmenter = build_augmenter(experiment.augment, experiment.seed)
+        self.schedule = build_schedule(experiment.schedule)
+        self.peak: float = experiment.optimizer.lr
+        self.lr = math.nan
+        self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.model: Any = system.model
+        if world > 1:
+            # Training reads no buffer; `_share_buffers` gives all ranks the first one's before an
+            # evaluation, which saves a broadcast a step.
+            self.model = DistributedDataParallel(system.model, broadcast_buffers=False)
+
+    def __call__(self, step: int, number: int, batch: Batch) -> float:
+        """Makes step `step`, of pass `number`; returns the mean loss of this rank's clips."""
+        device, task, augmenter = self.device, self.system.task, self.augmenter
+        self._seed(step)
+        self.lr = self.peak * self.schedule(step, self.steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr
+
+        waves = batch.waves.to(device, non_blocking=True)  # (B, T)
+        lengths = batch.lengths.to(device, non_blocking=True)  # (B,)
+        targets = task.targets(batch.targets.to(device, non_blocking=True))  # (B, C)
+        waves = augmenter.wave(waves, lengths, batch.keys, number)
+        waves, lengths, targets = augmenter.mix(waves, lengths, targets, step)
+
+        # Each part adds its share of the mean over all clips of all ranks.
+        clips = len(waves)
+        scale = self._scale(clips)
+        size = -(-clips // self.accumulate)
+        loss = torch.zeros((), device=device)
+        self.optimizer.zero_grad()
+        for start in range(0, clips, size):
+            part = slice(start, start + size)
+            share = len(waves[part]) / clips
+            with self._alone(more=start + size < clips):
+                features, frames = self.system.front_end(waves[part], lengths[part])
+                features = augmenter.spectrogram(features, frames, batch.keys[part], number)
+                with self._arithmetic():
+                    logits = self.model(features, frames)  # (B, C) from (B, F, N)
+                mean = task.loss(logits.float(), targets[part])
+                self.scaler.scale(mean * (share * scale)).backward()
+            loss += mean.detach() * share
+
+        # Nothing that is not finite reaches the weights. One look at the device serves both values.
+        self.scaler.unscale_(self.optimizer)
+        norm = get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        loss_value, norm_value = torch.stack((loss, norm)).tolist()
+        self._check(step, loss_value, norm_value)
+        if math.isfinite(norm_value):
+            if norm_value > self.clip_norm:
+                clip_grads_with_norm_(self.parameters, self.clip_norm, norm)
+            self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return float(loss_value)
+
+    def _seed(self, step: int) -> None:
+        """Makes dropout and the like a function of the step, so a resumed trial draws the same."""
+        seed = seeding.key(self.seed, "step", step, self.rank)
+        # Not torch.manual_seed: where CUDA is built in but not up, it formats a stack trace.
+        torch.default_generator.manual_seed(seed)
+        if self.device.type != "cpu":
+            torch.get_device_module(self.device).manual_seed(seed)
+
+    def _scale(self, clips: int) -> torch.Tensor | float:
+        """What makes the ranks' mean gradient (DDP's) that of the global batch's mean loss.
+
+        A rank's share may be smaller than another's: a rank of b clips among n, of w ranks, has
+        the weight b * w / n.
+        """
+        if self.world == 1:
+            return 1.0
+        total = torch.tensor(float(clips), device=self.device)
+        distributed.all_reduce(total)
+        return clips * self.world / total
+
+    def _alone(self, more: bool) -> Any:
+        """Keeps gradients on this rank as long as there are `more` parts of the batch."""
+        return self.model.no_sync() if more and self.world > 1 else nullcontext()
+
+    def _arithmetic(self) -> Any:
+        """The model's precision; front end, loss and weights are float32 in any case."""
+        return torch.autocast(self.device.type, self.half) if self.half else nullcontext()
+
+    def _check(self, step: int, loss: float, norm: float) -> None:
+        if not math.isfinite(loss):
+            what = f"the loss is {loss}"
+        # In fp16 a gradient may overflow: the step is left out and the scaler lowers its scale.
+        elif math.isfinite(norm) or self.scaler.get_scale() > 1:
+            return
+        else:
+            what = f"the gradient's norm is {norm}"
+        raise NonFiniteError(
+            f"{what} at step {step + 1} of {self.steps} (learning rate {self.lr:.3g})"
+        )
+
+
+# --- data --------------------------------------------------------------------------------------
+
+
+def _batches(feed: Feed, batch_size: int, step: int) -> Iterator[tuple[int, Batch]]:
+    """Batches from optimizer step `step` on, each with the number of its pass, without end."""
+    first, start = divmod(step, feed.epoch_steps(batch_size))
+    for number in itertools.count(first):
+        for batch in feed.epoch(number, batch_size, start):
+            yield number, batch
+        start = 0
+
+
+def _fit_front_end(
+    system: System,
+    batches: Iterator[tuple[int, Batch]],
+    count: int,
+    device: torch.device,
+    world: int,
+) -> Iterator[tuple[int, Batch]]:
+    """Fits the front end on the first `count` batches, and gives back the batches, these included.
+
+    On the clips as they are: augmentations come after. All ranks take what the first one found.
+    """
+    first = list(itertools.islice(batches, count))
+    system.front_end.fit((b.waves.to(device), b.lengths.to(device)) for _, b in first)
+    _share_buffers(system, world)
+    return itertools.chain(first, batches)
+
+
+# --- ranks -------------------------------------------------------------------------------------
+
+
+def _from_first_rank(value: Any, world: int) -> Any:
+    """Rank 0's `value` on every rank."""
+    if world == 1:
+        return value
+    box = [value]
+    distributed.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def _share_buffers(system: System, world: int) -> None:
+    """Gives all ranks the first one's buffers (running statistics), which are those kept."""
+    if world > 1:
+        for buffer in system.buffers():
+            distributed.broadcast(buffer, src=0)
+
+
+def _mean(total: float, count: int, device: torch.device, world: int) -> float:
+    """`total` over `count`, each summed over the ranks."""
+    if world == 1:
+        return total / count
+    both = torch.tensor([total, count], dtype=torch.float64, device=device)
+    distributed.all_reduce(both)
+    total, count = both.tolist()
+    return total / count
+
+
+# --- settings and checkpoints ------------------------------------------------------------------
+
+
+def _check_settings(batch_size: int, world: int, metric: str, mode: str, system: System) -> None:
+    if batch_size < world:
+        raise ConfigError(
+            f"training.batch_size={batch_size} leaves nothing for some of resources.workers="
+            f"{world}: each needs at least one clip of a batch"
+        )
+    names = ["train/loss", *(f"valid/{name}" for name in system.task.modes)]
+    if metric not in names:
+        raise ConfigError(unknown("metric", metric, names))
+    assert mode in ("max", "min"), mode
+
+
+def _half(precision: str, device: torch.device) -> torch.dtype | None:
+    """The 16-bit type that the model computes in, or None for float32."""
+    if precision == "auto":
+        has = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if has else None
+    return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+
+
+def _read(folder: Path | None, identity: dict[str, Any]) -> dict[str, Any] | None:
+    """The checkpoint to go on from, if there is one."""
+    if folder is None:
+        return None
+    checkpoint.sweep(folder)
+    path = folder / checkpoint.LAST
+    if not path.exists():
+        return None
+    saved = checkpoint.load(path)
+    for what, value in identity.items():
+        if saved.get(what) != value:
+            raise RunError(
+                f"checkpoint {str(path)!r} is of another training: its {what} is "
+                f"{saved.get(what)!r}, not {value!r}; choose another folder"
+            )
+    return saved
+
+
+def _restore(saved: dict[str, Any], system: System, stepper: _Stepper) -> None:
+    """Loads what was saved, whole, or refuses it."""
+    try:
+        system.load_state_dict(saved["model"])
+        stepper.optimizer.load_state_dict(saved["optimizer"])
+        stepper.scaler.load_state_dict(saved["scaler"])
+    except (RuntimeError, ValueError) as error:
+        raise RunError(
+            f"the checkpoint does not fit this experiment's model or optimizer: {error}"
+        ) from error

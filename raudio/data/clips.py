@@ -1,0 +1,182 @@
+"""Decoded clips: shards become Arrow tables of samples, and tables become views of the samples.
+
+Neither torch nor Ray: the tasks that decode run this module alone.
+
+Shapes: N clips, T samples of one clip.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from raudio.audio.decode import Precision, decode, to_precision
+from raudio.core import seeding
+from raudio.core.errors import DataError
+from raudio.data.manifest import Manifest
+from raudio.data.rows import read_content, read_shard, shard_columns
+
+#: The column of the samples; a name that no metadata column of a dataset has.
+WAVE = "__wave__"
+
+# What describes the stored file and not the decoded clip.
+_OF_THE_FILE = frozenset(
+    {
+        "audio",
+        "sample_rate",
+        "frames",
+        "channels",
+        "split",
+        "peak",
+        "rms",
+        "clipped",
+        "content",
+    }
+)
+_TYPES: dict[str, type[np.int16] | type[np.float32]] = {"int16": np.int16, "float32": np.float32}
+
+
+def decode_shard(
+    path: str,
+    *,
+    sample_rate: int,
+    precision: Precision,
+    sha256: str | None = None,
+    rows: NDArray[np.int64] | None = None,
+) -> pa.Table:
+    """Reads a shard and decodes its clips: mono, at one rate.
+
+    Args:
+        path: the shard's file, a local path or a URI.
+        sample_rate: in Hz, to resample to.
+        precision: of the samples in the result, "int16" or "float32".
+        sha256: what the manifest says of the file; None skips the check.
+        rows: which clips to decode, ascending; None is all.
+
+    Returns:
+        A table of one chunk: `clip_id`, `group`, `label` and the metadata as stored, and `WAVE`
+        (large list of int16 or float32).
+
+    Raises:
+        DataError: the shard is missing, damaged or another than the manifest's, or a clip can't be
+            decoded; the message names the shard and the clip.
+    """
+    content = read_content(path)
+    if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
+        raise DataError(
+            f"shard {path} is not the one that the dataset's manifest lists (its SHA-256 differs); "
+            "prepare the dataset again, or copy it again whole"
+        )
+    table = read_shard(io.BytesIO(content), where=path)
+    if rows is not None:
+        table = table.take(rows)
+    waves = []
+    for clip, audio in zip(table["clip_id"].to_pylist(), table["audio"], strict=True):
+        wave, _ = decode(audio.as_py(), sample_rate, where=f"shard {path}, clip {clip!r}")
+        waves.append(to_precision(wave, precision))
+    offsets = np.cumsum([0, *map(len, waves)], dtype=np.int64)
+    # The empty array in front decides the type of a table without rows.
+    samples = pa.array(np.concatenate([np.empty(0, _TYPES[precision]), *waves]))
+    table = table.drop_columns([name for name in table.column_names if name in _OF_THE_FILE])
+    table = table.append_column(
+        WAVE, pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), samples)
+    )
+    return table.combine_chunks()
+
+
+class Clips:
+    """The decoded clips of a split (or of some of its shards), as views of their tables.
+
+    Attributes:
+        tables: one a shard, as `decode_shard` gives them; the samples stay where they are.
+        lengths: (N,) samples of each clip.
+        shard_sizes: clips of each table.
+    """
+
+    def __init__(self, tables: Sequence[pa.Table]) -> None:
+        self.tables = tuple(tables)
+        self.shard_sizes = tuple(table.num_rows for table in self.tables)
+        self._samples: list[NDArray[Any]] = []
+        starts, lengths, sources = [], [], []
+        for table in self.tables:
+            chunk: Any  # pa.LargeListArray
+            for chunk in table[WAVE].chunks:
+                offsets = chunk.offsets.to_numpy(zero_copy_only=True)
+                starts.append(offsets[:-1])
+                lengths.append(np.diff(offsets))
+                sources.append(np.full(len(chunk), len(self._samples)))
+                self._samples.append(chunk.values.to_numpy(zero_copy_only=True))
+        none = np.empty(0, np.int64)
+        self.lengths: NDArray[np.int64] = np.concatenate([none, *lengths])
+        self._starts: NDArray[np.int64] = np.concatenate([none, *starts])
+        self._sources: NDArray[np.int64] = np.concatenate([none, *sources])
+
+    @classmethod
+    def from_tables(cls, tables: Sequence[pa.Table]) -> Clips:
+        """The clips of tables in order, without a copy of their samples."""
+        return cls(tables)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def wave(self, position: int) -> NDArray[np.int16] | NDArray[np.float32]:
+        """(T,) samples of a clip: a view, not to be written to."""
+        start = self._starts[position]
+        samples = self._samples[self._sources[position]]
+        view: NDArray[np.int16] = samples[start : start + self.lengths[position]]
+        return view
+
+    @cached_property
+    def ids(self) -> list[str]:
+        """Every clip's `clip_id`."""
+        return [str(clip) for table in self.tables for clip in table["clip_id"].to_pylist()]
+
+    @cached_property
+    def keys(self) -> NDArray[np.uint64]:
+        """(N,) what random draws for a clip are addressed by, see `raudio.core.seeding`."""
+        return seeding.clip_keys(self.ids)
+
+    @cached_property
+    def rows(self) -> list[dict[str, Any]]:
+        """Every clip's columns without the samples: what a task encodes its targets from."""
+        return [row for table in self.tables for row in table.drop_columns([WAVE]).to_pylist()]
+
+
+def stored_rows(manifest: Manifest, split: str) -> list[dict[str, Any]]:
+    """`Clips.rows` of a split, read without its audio.
+
+    Raises:
+        DataError: there is no such split, or a shard is missing or damaged.
+    """
+    rows: list[dict[str, Any]] = []
+    for shard in manifest.shards_of(split):
+        path = manifest.shard_path(shard)
+        names = [name for name in shard_columns(path) if name not in _OF_THE_FILE]
+        rows += read_shard(path, names).to_pylist()
+    return rows
+
+
+def load_clips(manifest: Manifest, split: str, *, sample_rate: int, precision: Precision) -> Clips:
+    """Decodes a whole split in this process, without Ray.
+
+    Raises:
+        DataError: there is no such split, or as `decode_shard`.
+    """
+    return Clips.from_tables(
+        [
+            decode_shard(
+                manifest.shard_path(shard),
+                sample_rate=sample_rate,
+                precision=precision,
+                sha256=shard.sha256,
+            )
+            for shard in manifest.shards_of(split)
+        ]
+    )

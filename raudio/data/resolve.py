@@ -1,0 +1,33 @@
+"""Settings that are decided from the data: what `None` stands for in `dataset`."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+from raudio.config.schema import Experiment
+from raudio.core.units import Seconds
+from raudio.data.manifest import Manifest
+
+#: Longest clip that a model is given when `dataset.clip_seconds` doesn't say.
+LONGEST_CLIP: Seconds = 10.0
+
+
+def resolve(experiment: Experiment, manifest: Manifest) -> Experiment:
+    """`experiment` with its sample rate and clip length decided; what was set stays.
+
+    Args:
+        experiment: validated.
+        manifest: of its dataset. The sample rate becomes the one that most clips have; the clip
+            length their 95th percentile, rounded up to a millisecond, at most `LONGEST_CLIP`.
+    """
+    settings = experiment.dataset
+    sample_rate, clip_seconds = settings.sample_rate, settings.clip_seconds
+    if sample_rate is None:
+        sample_rate = manifest.sample_rate
+    if clip_seconds is None:
+        clip_seconds = min(LONGEST_CLIP, math.ceil(manifest.seconds_p95 * 1000) / 1000)
+    return dataclasses.replace(
+        experiment,
+        dataset=dataclasses.replace(settings, sample_rate=sample_rate, clip_seconds=clip_seconds),
+    )

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, TypeAlias
 
 Value: TypeAlias = Any  # None, bool, int, float, str, or a tuple of them
+
+#: Texts that the grammar would read as something else.
+_WORDS = ("true", "false", "null", "inf", "nan")
 
 
 @dataclass(frozen=True)
@@ -17,7 +21,7 @@ class Choice:
     values: tuple[Value, ...]
 
     def __str__(self) -> str:
-        return f"choice({', '.join(text(value) for value in self.values)})"
+        return f"choice({', '.join(_quoted(value) for value in self.values)})"
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class Interval:
     integer: bool = False
 
     def __str__(self) -> str:
-        inner = f"interval({text(self.low)}, {text(self.high)})"
+        inner = f"interval({_short(self.low)}, {_short(self.high)})"
         inner = f"int({inner})" if self.integer else inner
         return f"tag(log, {inner})" if self.log else inner
 
@@ -73,11 +77,24 @@ Axis: TypeAlias = Choice | Interval | Range
 
 
 def text(value: Value) -> str:
-    """A value as the command line writes it: `null`, `true`, `1e-05`, `[a, b]`."""
+    """A value as people write it: `none`, `true`, `1e-05`, `[a, b]`."""
     if value is None:
-        return "null"
+        return "none"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(text(item) for item in value)}]"
     return str(value)
+
+
+def _short(number: float) -> str:
+    """Without the `.0` of a whole number."""
+    return str(int(number)) if float(number).is_integer() else str(number)
+
+
+def _quoted(value: Value) -> str:
+    """As `text`, with quotes around what the grammar would not read as this very text."""
+    if isinstance(value, str) and (value in _WORDS or not re.fullmatch(r"[A-Za-z_][\w-]*", value)):
+        escaped = value.replace("'", "\\'")
+        return f"'{escaped}'"
+    return text(value)

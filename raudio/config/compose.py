@@ -2,8 +2,8 @@
 
 A command line is a list of overrides, `KEY=VALUE`. `model=crnn` chooses a group's variant,
 `model.rnn_layers=2` sets a value, and a value in Hydra's sweep grammar (`choice(1, 2)`,
-`range(1, 5)`, `interval(0, 1)`, `tag(log, interval(1e-4, 1e-2))`, `1,2`) makes the setting an axis of
-the search. The last of several overrides of one key wins.
+`range(1, 5)`, `interval(0, 1)`, `tag(log, interval(1e-4, 1e-2))`, `1,2`) makes the setting an axis
+of the search. The last of several overrides of one key wins.
 
 Free texts such as paths are taken as they were typed, so that spaces, `=`, `,` and names made of
 digits need no quotes; within quotes Hydra's own rules hold.
@@ -60,7 +60,7 @@ def compose(
     Raises:
         ConfigError: all that is wrong with it, in one message.
     """
-    mapping, problems = _mapping(overrides, params or {})
+    mapping, problems = composed(overrides, params or {})
     outer = {key: mapping.pop(key) for key in ("space", "search", "run", "cluster")}
     return validate.configuration_from({"experiment": mapping, **outer}, found=problems)
 
@@ -71,7 +71,7 @@ def experiment_for(overrides: Sequence[str], params: Mapping[str, Any]) -> Exper
     Raises:
         ConfigError: as `compose`.
     """
-    mapping, problems = _mapping(overrides, params)
+    mapping, problems = composed(overrides, params)
     for key in ("space", "search", "run", "cluster"):
         del mapping[key]
     return validate.experiment_from(mapping, found=problems)
@@ -116,26 +116,41 @@ def value_of(overrides: Sequence[str], key: str) -> Any:
     return item.value if item is not None else None
 
 
-def variants(
-    overrides: Sequence[str] = (), params: Mapping[str, Any] | None = None
-) -> dict[str, str]:
-    """Which variant each group has: section -> name.
-
-    Raises:
-        ConfigError: as `compose`, for the groups.
-    """
-    problems: list[str] = []
-    given = _parse(tuple(overrides), problems)
-    base = _composed(_choices(given, params or {}, problems), schema.Augment)
-    validate.raise_problems(problems)
-    return _variants(base)
-
-
 def options(group: str) -> list[str]:
     """The names that `GROUP=NAME` can choose, sorted; empty when `group` is no such group."""
     if group == "augment":
         return sorted(["none", *(path.stem for path in (_CONF / "augment").glob("*.yaml"))])
     return sorted(schema.VARIANTS.get(group, ()))
+
+
+def composed(
+    overrides: Sequence[str], params: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[str]]:
+    """Group -> setting -> value, not checked yet, and what is wrong with the overrides' keys."""
+    problems: list[str] = []
+    given = _parse(tuple(overrides), problems)
+    if "plugins" in given:
+        validate.use_plugins(given["plugins"].value)
+    validate.adopt()
+    chosen = _choices(given, params, problems)
+    mapping = copy.deepcopy(_defaults(chosen, schema.Augment))
+    names = _variants(mapping)
+    known = validate.settings(names)
+    for key, item in given.items():
+        if item.is_axis:
+            problems.append(f"{item.argument} is an axis of a search; give one value here")
+        elif _is_group(key):
+            continue
+        elif key in known:
+            _put(mapping, key, item.value)
+        elif not _elsewhere(key, params):
+            problems.append(validate.unknown_setting(key, item.value, names))
+    for key, value in params.items():
+        if key in known:
+            _put(mapping, key, value)
+        elif not _is_group(key):
+            problems.append(validate.unknown_setting(key, value, names))
+    return _resolved(mapping, problems), problems
 
 
 # --- reading -------------------------------------------------------------------------------------
@@ -176,7 +191,7 @@ def _parsed(arguments: tuple[str, ...]) -> tuple[dict[str, _Given], tuple[str, .
         elif key[0] in "+~":
             plain = key.lstrip("+~")
             problems.append(
-                f"{argument}: settings are neither added nor removed; write {plain}={value or '...'}"
+                f"{argument}: settings are not added or removed; write {plain}={value or '...'}"
             )
         elif not all(part.isidentifier() for part in key.split(".")):
             problems.append(f"{argument}: {key!r} is no setting's name; write GROUP.SETTING=VALUE")
@@ -226,13 +241,11 @@ def _axis(key: str, sweep: Any) -> Axis:
     if tags not in ([], ["log"]):
         raise ConfigError(f"{key}: {unknown('tag', tags[0], ['log'])}")
     if isinstance(sweep, IntervalSweep):
-        assert sweep.start is not None and sweep.end is not None
         whole = isinstance(sweep.start, int)
         return Interval(sweep.start, sweep.end, log=bool(tags), integer=whole)
     if tags:
         raise ConfigError(f"{key}: only an interval is drawn in the logarithm; {_GRAMMAR}")
     if isinstance(sweep, RangeSweep):
-        assert sweep.start is not None and sweep.stop is not None
         return Range(sweep.start, sweep.stop, sweep.step)
     if isinstance(sweep, Glob):
         return Choice(tuple(sweep.filter(options(key))))
@@ -251,37 +264,6 @@ def _plain(key: str, value: Any) -> Any:
 
 
 # --- composing -----------------------------------------------------------------------------------
-
-
-def _mapping(
-    overrides: Sequence[str], params: Mapping[str, Any]
-) -> tuple[dict[str, Any], list[str]]:
-    """Section -> setting -> value, and what is wrong with the keys."""
-    problems: list[str] = []
-    given = _parse(tuple(overrides), problems)
-    if "plugins" in given:
-        plugins = given["plugins"].value
-        validate.use_plugins(plugins if isinstance(plugins, list) else [str(plugins)])
-    validate.adopt()
-    chosen = _choices(given, params, problems)
-    mapping = copy.deepcopy(_composed(chosen, schema.Augment))
-    names = _variants(mapping)
-    known = validate.settings(names)
-    for key, item in given.items():
-        if item.is_axis:
-            problems.append(f"{item.argument} is an axis of a search; give one value here")
-        elif _is_group(key):
-            continue
-        elif key in known:
-            _put(mapping, key, item.value)
-        elif not _elsewhere(key, params):
-            problems.append(validate.unknown_setting(key, item.value, names))
-    for key, value in params.items():
-        if key in known:
-            _put(mapping, key, value)
-        elif not _is_group(key):
-            problems.append(validate.unknown_setting(key, value, names))
-    return _resolved(mapping, problems), problems
 
 
 def _is_group(key: str) -> bool:
@@ -312,7 +294,7 @@ def _choices(
 
 
 @lru_cache(maxsize=256)
-def _composed(chosen: tuple[tuple[str, str], ...], augment: type) -> dict[str, Any]:
+def _defaults(chosen: tuple[tuple[str, str], ...], augment: type) -> dict[str, Any]:
     """What Hydra composes for these variants; `augment` is the class whose settings are known."""
     _store(augment)
     with initialize_config_dir(str(_CONF), version_base="1.3"):

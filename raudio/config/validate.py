@@ -60,7 +60,7 @@ class Setting:
             words += "".join(f" {bound}" for bound in self._bounds())
         if self.meta.unit:
             words += f", in {self.meta.unit}"
-        return words + (", or null" if self.optional else "")
+        return words + (", or none" if self.optional else "")
 
     def checked(self, value: Any) -> Any:
         """`value` in this setting's type.
@@ -115,7 +115,7 @@ class Setting:
         meta = self.meta
         if meta.min is not None and meta.max is not None:
             return [f"from {meta.min:g} to {meta.max:g}"]
-        bounds = []
+        bounds: list[str] = []
         for bound, words in (
             (meta.min, "of at least"),
             (meta.above, "above"),
@@ -300,13 +300,23 @@ def configuration_from(
     return configuration
 
 
-def raise_problems(problems: Sequence[str]) -> None:
-    """Raises all problems as one ConfigError; none, nothing."""
-    if len(problems) == 1:
-        raise ConfigError(problems[0])
-    if problems:
-        listed = "\n".join(f"  - {problem}" for problem in problems)
-        raise ConfigError(f"{len(problems)} problems:\n{listed}")
+class SettingsError(ConfigError):
+    """One or more problems, told in one message; `args` holds them one by one."""
+
+    def __str__(self) -> str:
+        if len(self.args) == 1:
+            return str(self.args[0])
+        return f"{len(self.args)} problems:\n" + "\n".join(f"  - {each}" for each in self.args)
+
+
+def raise_problems(problems: Iterable[str | ConfigError]) -> None:
+    """Raises all problems, each once, as one ConfigError; none, nothing."""
+    texts: dict[str, None] = {}
+    for problem in problems:
+        listed = problem.args if isinstance(problem, SettingsError) else (str(problem),)
+        texts.update(dict.fromkeys(listed))
+    if texts:
+        raise SettingsError(*texts)
 
 
 def _experiment(mapping: Mapping[str, Any], problems: list[str]) -> Experiment:
@@ -499,6 +509,8 @@ def load_yaml(content: str, kind: type[T], *, where: str = "", plugins: bool = F
     try:
         return typing.cast(T, build(mapping, plugins=plugins))
     except ConfigError as error:
+        if not where:
+            raise
         raise ConfigError(f"{prefix}{error}") from error
 
 
@@ -536,7 +548,7 @@ def adopt() -> None:
                 for cls in [_settings_of(registry, name)]
             ]
             if added:
-                schema.Augment = dataclasses.make_dataclass(  # type: ignore[misc]
+                schema.Augment = dataclasses.make_dataclass(  # type: ignore[misc, assignment]
                     "Augment", added, bases=(schema.Augment,), frozen=True, kw_only=True
                 )
             continue

@@ -21,7 +21,8 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import fsspec
@@ -127,14 +128,32 @@ def read_shard(
     Raises:
         DataError: the shard is missing or damaged.
     """
-    name = where or str(source)
     wanted = None if columns is None else list(columns)
-    try:
+    with _readable(where or str(source)):
         if isinstance(source, str):
             fs, inner = fsspec.core.url_to_fs(source)
             with fs.open(inner, "rb") as file:
                 return pq.read_table(file, columns=wanted)
         return pq.read_table(source, columns=wanted)
+
+
+def shard_columns(path: str) -> list[str]:
+    """Names of a shard's columns; nothing but its footer is read.
+
+    Raises:
+        DataError: the shard is missing or damaged.
+    """
+    with _readable(path):
+        fs, inner = fsspec.core.url_to_fs(path)
+        with fs.open(inner, "rb") as file:
+            return list(pq.read_schema(file).names)
+
+
+@contextmanager
+def _readable(name: str) -> Iterator[None]:
+    """What goes wrong in reading the shard `name` becomes a `DataError`."""
+    try:
+        yield
     except FileNotFoundError:
         raise DataError(f"shard {name} is missing; prepare the dataset again") from None
     except (pa.ArrowException, OSError) as error:

@@ -1,0 +1,102 @@
+"""`raudio plan`: what a search would do, without doing it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from raudio.search.runner import Job
+    from raudio.search.space import Space
+
+#: Trials that are drawn as examples.
+EXAMPLES = 3
+
+
+def plan(
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="KEY=VALUE, as for `raudio search`")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="as one JSON object")] = False,
+) -> None:
+    """Resolves, checks and prints what `raudio search` would run and how it fits; starts nothing.
+
+    Example: raudio plan dataset.path=data/fsdd space=cnn_or_crnn search.trials=16
+    """
+    from json import dumps
+
+    from rich.console import Console
+
+    from raudio.search.runner import prepare
+
+    errors = Console(stderr=True, highlight=False, markup=False)
+    job = prepare(overrides or [], echo=lambda line: errors.print(line, soft_wrap=True))
+    examples = draw(job.space, EXAMPLES, job.configuration.search.seed)
+    if json:
+        print(dumps(_data(job, examples), ensure_ascii=False))
+    else:
+        _print(job, examples)
+
+
+def draw(space: Space, count: int, seed: int) -> list[dict[str, Any]]:
+    """Settings of `count` trials, drawn at random."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
+    return [space.suggest(study.ask()) for _ in range(count)]
+
+
+def _data(job: Job, examples: list[dict[str, Any]]) -> dict[str, Any]:
+    import dataclasses
+
+    from raudio.config.validate import to_mapping
+
+    return {
+        "configuration": to_mapping(job.configuration),
+        "space": {"name": job.space.name, **job.space.to_mapping(), "size": job.space.size()},
+        "examples": examples,
+        "plan": dataclasses.asdict(job.plan),
+        "dataset": job.manifest.path,
+        "feed": job.feed,
+        "metric": job.metric,
+        "mode": job.mode,
+        "notes": list(job.notes),
+    }
+
+
+def _print(job: Job, examples: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+
+    from raudio.config.axes import text
+    from raudio.config.validate import dump_yaml
+    from raudio.core.errors import ConfigError
+
+    console = Console(highlight=False)
+    console.print("[bold]What all trials have in common[/bold] (the first choice of each group)")
+    console.print(dump_yaml(job.experiment), markup=False)
+    size = job.space.size()
+    count = "endless" if size is None else f"{size}"
+    console.print(f"[bold]Space {job.space.name}[/bold]: {count} different trials")
+    rows = job.space.describe()
+    width = max((len(key) for key, _, _ in rows), default=0)
+    for key, axis, condition in rows:
+        line = f"  {key:<{width}}  {axis}" + (f"  when {condition}" if condition else "")
+        console.print(line, markup=False, soft_wrap=True)
+    console.print(f"\n[bold]{len(examples)} trials as they may be drawn[/bold]")
+    for params in examples:
+        line = "  ".join(f"{key}={text(value)}" for key, value in params.items())
+        try:
+            job.experiment_for(params)
+        except ConfigError as error:  # a space may allow settings that can't work together
+            line += f"  (this trial would fail: {error})"
+        console.print(f"- {line}", markup=False, soft_wrap=True)
+    search, fit = job.configuration.search, job.plan
+    console.print(
+        f"\n[bold]Search[/bold]: {search.trials} trials of up to "
+        f"{job.experiment.training.epochs} epochs by {search.sampler}, {fit.slots} at once, "
+        f"scheduler {search.scheduler}, {job.mode} {job.metric}"
+    )
+    for reason in (*fit.reasons, *job.notes):
+        console.print(f"- {reason}", markup=False, soft_wrap=True)

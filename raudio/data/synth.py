@@ -204,13 +204,15 @@ def _time(seconds: Seconds) -> Samples:
 def _edges(seconds: Seconds) -> Samples:
     """Rises and falls within 15 ms, so that a sound does not click."""
     t = _time(seconds)
-    return np.clip(np.minimum(t, t[-1] - t) / 0.015, 0, 1)
+    envelope: Samples = np.clip(np.minimum(t, t[-1] - t) / 0.015, 0, 1)
+    return envelope
 
 
 def _struck(seconds: Seconds, draw: Draw) -> Samples:
     """Up at once, then down by 26 to 52 dB."""
     decay = draw.uniform(3.0, 6.0)
-    return np.exp(-decay * _time(seconds) / seconds) * _edges(seconds)
+    envelope: Samples = np.exp(-decay * _time(seconds) / seconds) * _edges(seconds)
+    return envelope
 
 
 def _harmonics(frequency: Samples | float, seconds: Seconds, draw: Draw) -> Samples:

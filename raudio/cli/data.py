@@ -1,0 +1,178 @@
+"""`raudio data`: make, check and synthesise datasets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    help="Make, check and synthesise datasets.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
+
+
+def _column(role: str, what: str) -> typer.models.OptionInfo:
+    option: typer.models.OptionInfo = typer.Option(
+        f"--{role}-column", metavar="NAME", help=f"column of the label file: {what}"
+    )
+    return option
+
+
+@app.command()
+def prepare(
+    source: Annotated[str, typer.Argument(help="folder of audio, any formats below it")],
+    out: Annotated[str, typer.Option(help="folder of the new dataset; must not exist")],
+    labels: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="CSV, TSV, JSONL or Parquet; none: a folder a class"),
+    ] = None,
+    file_column: Annotated[str | None, _column("file", "the recording's path")] = None,
+    label_column: Annotated[str | None, _column("label", "its class")] = None,
+    split_column: Annotated[
+        str | None, _column("split", "train, valid or test; 'none' makes splits anew")
+    ] = None,
+    group_column: Annotated[
+        str | None, _column("group", "what must not straddle splits; 'none' for nothing")
+    ] = None,
+    splits: Annotated[
+        str, typer.Option(metavar="T/V/T", help="shares, where splits are not predefined")
+    ] = "80/10/10",
+    format: Annotated[
+        str, typer.Option(help="of the stored audio: flac, wav, or source (files as they are)")
+    ] = "flac",
+    sample_rate: Annotated[
+        int | None, typer.Option(metavar="HZ", help="resample to; none: each file's own")
+    ] = None,
+    shard_mb: Annotated[int, typer.Option(metavar="MB", help="largest shard, in MB of audio")] = 64,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="list files that can't be used instead of stopping")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="of splits and order")] = 0,
+    licence: Annotated[str, typer.Option(help="of the recordings, such as CC-BY-4.0")] = "",
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="threads; none: one a CPU. Same result with any")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="print the manifest as JSON")] = False,
+) -> None:
+    """Makes a dataset from a folder of recordings.
+
+    Classes are the folders in SOURCE, or what a label file says. The columns of a label file are
+    recognised by usual names (file, label, split, speaker, ...) where options don't name them.
+
+    Example: raudio data prepare recordings --labels recordings/labels.csv --out data/birds
+    """
+    from json import dumps
+
+    from raudio.data.prepare import Options
+    from raudio.data.prepare import prepare as make
+    from raudio.data.splits import Shares
+
+    named = {"file": file_column, "label": label_column, "split": split_column}
+    named["group"] = group_column
+    with _progress("preparing") as progress:
+        manifest = make(
+            source,
+            out,
+            labels=labels,
+            columns={role: column for role, column in named.items() if column is not None},
+            options=Options(
+                shares=Shares.parse(splits),
+                format=format,
+                sample_rate=sample_rate,
+                shard_mb=shard_mb,
+                skip_bad=skip_bad,
+                seed=seed,
+                licence=licence,
+            ),
+            workers=workers,
+            echo=_echo,
+            progress=progress,
+        )
+    for skipped in manifest.skipped:
+        _echo(f"skipped {skipped.file}: {skipped.reason}")
+    if json:
+        print(dumps({"path": manifest.path, **manifest.to_mapping()}, ensure_ascii=False))
+    else:
+        _summary(manifest.path, manifest.clips, manifest.seconds, len(manifest.labels))
+
+
+@app.command()
+def inspect(
+    dataset: Annotated[str, typer.Argument(help="dataset (folder or URI), or 'synth'")],
+    json: Annotated[bool, typer.Option("--json", help="everything, as one JSON object")] = False,
+) -> None:
+    """Says what a dataset holds and what is wrong with it.
+
+    Counts, lengths, class balance, sample rates, silent and clipped clips, the same recording or
+    group in two splits. Exit status 0, also with warnings; 1 when there are errors.
+
+    Example: raudio data inspect data/birds
+    """
+    from json import dumps
+
+    from rich.console import Console
+
+    from raudio.config.schema import Dataset
+    from raudio.data.inspect import inspect as look
+    from raudio.data.inspect import render
+    from raudio.data.locate import locate
+
+    with _progress("preparing") as progress:
+        manifest = locate(Dataset(path=dataset), _echo, progress)
+    found = look(manifest)
+    if json:
+        print(dumps(found.to_mapping(), ensure_ascii=False))
+    else:
+        Console(highlight=False).print(render(found), soft_wrap=True)
+    if found.errors:
+        raise typer.Exit(1)
+
+
+@app.command()
+def synth(
+    out: Annotated[str, typer.Argument(help="folder of the new dataset; must not exist")],
+    clips: Annotated[int | None, typer.Option(min=1, help="in all; none: 1200")] = None,
+    seed: Annotated[int, typer.Option(help="another seed, other sounds")] = 0,
+) -> None:
+    """Makes the embedded data set: ten classes of synthetic sounds with known answers.
+
+    Example: raudio data synth data/synth --clips 2400
+    """
+    from raudio.data.synth import CLIPS
+    from raudio.data.synth import synth as make
+
+    with _progress("making") as progress:
+        manifest = make(out, clips or CLIPS, seed, echo=_echo, progress=progress)
+    _summary(manifest.path, manifest.clips, manifest.seconds, len(manifest.labels))
+
+
+def _summary(path: str, clips: int, seconds: float, classes: int) -> None:
+    from raudio.core.units import format_seconds
+
+    print(f"{path}: {clips} clips, {format_seconds(seconds)}, {classes} classes")
+    print(f"next: raudio data inspect {path}   or: raudio search dataset.path={path}")
+
+
+def _echo(text: str) -> None:
+    typer.echo(text, err=True)
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr, shown only to a person and gone at the end."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=None, visible=False)
+
+        def update(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total, visible=True)
+
+        yield update

@@ -1,0 +1,114 @@
+"""From the setting `dataset.path` to a dataset: the embedded one, one that is there, or a plain
+folder of audio, which is prepared into the cache first.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from raudio.config.schema import Dataset
+from raudio.core.errors import DataError
+from raudio.core.storage import cache_dir, is_remote
+from raudio.core.units import format_seconds
+from raudio.data.manifest import MANIFEST, SPLITS, Manifest
+from raudio.data.prepare import Options, plan
+from raudio.data.resolve import LONGEST_CLIP
+from raudio.data.sources import LABEL_SUFFIXES, closest_path, read_source
+from raudio.data.synth import VERSION, synth
+from raudio.data.writer import Echo, Progress, silent, write_dataset
+
+SYNTH = "synth"
+
+
+def locate(settings: Dataset, echo: Echo = silent, progress: Progress | None = None) -> Manifest:
+    """The manifest of the dataset that `settings` mean, made first where it has to be.
+
+    A plain folder is prepared once: its dataset in the cache is named by a hash of its listing
+    (names, sizes, times), the labels and the options.
+
+    Args:
+        settings: `path` is "synth", a dataset (folder or URI), or a local folder of audio, to which
+            `labels` may name a label file; relative to the folder that raudio runs in.
+        echo: told what is made, and what a plain folder's labels, rate, clip length and splits were
+            taken to be.
+        progress: told how many clips of how many are prepared.
+
+    Raises:
+        DataError: nothing is there, or it cannot be used.
+    """
+    if settings.path == SYNTH:
+        _refuse_labels(settings, "the embedded data has its own")
+        return _embedded(echo, progress)
+    if is_remote(settings.path):
+        _refuse_labels(settings, "a dataset has its own")
+        return Manifest.read(settings.path)
+    folder = Path(settings.path).expanduser()
+    if not folder.exists():
+        raise DataError(
+            f"dataset.path={settings.path!r} does not exist{closest_path(folder)}; give a dataset, "
+            "a folder of audio, or synth"
+        )
+    if (folder / MANIFEST).is_file():
+        _refuse_labels(settings, "a dataset has its own")
+        return Manifest.read(str(folder))
+    if folder.is_file():
+        cure = "give the folder of audio that it belongs to"
+        if folder.suffix.lower() in LABEL_SUFFIXES:
+            cure = f"write dataset.path=FOLDER dataset.labels={settings.path}"
+        raise DataError(f"dataset.path={settings.path!r} is a file; {cure}")
+    return _plain_folder(folder, settings, echo, progress)
+
+
+def _embedded(echo: Echo, progress: Progress | None) -> Manifest:
+    folder = cache_dir() / "datasets" / f"synth-{VERSION}"
+    if folder.exists():
+        return Manifest.read(str(folder))
+    return synth(folder, reuse=True, echo=echo, progress=progress)
+
+
+def _plain_folder(
+    folder: Path, settings: Dataset, echo: Echo, progress: Progress | None
+) -> Manifest:
+    options = Options()
+    try:
+        found = read_source(folder, labels=settings.labels)
+        key = found.key(options)
+        out = cache_dir() / "datasets" / f"{folder.resolve().name}-{key[:16]}"
+        if out.exists():
+            manifest = Manifest.read(str(out))
+            echo(f"{settings.path}: a plain folder of audio, prepared before: {out}")
+        else:
+            echo(f"{settings.path}: a plain folder of audio, preparing it into {out}")
+            task = plan(found, options)
+            manifest = write_dataset(out, task, reuse=True, echo=echo, progress=progress)
+    except DataError as error:
+        raise DataError(
+            f"{error} (the options named here are those of: raudio data prepare {settings.path} "
+            "--out NEW, after which dataset.path=NEW)"
+        ) from error
+    _say(manifest, settings, echo)
+    return manifest
+
+
+def _say(manifest: Manifest, settings: Dataset, echo: Echo) -> None:
+    """What was taken for what; the reader's own settings win over the data's."""
+    for sentence in manifest.made_with["taken"]:
+        echo(f"  {sentence}")
+    rate = settings.sample_rate or manifest.sample_rate
+    having = manifest.sample_rates.get(rate, 0)
+    echo(f"  sample rate {rate} Hz ({having} of {manifest.clips} clips have it)")
+    seconds = settings.clip_seconds or min(LONGEST_CLIP, manifest.seconds_p95)
+    echo(
+        f"  clip length {format_seconds(seconds)} (the clips have {manifest.seconds_min:.2f} to "
+        f"{manifest.seconds_max:.2f} s, {format_seconds(manifest.seconds)} in all)"
+    )
+    sizes = ", ".join(f"{n} {manifest.splits[n].clips}" for n in SPLITS if n in manifest.splits)
+    echo(f"  clips: {sizes}")
+
+
+def _refuse_labels(settings: Dataset, why: str) -> None:
+    if settings.labels is not None:
+        raise DataError(
+            f"dataset.labels={settings.labels!r} is for a plain folder of audio, and "
+            f"dataset.path={settings.path!r} is none ({why}); leave dataset.labels out"
+        )

@@ -346,3 +346,88 @@ def test_only_what_is_needed_is_imported(bundle: Path, files: dict[str, Path]) -
         cwd=ROOT,
     )
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+# --- raudio evaluate ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Files of several lengths and rates, a folder for each label of the bundle."""
+    folder = tmp_path_factory.mktemp("labelled")
+    for kind, label in enumerate(LABELS):
+        for number in range(10):
+            rate = (RATE, 16000)[number % 2]
+            samples = round((0.3 + 0.13 * number) * rate)
+            wave = sound(samples, rate, seed=10 * kind + number)
+            write(folder / label / f"{number}.wav", wave, rate)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def dataset(labelled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from raudio.data.prepare import prepare
+
+    out = tmp_path_factory.mktemp("datasets") / "data"
+    prepare(labelled, out, workers=1)
+    return out
+
+
+@pytest.mark.parametrize("split", ["train", "valid", "test"])
+def test_evaluation_equals_prediction_and_training(
+    bundle: Path, model: Predictor, dataset: Path, labelled: Path, split: str
+) -> None:
+    """The loss of every clip's prediction, by hand, and what the training loop's evaluation says."""
+    from raudio.data.clips import load_clips
+    from raudio.data.feeds import ResidentFeed
+    from raudio.data.manifest import Manifest
+    from raudio.export.evaluate import evaluate
+    from raudio.training import evaluate as training
+
+    result = evaluate(bundle, dataset, split, batch_size=7)
+    manifest = Manifest.read(dataset)
+    clips = load_clips(manifest, split, sample_rate=RATE, precision="int16")
+    assert result["clips"] == len(clips) > 0
+    assert result["fingerprint"] == manifest.fingerprint
+
+    predictions = model.predict([labelled / clip for clip in clips.ids])
+    true = [row["label"] for row in clips.rows]
+    losses = [-np.log(p["scores"][label]) for p, label in zip(predictions, true, strict=True)]
+    hits = [p["label"] == label for p, label in zip(predictions, true, strict=True)]
+    assert result["metrics"]["loss"] == pytest.approx(np.mean(losses), abs=1e-6)
+    assert result["metrics"]["accuracy"] == pytest.approx(np.mean(hits), abs=1e-6)
+    assert sum(map(sum, result["confusion"])) == len(clips)
+
+    feed = ResidentFeed(clips, encode=model.system.task.encode, frames=WINDOW)
+    trained = training.evaluate(model.system, feed, batch_size=64, device="cpu")
+    assert result["metrics"] == pytest.approx(trained.metrics, abs=1e-6)
+
+
+def test_the_command_evaluates(bundle: Path, dataset: Path) -> None:
+    done = CliRunner().invoke(app, ["evaluate", str(bundle), str(dataset), "--json"])
+    assert done.exit_code == 0, done.output
+    result = json.loads(done.stdout)
+    assert (result["split"], result["bundle"], result["dataset"]) == (
+        "test",
+        str(bundle),
+        str(dataset),
+    )
+    done = CliRunner().invoke(app, ["evaluate", str(bundle), str(dataset)])
+    assert f"accuracy  {result['metrics']['accuracy']:.4f}" in done.stdout
+
+
+def test_what_cannot_be_evaluated(bundle: Path, dataset: Path, tmp_path: Path) -> None:
+    from raudio.data.prepare import prepare
+    from raudio.export.evaluate import evaluate
+
+    with pytest.raises(DataError, match="unknown split 'tets'.*closest: 'test'"):
+        evaluate(bundle, dataset, "tets")
+    for label in ("up", "sideways"):
+        for number in range(10):
+            wave = sound(900, seed=number + len(label))
+            write(tmp_path / "other" / label / f"{number}.wav", wave)
+    prepare(tmp_path / "other", tmp_path / "data", workers=1)
+    with pytest.raises(DataError, match="unknown label 'sideways'"):
+        evaluate(bundle, tmp_path / "data", "train")
+    with pytest.raises(UserError):
+        evaluate(bundle, tmp_path / "missing")

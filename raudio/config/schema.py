@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from raudio.core.components import (
     AUGMENTATIONS,
@@ -245,6 +245,11 @@ class CRNN:
 @dataclass(frozen=True, kw_only=True)
 class Classification:
     """One label a clip."""
+
+    #: What it measures, and which way is better; the first is what is optimised if not said.
+    METRICS: ClassVar[dict[str, str]] = {
+        "accuracy": "max", "macro_f1": "max", "uar": "max", "loss": "min"
+    }
 
     name: str = "classification"
     label_smoothing: float = setting(0.0, "share of the target spread over all classes", min=0, below=1)

@@ -1,0 +1,151 @@
+"""Capacity of a machine or cluster, and a quiet Ray session on it.
+
+Nothing of Ray reaches the screen: its messages go to the log file that the caller names.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from raudio.config.schema import Cluster
+from raudio.core.errors import ConfigError
+
+#: glibc's default thresholds make processes that allocate and free batch-sized buffers fall, at
+#: random, into a mode that faults every page anew, up to twice slower. Fixed thresholds do not.
+MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(256 << 20), "MALLOC_TRIM_THRESHOLD_": str(512 << 20)}
+
+#: Ray's switches that the environment alone can set; a user's own value wins.
+_ENVIRONMENT = {
+    "RAY_AIR_NEW_OUTPUT": "0",  # Tune's own progress table
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # a CSV, a JSON and an event file for each trial
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours: see search.tune
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "TUNE_GLOBAL_CHECKPOINT_S": "86400",  # records.jsonl is the state; Tune's copy is not used
+    "RAY_DEDUP_LOGS": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",  # no report to anybody
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    **MALLOC,
+}
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """What a machine or a cluster offers.
+
+    Attributes:
+        cpus, gpus: in all.
+        where: how messages call it ("this machine", "the cluster at HOST:PORT").
+    """
+
+    cpus: float
+    gpus: float = 0
+    where: str = "this machine"
+
+
+def local_capacity(settings: Cluster) -> Capacity:
+    """What the local cluster will have, known without starting it.
+
+    Raises:
+        ConfigError: `cluster.cpus` is more than this machine has.
+    """
+    present = len(os.sched_getaffinity(0))
+    if settings.cpus is not None and settings.cpus > present:
+        raise ConfigError(
+            f"cluster.cpus={settings.cpus}: this machine has {present} CPUs; "
+            f"give at most {present}, or leave it out"
+        )
+    return Capacity(cpus=settings.cpus or present, gpus=_local_gpus())
+
+
+def _local_gpus() -> int:
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([device for device in visible.split(",") if device.strip() not in ("", "-1")])
+    driver = Path("/proc/driver/nvidia/gpus")
+    return len(list(driver.iterdir())) if driver.is_dir() else 0
+
+
+@contextlib.contextmanager
+def session(settings: Cluster, log: Path, *, dashboard: bool = False) -> Iterator[Capacity]:
+    """A Ray session for the length of a `with` block; ended with it when it was started by it.
+
+    Args:
+        settings: `address` is "local" (starts Ray on this machine), "auto" or HOST:PORT.
+        log: file that Ray's and Optuna's messages are appended to.
+        dashboard: start it with a local cluster, on loopback. Ray Train asks it which trial drivers
+            are alive, and without it never frees the workers' places of one that was ended.
+
+    Raises:
+        ConfigError: no cluster answers at the address.
+    """
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    started = not ray.is_initialized()
+    if started:
+        _connect(settings, dashboard)
+    try:
+        with _logs_in(log):
+            yield _capacity(settings)
+    finally:
+        if started:
+            ray.shutdown()
+
+
+def _connect(settings: Cluster, dashboard: bool) -> None:
+    import ray
+
+    common = {"log_to_driver": False, "logging_level": logging.CRITICAL}
+    if settings.address == "local":
+        capacity = local_capacity(settings)
+        ray.init(
+            address="local",  # never a cluster that a left-over address file points to
+            num_cpus=int(capacity.cpus),
+            include_dashboard=dashboard,
+            dashboard_host="127.0.0.1",
+            _node_ip_address="127.0.0.1",
+            **common,
+        )
+        return
+    try:
+        ray.init(address=settings.address, **common)
+    except (ConnectionError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(
+            f"cluster.address={settings.address!r}: no Ray cluster answers there ({reason}); "
+            "start one with `ray start --head`, or leave the setting out to use this machine"
+        ) from error
+
+
+def _capacity(settings: Cluster) -> Capacity:
+    import ray
+
+    resources = ray.cluster_resources()
+    where = "this machine" if settings.address == "local" else f"the cluster at {settings.address}"
+    return Capacity(resources.get("CPU", 0), resources.get("GPU", 0), where)
+
+
+@contextlib.contextmanager
+def _logs_in(log: Path) -> Iterator[None]:
+    """Sends what Ray and Optuna log to a file instead of the screen."""
+    handler = logging.FileHandler(log, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(message)s"))
+    loggers = [logging.getLogger(name) for name in ("ray", "optuna")]
+    before = [(logger.handlers, logger.propagate, logger.level) for logger in loggers]
+    for logger in loggers:
+        logger.handlers, logger.propagate = [handler], False
+        logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        for logger, (handlers, propagate, level) in zip(loggers, before, strict=True):
+            logger.handlers, logger.propagate = handlers, propagate
+            logger.setLevel(level)
+        handler.close()

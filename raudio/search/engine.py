@@ -1,0 +1,312 @@
+"""The search itself, free of Ray Tune: which trial comes next, what a report means, how trials end.
+
+Everything that happens passes through here once, is recorded first and acted upon second; a
+resumed search is rebuilt by passing the same records through the same code again.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from raudio.config.schema import Experiment, Search
+from raudio.core.errors import ConfigError
+from raudio.records import (
+    BEST,
+    COMPLETED,
+    FAILED,
+    LAST,
+    PRUNED,
+    STOPPED,
+    History,
+    RecordWriter,
+    TrialHistory,
+    trial_folder,
+    trial_id,
+)
+from raudio.search.sampler import Sampler, finite
+from raudio.search.scheduler import Scheduler
+
+#: The ways in which a trial ends for good; a stopped one can go on.
+_ENDED = (COMPLETED, PRUNED, FAILED)
+
+
+@dataclass(frozen=True)
+class TrialSpec:
+    """A trial to run: its id and the experiment that it trains."""
+
+    id: str
+    experiment: Experiment
+
+
+class Engine:
+    """Samples, schedules, records and ends trials.
+
+    Args:
+        run: the run folder.
+        search: budget and policy.
+        sampler, scheduler: empty ones, also when resuming.
+        experiment_for: from drawn settings to the experiment (`ConfigError` when they can't work).
+        signature: of an experiment.
+        records: where every event is appended.
+        history: what was recorded before; a new search's is empty.
+        past: the earlier records, in their order, to be replayed.
+        time_budget: seconds in all, over all sessions; None: no limit.
+        watch: called with each record, after it is written.
+        clock: seconds; another one in tests.
+    """
+
+    def __init__(
+        self,
+        run: Path,
+        search: Search,
+        *,
+        sampler: Sampler,
+        scheduler: Scheduler,
+        experiment_for: Callable[[Mapping[str, Any]], Experiment],
+        signature: Callable[[Experiment], str],
+        records: RecordWriter,
+        history: History,
+        past: Iterable[Mapping[str, Any]] = (),
+        time_budget: float | None = None,
+        watch: Callable[[Mapping[str, Any]], None] = lambda record: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.run = run
+        self.history = history
+        self.scheduler = scheduler
+        self.time_budget = time_budget
+        self._search = search
+        self._sampler = sampler
+        self._experiment_for = experiment_for
+        self._signature = signature
+        self._records = records
+        self._watch = watch
+        self._clock = clock
+        self._began = clock()
+        self._spent = history.seconds
+        self._started: dict[str, float] = {}
+        self._reopened: list[str] = []
+        self._undone: set[str] = set()  # to be pruned, but the driver died before it was
+        self._files: set[str] = set()  # trials that may have checkpoints
+        self.broken: str | None = None
+        self._replay(past)
+
+    def begin(self, version: str, metric: str, mode: str) -> None:
+        """Records the start of this session, and takes up the trials that the last one left open.
+
+        A trial whose last recorded report ended it, but whose driver died before saying so, is
+        ended now; the others go on from their checkpoints.
+        """
+        self._record(
+            "search_start",
+            version=version,
+            metric=metric,
+            mode=mode,
+            trials=self._search.trials,
+            time_budget=self.time_budget,
+            resumed=bool(self.history.trials),
+        )
+        for trial in list(self.history.trials.values()):
+            if trial.state in _ENDED:
+                continue
+            done = bool(trial.reports) and trial.reports[-1].final
+            if done or trial.id in self._undone:
+                self._started[trial.id] = self._clock()
+                self._end_as(trial, done)
+            else:
+                self._reopened.append(trial.id)
+
+    # --- what comes next -------------------------------------------------------------------
+
+    @property
+    def elapsed(self) -> float:
+        """Wall seconds of the search so far, over all sessions."""
+        return self._spent + self._clock() - self._began
+
+    @property
+    def out_of_time(self) -> bool:
+        """Whether the time budget is used up."""
+        return self.time_budget is not None and self.elapsed >= self.time_budget
+
+    @property
+    def trials_wanted(self) -> int:
+        """Trials in all: the budget, or all there are in a smaller grid."""
+        limit = self._sampler.limit
+        return self._search.trials if limit is None else min(limit, self._search.trials)
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether no further trial is to be started."""
+        return not self._reopened and (
+            len(self.history.trials) >= self.trials_wanted or self.out_of_time
+        )
+
+    @property
+    def running(self) -> list[TrialHistory]:
+        """The trials that are being trained now."""
+        return [self.history.trials[name] for name in self._started]
+
+    def next(self) -> TrialSpec | None:
+        """The next trial, recorded as started; None when there is none left.
+
+        Trials that an earlier session left open come first. Settings that cannot work together
+        (which a space may allow) make a failed trial that costs nothing.
+        """
+        while not self.exhausted:
+            if self._reopened:
+                name = self._reopened.pop(0)
+                trial = self.history.trials[name]
+                self._start(name, trial.params, trial.signature)
+                return TrialSpec(name, self._experiment_for(trial.params))
+            number, params = self._sampler.ask()
+            name = trial_id(number)
+            try:
+                experiment = self._experiment_for(params)
+            except ConfigError as error:
+                self._start(name, params, "")
+                self._end(name, FAILED, "configuration", str(error))
+                continue
+            self._start(name, params, self._signature(experiment))
+            return TrialSpec(name, experiment)
+        return None
+
+    # --- what happens ----------------------------------------------------------------------
+
+    def report(
+        self, name: str, epoch: int, metrics: Mapping[str, float], seconds: float, final: bool
+    ) -> bool:
+        """Takes an epoch's report of a running trial; whether the trial goes on.
+
+        A report that is known already (a trial repeats its checkpoint's when it goes on after its
+        process was lost) changes nothing.
+        """
+        trial = self.history.trials[name]
+        if name not in self._started:
+            return False
+        if epoch > trial.epochs:
+            self._record(
+                "report", id=name, epoch=epoch, metrics=metrics, seconds=seconds, final=final
+            )
+            goes_on = self._judge(name, epoch, metrics)
+            if final or not goes_on:
+                self._end_as(trial, final)
+                return False
+        return True
+
+    def fail(self, name: str, kind: str, reason: str) -> None:
+        """A running trial has failed."""
+        if name in self._started:
+            self._end(name, FAILED, kind, reason)
+
+    def lost(self, name: str, reason: str) -> None:
+        """The process or machine of a running trial is gone; the trial goes on elsewhere."""
+        self._record("lost", id=name, reason=reason)
+
+    def close(self, state: str, reason: str | None) -> None:
+        """Ends the search: trials that still run are stopped, and can go on when it is resumed."""
+        for name in list(self._started):
+            self._end(name, STOPPED, None, reason)
+        self._record("search_end", state=state, reason=reason)
+
+    # --- inside ----------------------------------------------------------------------------
+
+    def _record(self, event: str, **fields: Any) -> None:
+        record = self._records.append(event, **fields)
+        self.history.apply(record)
+        self._watch(record)
+
+    def _start(self, name: str, params: Mapping[str, Any], signature: str) -> None:
+        self._started[name] = self._clock()
+        self._files.add(name)
+        self._record("trial_start", id=name, params=dict(params), signature=signature)
+
+    def _judge(self, name: str, epoch: int, metrics: Mapping[str, float | None]) -> bool:
+        """Tells sampler and scheduler of a trial's value at `epoch`; whether it goes on."""
+        value = finite(metrics.get(self.history.metric))
+        if value is None:
+            return True
+        self._sampler.report(int(name), epoch, value)
+        return self.scheduler.report(name, epoch, value)
+
+    def _end_as(self, trial: TrialHistory, final: bool) -> None:
+        """Ends a trial as its last report says: its last epoch is completed, another is pruned."""
+        if final:
+            self._end(trial.id, COMPLETED, None, None)
+        else:
+            reason = f"worse than others of its rung at epoch {trial.epochs}"
+            self._end(trial.id, PRUNED, None, reason)
+
+    def _end(self, name: str, state: str, kind: str | None, reason: str | None) -> None:
+        seconds = self._clock() - self._started.pop(name)
+        self._record(
+            "trial_end", id=name, state=state, kind=kind, reason=reason, seconds=round(seconds, 3)
+        )
+        self._tell(self.history.trials[name])
+        self._drop_losers()
+        self.broken = self._same_failure()
+
+    def _tell(self, trial: TrialHistory) -> None:
+        """A stopped trial can go on, so Optuna keeps it as running."""
+        if trial.state == STOPPED:
+            return
+        value = finite(trial.value(self.history.metric, self.history.mode))
+        state = FAILED if trial.state == COMPLETED and value is None else trial.state
+        attributes = {"epochs": trial.epochs, "seconds": round(trial.seconds, 1)}
+        if trial.reason:
+            attributes["reason"] = trial.reason
+        self._sampler.tell(int(trial.id), state, value, attributes)
+
+    def _drop_losers(self) -> None:
+        """Removes the checkpoints that nothing will ask for: the disk holds the best and the open.
+
+        An ended trial does not go on, so its last checkpoint goes; its best one stays while the
+        trial is among the best.
+        """
+        kept = 0
+        for trial in self.history.ranked():
+            if trial.state not in _ENDED:
+                continue
+            keep = trial.state != FAILED and kept < self._search.keep
+            kept += keep
+            if trial.id in self._files:
+                folder = trial_folder(self.run, trial.id)
+                (folder / LAST).unlink(missing_ok=True)
+                if not keep:
+                    (folder / BEST).unlink(missing_ok=True)
+                    self._files.discard(trial.id)
+
+    def _same_failure(self) -> str | None:
+        """The error that every one of the first trials has ended with, if so."""
+        ended = [trial for trial in self.history.trials.values() if trial.state in _ENDED]
+        if len(ended) < min(self._search.max_failures, self.trials_wanted):
+            return None
+        if any(trial.state != FAILED for trial in ended):
+            return None
+        # Steps, times and paths differ from trial to trial where the error is the same.
+        same = {(trial.kind, re.sub(r"\d+(\.\d+)?", "#", trial.reason or "")) for trial in ended}
+        return f"{ended[0].kind}: {ended[0].reason}" if len(same) == 1 else None
+
+    def _replay(self, past: Iterable[Mapping[str, Any]]) -> None:
+        """Rebuilds the sampler's study and the scheduler's rungs from the records.
+
+        `history` holds the outcome already; only what Optuna and ASHA keep is rebuilt, report by
+        report in the recorded order. What a trial is to do next follows: see `begin`.
+        """
+        seen: set[str] = set()
+        for record in past:
+            name = record.get("id", "")
+            if record["event"] == "trial_start" and name not in seen:
+                seen.add(name)
+                self._files.add(name)
+                self._sampler.ask(record["params"])
+            elif record["event"] == "report":
+                if not self._judge(name, record["epoch"], record["metrics"]):
+                    self._undone.add(name)
+            elif record["event"] == "trial_end" and record["state"] in _ENDED:
+                self._tell(self.history.trials[name])
+                self._undone.discard(name)

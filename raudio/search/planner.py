@@ -1,0 +1,111 @@
+"""How trials fit on a machine or cluster: a pure function, and a refusal of what cannot run.
+
+Without it Ray waits in silence for resources that never come: workers that take every CPU leave
+none for the tasks that decode a streamed trial's audio.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from raudio.cluster.session import Capacity
+from raudio.config.schema import Resources, Search
+from raudio.core.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What runs where.
+
+    Attributes:
+        slots: trials at once.
+        workers: training processes a trial.
+        cpus, gpus: of one worker.
+        data_cpus: that decode for one trial while it trains (0 for a resident feed).
+        reasons: one sentence for each decision.
+    """
+
+    slots: int
+    workers: int
+    cpus: float
+    gpus: float
+    data_cpus: float
+    reasons: tuple[str, ...]
+
+
+def plan(capacity: Capacity, resources: Resources, search: Search, feed: str) -> Plan:
+    """Fits a search on `capacity`.
+
+    Args:
+        capacity: what there is.
+        resources: what one trial asks for.
+        search: `concurrency` and `trials` limit the slots.
+        feed: "resident" or "streamed"; a streamed trial needs CPUs for decoding beside its own.
+
+    Raises:
+        ConfigError: not even one trial fits, or fewer than `search.concurrency`; with the nearest
+            setting that does.
+    """
+    reasons = []
+    gpus = resources.gpus
+    if gpus is None:
+        gpus = 1.0 if capacity.gpus else 0.0
+        reasons.append(
+            "one GPU a worker: there are some" if gpus else f"no GPU: {capacity.where} has none"
+        )
+    data_cpus = resources.data_cpus if feed == "streamed" else 0.0
+    trial_cpus = resources.workers * resources.cpus + data_cpus
+    trial_gpus = resources.workers * gpus
+    asked = _asked(resources, data_cpus)
+    if trial_cpus > capacity.cpus:
+        raise ConfigError(
+            f"{asked} ask for {trial_cpus:g} CPUs a trial, but {capacity.where} has "
+            f"{capacity.cpus:g}{_nearest(capacity, resources, data_cpus)}"
+        )
+    if trial_gpus > capacity.gpus:
+        raise ConfigError(
+            f"resources.workers={resources.workers} resources.gpus={gpus:g} ask for "
+            f"{trial_gpus:g} GPUs a trial, but {capacity.where} has {capacity.gpus:g}; "
+            + (f"at most resources.gpus={capacity.gpus / resources.workers:g} fits"
+               if capacity.gpus else "leave resources.gpus out to train on CPUs")
+        )
+    fit = math.floor(capacity.cpus / trial_cpus + 1e-9)
+    reasons.append(f"{trial_cpus:g} CPUs a trial of {capacity.cpus:g}: {fit} fit")
+    if trial_gpus:
+        fit_gpus = math.floor(capacity.gpus / trial_gpus + 1e-9)
+        reasons.append(f"{trial_gpus:g} GPUs a trial of {capacity.gpus:g}: {fit_gpus} fit")
+        fit = min(fit, fit_gpus)
+    if search.concurrency is not None:
+        if search.concurrency > fit:
+            raise ConfigError(
+                f"search.concurrency={search.concurrency}, but {fit} trials of {trial_cpus:g} CPUs "
+                f"fit on {capacity.where}; give at most {fit}, or leave it out"
+            )
+        reasons.append(f"search.concurrency={search.concurrency}")
+        fit = search.concurrency
+    if search.trials < fit:
+        reasons.append(f"search.trials={search.trials} is all there is to run")
+        fit = search.trials
+    return Plan(
+        slots=fit,
+        workers=resources.workers,
+        cpus=resources.cpus,
+        gpus=gpus,
+        data_cpus=data_cpus,
+        reasons=tuple(reasons),
+    )
+
+
+def _asked(resources: Resources, data_cpus: float) -> str:
+    text = f"resources.workers={resources.workers} resources.cpus={resources.cpus:g}"
+    return text + (f" and resources.data_cpus={data_cpus:g} (streamed)" if data_cpus else "")
+
+
+def _nearest(capacity: Capacity, resources: Resources, data_cpus: float) -> str:
+    left = capacity.cpus - data_cpus
+    if left >= resources.workers:
+        return f"; at most resources.cpus={math.floor(left / resources.workers):g} fits"
+    if left >= 1:
+        return f"; at most resources.workers={math.floor(left):g} with resources.cpus=1 fits"
+    return "; dataset.feed=resident needs no CPUs for decoding"

@@ -1,0 +1,492 @@
+"""A search from its command line to its bundle: check everything, start Ray, run trials, export.
+
+Whatever the user can mend is found before Ray starts and before anything is written.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+
+import raudio
+from raudio.cluster.session import local_capacity, session
+from raudio.config import compose, validate
+from raudio.config.schema import Configuration, Experiment
+from raudio.config.signature import signature
+from raudio.core.components import TASKS
+from raudio.core.errors import ConfigError, DataError, RunError, unknown
+from raudio.core.registry import load_plugins
+from raudio.core.storage import local_run, write_atomic
+from raudio.core.units import parse_seconds
+from raudio.data.locate import locate
+from raudio.data.manifest import Manifest
+from raudio.data.pipeline import choose_feed, materialise
+from raudio.data.resolve import resolve
+from raudio.records import (
+    DATASET_JSON,
+    ENVIRONMENT_JSON,
+    JOURNAL,
+    RECORDS,
+    SEARCH_YAML,
+    SPACE_YAML,
+    History,
+    RecordWriter,
+    RunLock,
+    TrialHistory,
+    check_run,
+    read_history,
+    read_records,
+)
+from raudio.search import space as spaces
+from raudio.search.engine import Engine
+from raudio.search.live import Display
+from raudio.search.planner import Plan, plan
+from raudio.search.sampler import Sampler
+from raudio.search.scheduler import Scheduler, grace_period
+from raudio.search.space import Space
+from raudio.training.budget import count_epochs
+from raudio.training.worker import Data
+
+LOG = "ray.log"
+BUNDLE = "bundle"
+
+#: Settings of a recorded search that `resume` may change: the budget, and where it runs.
+RESUMABLE = (
+    "search.trials",
+    "search.time_budget",
+    "search.concurrency",
+    "search.keep",
+    "search.max_failures",
+    "run.export",
+    "cluster.address",
+    "cluster.cpus",
+)
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search found.
+
+    Attributes:
+        run: the run folder.
+        history: all trials.
+        best: the best trial; None when none has a value.
+        bundle: the exported best trial; None when there is none, or `run.export=false`.
+        state: completed, stopped (by the user) or failed.
+    """
+
+    run: Path
+    history: History
+    best: TrialHistory | None
+    bundle: Path | None
+    state: str
+
+
+@dataclass(frozen=True)
+class Job:
+    """A search that has been checked and could start.
+
+    Attributes:
+        configuration: resolved; its experiment is what all trials have in common.
+        overrides: of the command line, which trials' experiments are composed from.
+        space: what is searched; empty for a single training.
+        manifest: of the dataset.
+        feed: "resident" or "streamed".
+        plan: how it fits; None for a cluster that has not been reached yet.
+        metric, mode: what is optimised.
+        notes: what was decided, for the user.
+    """
+
+    configuration: Configuration
+    overrides: tuple[str, ...]
+    space: Space
+    manifest: Manifest
+    feed: str
+    plan: Plan | None
+    metric: str
+    mode: str
+    notes: tuple[str, ...]
+
+    @property
+    def experiment(self) -> Experiment:
+        """What all trials have in common."""
+        return self.configuration.experiment
+
+    def experiment_for(self, params: Mapping[str, Any]) -> Experiment:
+        """The resolved experiment of a trial.
+
+        Raises:
+            ConfigError: its settings cannot work together.
+        """
+        return resolve(compose.experiment_for(self.overrides, params), self.manifest)
+
+
+# --- the three ways in -------------------------------------------------------------------------
+
+
+def search(*overrides: str, quiet: bool = False, **groups: Mapping[str, Any]) -> SearchResult:
+    """Searches for the best model: `raudio search` from Python.
+
+    Args:
+        overrides: as on the command line, such as "search.trials=32" or
+            "optimizer.lr=tag(log, interval(1e-4, 1e-2))".
+        quiet: shows nothing.
+        groups: the same as mappings: `search={"trials": 32}`, `space="cnn_or_crnn"`.
+
+    Raises:
+        UserError: the configuration, the space or the data cannot work; nothing was started.
+    """
+    return _new([*overrides, *_as_overrides(groups)], quiet=quiet, single=False)
+
+
+def train(*overrides: str, quiet: bool = False, **groups: Mapping[str, Any]) -> SearchResult:
+    """Trains one experiment: `raudio train` from Python; arguments as `search`."""
+    return _new([*overrides, *_as_overrides(groups)], quiet=quiet, single=True)
+
+
+def resume(run: str | Path, *overrides: str, quiet: bool = False) -> SearchResult:
+    """Goes on with a run that was interrupted, or whose budget is to be larger.
+
+    Args:
+        run: the run folder, which may have been moved.
+        overrides: of the settings in `RESUMABLE`.
+        quiet: shows nothing.
+
+    Raises:
+        RunError: not a run folder, or in use.
+        ConfigError: an override of another setting.
+    """
+    folder = check_run(local_run(run))
+    job = _recorded(folder, overrides)
+    return _run(job, folder, quiet=quiet, resumed=True)
+
+
+def _new(overrides: Sequence[str], *, quiet: bool, single: bool) -> SearchResult:
+    display = _display(quiet)
+    job = prepare(overrides, single=single, echo=display.say)
+    folder = local_run(job.configuration.run.dir or _default_folder())
+    _write_run(job, folder)
+    return _run(job, folder, quiet=quiet, resumed=False)
+
+
+def _as_overrides(groups: Mapping[str, Any]) -> list[str]:
+    found = []
+    for group, value in groups.items():
+        if isinstance(value, Mapping):
+            found += _as_overrides({f"{group}.{name}": inner for name, inner in value.items()})
+        else:
+            found.append(f"{group}={'null' if value is None else value}")
+    return found
+
+
+# --- checking ----------------------------------------------------------------------------------
+
+
+def prepare(
+    overrides: Sequence[str], *, single: bool = False, echo: Callable[[str], None]
+) -> Job:
+    """Resolves and checks a command line; starts nothing.
+
+    Args:
+        overrides: of the command line.
+        single: one training, without a space.
+        echo: told what was decided about the data.
+
+    Raises:
+        UserError: it cannot work.
+    """
+    if single:
+        plain, axes = compose.split(overrides)
+        if axes:
+            key = next(iter(axes))
+            raise ConfigError(f"{key} has several values; `raudio search` tries them, train does not")
+        configuration, space = compose.compose(plain), Space("none")
+        configuration = dataclasses.replace(
+            configuration,
+            search=dataclasses.replace(
+                configuration.search, trials=1, sampler="random", scheduler="none"
+            ),
+        )
+    else:
+        configuration, space, plain = spaces.resolve(overrides)
+    _check_folder(configuration.run.dir)
+    return _job(configuration, plain, space, echo)
+
+
+def _job(
+    configuration: Configuration,
+    overrides: Sequence[str],
+    space: Space,
+    echo: Callable[[str], None],
+) -> Job:
+    search, experiment = configuration.search, configuration.experiment
+    load_plugins(experiment.plugins)
+    if search.time_budget is not None:
+        parse_seconds(search.time_budget, "search.time_budget")
+    if search.sampler == "grid":
+        space.grid()
+    metric, mode = _metric(experiment)
+    local = configuration.cluster.address == "local"
+    if local:  # before the data, which may take long to prepare
+        plan(local_capacity(configuration.cluster), experiment.resources, search, "resident")
+    manifest = locate(experiment.dataset, echo)
+    _check_data(manifest)
+    experiment = resolve(experiment, manifest)
+    configuration = dataclasses.replace(configuration, experiment=experiment)
+    assert experiment.dataset.sample_rate is not None
+    feed, why = choose_feed(experiment.dataset, manifest, experiment.dataset.sample_rate)
+    return Job(
+        configuration=configuration,
+        overrides=tuple(overrides),
+        space=space,
+        manifest=manifest,
+        feed=feed,
+        plan=(
+            plan(local_capacity(configuration.cluster), experiment.resources, search, feed)
+            if local
+            else None
+        ),
+        metric=metric,
+        mode=mode,
+        notes=(f"{feed} feed: {why}", *space.notes),
+    )
+
+
+def _check_folder(folder: str | None) -> None:
+    if folder is not None and local_run(folder).exists():
+        raise RunError(
+            f"run.dir={folder!r} exists already; give another folder, or go on with that run: "
+            f"raudio resume {folder}"
+        )
+
+
+def _metric(experiment: Experiment) -> tuple[str, str]:
+    """What is optimised, and which way it is better."""
+    settings = type(experiment.task)
+    modes = getattr(settings, "METRICS", None) or TASKS.get(experiment.task.name).modes  # type: ignore[attr-defined]
+    known = {f"valid/{name}": mode for name, mode in modes.items()}
+    metric = experiment.training.metric or next(iter(known))
+    if metric not in known:
+        raise ConfigError(f"training.metric={metric!r}: {unknown('metric', metric, known)}")
+    return metric, known[metric]
+
+
+def _check_data(manifest: Manifest) -> None:
+    for split in ("train", "valid"):
+        if split not in manifest.splits or not manifest.splits[split].clips:
+            raise DataError(
+                f"dataset {manifest.path!r} has no clips in split {split!r}; a search trains on "
+                "train and compares on valid: prepare it again with both"
+            )
+    if len(manifest.labels) < 2:
+        raise DataError(
+            f"dataset {manifest.path!r} has {len(manifest.labels)} class "
+            f"({', '.join(manifest.labels)}); there is nothing to tell apart: add another"
+        )
+
+
+# --- the run folder ----------------------------------------------------------------------------
+
+
+def _default_folder() -> str:
+    stamp = datetime.now().strftime("%Y-%m-%d-%H%M%S")
+    folder, number = Path("runs") / stamp, 1
+    while folder.exists():
+        number += 1
+        folder = Path("runs") / f"{stamp}-{number}"
+    return str(folder)
+
+
+def _write_run(job: Job, folder: Path) -> None:
+    """What a run says of itself, before anything has happened in it."""
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError as error:
+        raise RunError(f"run.dir={str(folder)!r} exists already; give another folder") from error
+    except OSError as error:
+        raise RunError(f"run.dir={str(folder)!r} cannot be made: {error.strerror}") from error
+    recorded = {
+        "overrides": list(job.overrides),
+        "single": not job.space.params,
+        "configuration": validate.to_mapping(job.configuration),
+    }
+    write_atomic(folder / SEARCH_YAML, yaml.safe_dump(recorded, sort_keys=False))
+    write_atomic(folder / SPACE_YAML, yaml.safe_dump(job.space.to_mapping(), sort_keys=False))
+    write_atomic(folder / DATASET_JSON, job.manifest.to_json())
+    write_atomic(folder / ENVIRONMENT_JSON, json.dumps(_environment(), indent=2) + "\n")
+
+
+def _recorded(folder: Path, overrides: Sequence[str]) -> Job:
+    """The job of a run folder, with a changed budget."""
+    path = folder / SEARCH_YAML
+    try:
+        recorded = yaml.safe_load(path.read_text())
+        mapping = recorded["configuration"]
+    except (OSError, yaml.YAMLError, TypeError, KeyError) as error:
+        raise RunError(f"{str(path)!r} is missing or damaged; this run cannot go on") from error
+    plain, axes = compose.split(overrides)
+    for key in [*(item.partition("=")[0] for item in plain), *axes]:
+        if key not in RESUMABLE:
+            raise ConfigError(
+                f"{key} cannot change when a run goes on: {unknown('setting', key, RESUMABLE)}"
+            )
+        group, _, name = key.partition(".")
+        mapping[group][name] = compose.value_of(plain, key)
+    configuration = validate.configuration_from(mapping, plugins=True)
+    space = (
+        Space("none")
+        if recorded.get("single")
+        else Space.load(str(folder / SPACE_YAML), overrides=recorded["overrides"])
+    )
+    return _job(configuration, recorded["overrides"], space, lambda text: None)
+
+
+def _environment() -> dict[str, Any]:
+    """Versions, commit and hardware; no environment variables, which may hold secrets."""
+    packages = ("ray", "torch", "torchaudio", "optuna", "hydra-core", "pyarrow", "numpy")
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return {
+        "raudio": raudio.__version__,
+        "commit": commit.stdout.strip() or None,
+        "python": platform.python_version(),
+        "packages": {name: metadata.version(name) for name in packages},
+        "system": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "command": sys.argv,
+    }
+
+
+# --- running -----------------------------------------------------------------------------------
+
+
+def _display(quiet: bool, epochs: int = 0) -> Display:
+    return Display(Console(stderr=True), epochs, quiet=quiet)
+
+
+def _run(job: Job, folder: Path, *, quiet: bool, resumed: bool) -> SearchResult:
+    configuration, experiment = job.configuration, job.experiment
+    epochs = count_epochs(experiment.training)
+    with RunLock(folder), _display(quiet, epochs) as display:
+        past = list(read_records(folder)) if resumed else []
+        history = read_history(folder) if resumed else History()
+        for note in job.notes:
+            display.say(note)
+        display.say(f"run {folder}")
+        with RecordWriter(folder / RECORDS) as records:
+            warmup = getattr(experiment.schedule, "warmup", 0.0)
+            budget = configuration.search.time_budget
+            engine = Engine(
+                folder,
+                configuration.search,
+                sampler=Sampler(job.space, configuration.search, job.mode, folder / JOURNAL),
+                scheduler=Scheduler(
+                    configuration.search,
+                    job.mode,
+                    epochs,
+                    grace_period(configuration.search, epochs, warmup),
+                ),
+                experiment_for=job.experiment_for,
+                signature=lambda trained: signature(trained, job.manifest.fingerprint),
+                records=records,
+                history=history,
+                past=past,
+                time_budget=None if budget is None else parse_seconds(budget),
+                watch=display.watch,
+            )
+            engine.begin(raudio.__version__, job.metric, job.mode)
+            state, reason = "failed", "the driver was ended by an error"
+            try:
+                state, reason = _trials(job, folder, engine, display)
+            except KeyboardInterrupt:
+                state, reason = "stopped", "interrupted"
+                raise
+            except Exception as error:
+                reason = f"{type(error).__name__}: {error}".splitlines()[0]
+                raise
+            finally:
+                engine.close(state, reason)
+        if state == "failed":
+            display.say(f"the search stopped: {reason}")
+        bundle = _export(job, folder, state)
+    return SearchResult(folder, engine.history, engine.history.best(), bundle, state)
+
+
+def _trials(job: Job, folder: Path, engine: Engine, display: Display) -> tuple[str, str | None]:
+    """Starts Ray and the feed, and runs the engine's trials; how the search ended, and why."""
+    if engine.exhausted:
+        return "completed", None
+    configuration, experiment = job.configuration, job.experiment
+    started = time.monotonic()
+    distributed = experiment.resources.workers > 1
+    with session(configuration.cluster, folder / LOG, dashboard=distributed) as capacity:
+        from ray import tune
+
+        from raudio.search.trial import open_trial, run_trial
+        from raudio.search.tune import run_trials
+
+        fit = job.plan or plan(capacity, experiment.resources, configuration.search, job.feed)
+        ray_seconds = time.monotonic() - started
+        data = Data(str(Path(job.manifest.path).resolve()), None)
+        if job.feed == "resident":
+            assert experiment.dataset.sample_rate is not None
+            refs = materialise(
+                job.manifest,
+                sample_rate=experiment.dataset.sample_rate,
+                precision=experiment.dataset.precision,  # type: ignore[arg-type]
+            )
+            data = dataclasses.replace(data, refs=refs)
+        feed_seconds = time.monotonic() - started - ray_seconds
+        display.say(
+            f"Ray started in {ray_seconds:.1f} s, feed ready in {feed_seconds:.1f} s; "
+            f"{fit.slots} trial{'' if fit.slots == 1 else 's'} at once"
+        )
+        display.show(engine)
+        trainable = tune.with_parameters(
+            run_trial,
+            data=data,
+            run=str(folder.resolve()),
+            gpus=fit.gpus,
+            metric=job.metric,
+            mode=job.mode,
+        )
+        return run_trials(
+            engine,
+            trainable,
+            fit,
+            before=lambda spec: open_trial(folder, spec),
+            tick=display.tick,
+        )
+
+
+def _export(job: Job, folder: Path, state: str) -> Path | None:
+    """The best trial as a bundle in the run, made anew when the run went on."""
+    if not job.configuration.run.export or state == "failed":
+        return None
+    from raudio.export.bundle import export
+
+    bundle = folder / BUNDLE
+    shutil.rmtree(bundle, ignore_errors=True)
+    try:
+        return export(folder, bundle)
+    except RunError:
+        return None  # no trial has finished an epoch; the summary says so

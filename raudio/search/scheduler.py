@@ -1,0 +1,64 @@
+"""The scheduler: Ray Tune's ASHA, asked outside Tune so that its rungs can be rebuilt.
+
+Li et al., "A System for Massively Parallel Hyperparameter Tuning", MLSys 2020. Tune does not save
+its scheduler, so a resumed search replays the recorded reports through a new one.
+"""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
+
+from raudio.config.schema import Search
+
+
+def grace_period(search: Search, epochs: int, warmup: float) -> int:
+    """Epochs before a trial can be stopped: as set, else a ninth of them, past the warm-up."""
+    if search.grace is not None:
+        return min(search.grace, epochs)
+    return min(epochs, max(1, math.ceil(epochs / 9), math.floor(warmup * epochs) + 1))
+
+
+class Scheduler:
+    """Decides after each report whether a trial goes on.
+
+    Args:
+        search: `scheduler` and `reduction_factor`.
+        mode: "max" or "min".
+        epochs: of the longest trial.
+        grace: epochs before a trial can be stopped.
+    """
+
+    def __init__(self, search: Search, mode: str, epochs: int, grace: int) -> None:
+        self._asha: AsyncHyperBandScheduler | None = None
+        self._known: set[str] = set()
+        if search.scheduler == "asha" and grace < epochs:
+            self._asha = AsyncHyperBandScheduler(
+                time_attr="epoch",  # our own: Tune's counter starts again when a process is lost
+                metric="value",
+                mode=mode,
+                max_t=epochs,
+                grace_period=grace,
+                reduction_factor=search.reduction_factor,
+                stop_last_trials=False,
+            )
+
+    def report(self, trial: str, epoch: int, value: float) -> bool:
+        """Whether `trial` goes on after `value` at `epoch`."""
+        if self._asha is None:
+            return True
+        stand_in = SimpleNamespace(trial_id=trial)
+        if trial not in self._known:
+            self._known.add(trial)
+            self._asha.on_trial_add(None, stand_in)
+        decision = self._asha.on_trial_result(None, stand_in, {"epoch": epoch, "value": value})
+        return bool(decision == TrialScheduler.CONTINUE)
+
+    def rungs(self) -> list[tuple[int, int]]:
+        """(epoch, trials that have been compared there), from the first rung to the last."""
+        if self._asha is None:
+            return []
+        (bracket,) = self._asha._brackets
+        return [(round(epoch), len(values)) for epoch, values in reversed(bracket._rungs)]

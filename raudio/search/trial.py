@@ -1,0 +1,103 @@
+"""One trial, in the process that Tune gives it: from the engine's experiment to its reports.
+
+An error ends the trial, is named, and leaves its traceback in the trial's folder; it is reported,
+not raised, because what Tune sees failing is taken for a lost process, and started again.
+"""
+
+from __future__ import annotations
+
+import json
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from raudio.config.validate import dump_yaml, experiment_from
+from raudio.core.errors import DataError, NonFiniteError
+from raudio.records import ERROR_TXT, EXPERIMENT_YAML, LAST, trial_folder
+from raudio.search.engine import TrialSpec
+from raudio.training.launch import LostWorkerError, as_result, launch
+from raudio.training.worker import Data
+
+#: How often a trial's process may die in the same epoch before the trial is to blame.
+_DEATHS_ALLOWED = 3
+_ATTEMPTS = ".attempts"
+
+
+def open_trial(run: Path, spec: TrialSpec) -> None:
+    """Makes the folder of a trial that is about to start."""
+    folder = trial_folder(run, spec.id)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / EXPERIMENT_YAML).write_text(dump_yaml(spec.experiment))
+    (folder / _ATTEMPTS).unlink(missing_ok=True)
+
+
+def run_trial(
+    config: Mapping[str, Any], *, data: Data, run: str, gpus: float, metric: str, mode: str
+) -> None:
+    """Tune's trainable.
+
+    Args:
+        config: {"id", "experiment"} of the trial.
+        data: where the clips are.
+        run: the run folder.
+        gpus: that each worker gets.
+        metric, mode: what is optimised.
+    """
+    from ray import tune
+
+    folder = trial_folder(Path(run), config["id"])
+    try:
+        if _dies_again(folder):
+            reason = f"its process died {_DEATHS_ALLOWED} times in the same epoch"
+            tune.report({"failed": {"kind": "crash", "reason": reason}})
+            return
+        launch(
+            experiment_from(config["experiment"]),
+            data,
+            gpus=gpus,
+            folder=folder,
+            metric=metric,
+            mode=mode,
+            report=lambda report: tune.report(as_result(report)),
+        )
+    except LostWorkerError:
+        raise
+    except Exception as error:
+        (folder / ERROR_TXT).write_text(traceback.format_exc())
+        tune.report({"failed": {"kind": kind_of(error), "reason": reason_of(error)}})
+
+
+def kind_of(error: Exception) -> str:
+    """The kind of failure: non-finite loss, out of memory, bad data, or error."""
+    if isinstance(error, NonFiniteError):
+        return "non-finite loss"
+    if isinstance(error, DataError):
+        return "bad data"
+    memory = ("out of memory", "can't allocate memory", "unable to allocate")
+    if isinstance(error, MemoryError) or any(text in str(error).lower() for text in memory):
+        return "out of memory"
+    return "error"
+
+
+def reason_of(error: Exception) -> str:
+    """One line: the message, after the type where the message alone would say too little."""
+    message = (str(error).strip() or "no message").splitlines()[0]
+    if isinstance(error, (NonFiniteError, DataError)):
+        return message
+    return f"{type(error).__name__}: {message}"
+
+
+def _dies_again(folder: Path) -> bool:
+    """Counts starts of this trial from the same checkpoint; whether there were too many.
+
+    A process that the machine takes away is not the trial's fault; one that dies each time in the
+    same place is.
+    """
+    last = folder / LAST
+    place = last.stat().st_mtime_ns if last.exists() else 0
+    attempts = folder / _ATTEMPTS
+    before = json.loads(attempts.read_text()) if attempts.exists() else {}
+    count = before.get("count", 0) + 1 if before.get("place") == place else 1
+    attempts.write_text(json.dumps({"place": place, "count": count}))
+    return bool(count > _DEATHS_ALLOWED)

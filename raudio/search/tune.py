@@ -1,0 +1,255 @@
+"""Ray Tune runs the engine's trials: places them, keeps their processes, brings their reports.
+
+Tune asks for trials (`_Source`), tells of reports (`_Referee`) and of lost processes (`_Watcher`);
+each passes the question on to the engine. Tune's own state on disk is not used: records.jsonl is.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import TrialScheduler
+from ray.tune.search import SearchAlgorithm
+
+from raudio.config.validate import to_mapping
+from raudio.core.units import format_seconds
+from raudio.search.engine import Engine, TrialSpec
+from raudio.search.planner import Plan
+
+#: Memory that Tune reserves for the driver of a distributed trial, whose CPUs are its workers'.
+_DRIVER_MEMORY = 256 << 20
+
+
+class SearchEnded(BaseException):
+    """Leaves Tune's loop at once.
+
+    Not an `Exception`: after one of those Tune waits up to 15 s for processes that are in the
+    middle of an epoch. Their checkpoints are whole at any moment, so they are simply ended.
+    """
+
+    def __init__(self, state: str, reason: str) -> None:
+        super().__init__(reason)
+        self.state = state
+        self.reason = reason
+
+
+def run_trials(
+    engine: Engine,
+    trainable: Callable[[Mapping[str, Any]], None],
+    plan: Plan,
+    *,
+    before: Callable[[TrialSpec], None] = lambda spec: None,
+    tick: Callable[[], None] = lambda: None,
+) -> tuple[str, str | None]:
+    """Runs trials until the engine has no more, time is up, or somebody stops it.
+
+    Args:
+        engine: begun.
+        trainable: trains one trial in a process of Tune's, given {"id", "experiment"}.
+        plan: how many at once, with what.
+        before: called with each trial before it starts.
+        tick: called about ten times a second, to draw the table.
+
+    Returns:
+        How the search ended (completed, stopped or failed) and why.
+    """
+    with _interruptible() as interrupted:
+        try:
+            _fit(engine, trainable, plan, interrupted, before, tick)
+        except SearchEnded as end:
+            return end.state, end.reason
+    if engine.broken:
+        return "failed", f"every trial fails: {engine.broken}"
+    return "completed", None
+
+
+def _fit(
+    engine: Engine,
+    trainable: Callable[[Mapping[str, Any]], None],
+    plan: Plan,
+    interrupted: threading.Event,
+    before: Callable[[TrialSpec], None],
+    tick: Callable[[], None],
+) -> None:
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(plan.slots)
+    watcher = _Watcher(engine, interrupted, tick, kill_ended=plan.workers > 1)
+    with tempfile.TemporaryDirectory(prefix="raudio-tune-") as scratch:
+        try:
+            # Not tune.Tuner, which pickles all it is given so that it can be restored: a run is
+            # rebuilt from its records.
+            tune.run(
+                trainable,
+                search_alg=_Source(engine, plan, before),
+                scheduler=_Referee(engine),
+                callbacks=[watcher],
+                # A reused process saves the import of torch, 2 to 3 s a trial.
+                reuse_actors=plan.workers == 1,
+                storage_path=scratch,
+                verbose=0,
+                raise_on_failed_trial=False,
+            )
+        finally:
+            watcher.kill()
+
+
+def _resources(plan: Plan) -> tune.PlacementGroupFactory:
+    if plan.workers == 1:
+        return tune.PlacementGroupFactory([{"CPU": plan.cpus, "GPU": plan.gpus}])
+    return tune.PlacementGroupFactory([{"memory": _DRIVER_MEMORY}])
+
+
+class _Source(SearchAlgorithm):  # type: ignore[misc]
+    """Where Tune gets its trials: the engine's, under the engine's ids, one for each free slot."""
+
+    def __init__(
+        self, engine: Engine, plan: Plan, before: Callable[[TrialSpec], None]
+    ) -> None:
+        self._engine = engine
+        self._plan = plan
+        self._before = before
+        self._experiment: tune.Experiment | None = None
+
+    def add_configurations(self, experiments: Any) -> None:
+        (self._experiment,) = experiments
+
+    def next_trial(self) -> Trial | None:
+        # Never ahead of a free slot: a trial drawn later knows more.
+        if len(self._engine.running) >= self._plan.slots:
+            return None
+        spec = self._engine.next()
+        if spec is None:
+            self.set_finished()
+            return None
+        self._before(spec)
+        assert self._experiment is not None
+        return Trial(
+            self._experiment.spec["run"],
+            config={"id": spec.id, "experiment": to_mapping(spec.experiment)},
+            trial_id=spec.id,
+            storage=self._experiment.spec["storage"],
+            placement_group_factory=_resources(self._plan),
+            # Errors are reported, not raised (search.trial): what Tune sees failing is a lost
+            # process or machine, and that is never the trial's end.
+            max_failures=-1,
+        )
+
+    def is_finished(self) -> bool:
+        return self._finished or self._engine.exhausted
+
+
+class _Referee(TrialScheduler):  # type: ignore[misc]
+    """Brings each report to the engine, and its verdict to Tune."""
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__()
+        self._engine = engine
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        if "failed/kind" in result:
+            self._engine.fail(trial.trial_id, result["failed/kind"], result["failed/reason"])
+            return str(TrialScheduler.STOP)
+        prefix = "metrics/"
+        metrics = {k.removeprefix(prefix): v for k, v in result.items() if k.startswith(prefix)}
+        goes_on = self._engine.report(
+            trial.trial_id, result["epoch"], metrics, result["loop_seconds"], result["final"]
+        )
+        return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP)
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
+        return None  # Tune starts pending trials by itself, in their order
+
+    def on_trial_add(self, tune_controller: Any, trial: Trial) -> None: ...
+
+    def on_trial_error(self, tune_controller: Any, trial: Trial) -> None: ...
+
+    def on_trial_complete(self, tune_controller: Any, trial: Trial, result: Any) -> None: ...
+
+    def on_trial_remove(self, tune_controller: Any, trial: Trial) -> None: ...
+
+    def debug_string(self) -> str:
+        return "raudio"
+
+
+class _Watcher(tune.Callback):  # type: ignore[misc]
+    """Notices lost processes, the end of the time, a broken search and Ctrl-C."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        interrupted: threading.Event,
+        tick: Callable[[], None],
+        *,
+        kill_ended: bool,
+    ) -> None:
+        self._engine = engine
+        self._interrupted = interrupted
+        self._tick = tick
+        self._kill_ended = kill_ended
+        self._actors: dict[str, Any] = {}
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        if trial.temporary_state.ray_actor is not None:
+            self._actors[trial.trial_id] = trial.temporary_state.ray_actor
+
+    def on_trial_complete(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
+    ) -> None:
+        # The process of a distributed trial waits for its workers, who know nothing of its end
+        # when it is pruned: they go when it goes.
+        actor = self._actors.pop(trial.trial_id, None)
+        if self._kill_ended and actor is not None:
+            ray.kill(actor)
+
+    def on_trial_recover(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
+    ) -> None:
+        error = trial.get_error() or "its process or machine is gone"
+        self._engine.lost(trial.trial_id, str(error).strip().splitlines()[0])
+
+    def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        self._tick()
+        if self._interrupted.is_set():
+            raise SearchEnded("stopped", "interrupted")
+        if self._engine.broken:
+            raise SearchEnded("failed", f"every trial fails: {self._engine.broken}")
+        budget = self._engine.time_budget
+        if budget is not None and self._engine.out_of_time:
+            raise SearchEnded("completed", f"time budget of {format_seconds(budget)}")
+
+    def kill(self) -> None:
+        """Ends the trials' processes, wherever they are in their epoch."""
+        for actor in self._actors.values():
+            ray.kill(actor)
+
+
+@contextmanager
+def _interruptible() -> Iterator[threading.Event]:
+    """The event that the first Ctrl-C (or SIGTERM) sets; the second raises at once."""
+    interrupted = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupted
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if interrupted.is_set():
+            raise KeyboardInterrupt
+        interrupted.set()
+
+    for number in before:
+        signal.signal(number, handle)
+    try:
+        yield interrupted
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,145 @@
+"""One trial's training through Ray Train: inside this process, or on several workers.
+
+`resources.workers=1` (the default) is TorchTrainer's local mode: the loop runs in the calling
+process, without further processes or start-up. More workers are Ray Train's own, with DDP.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from raudio.config.schema import Experiment
+from raudio.config.validate import experiment_from, to_mapping
+from raudio.core.errors import RaudioError
+from raudio.training.loop import Report
+from raudio.training.worker import Data, Place, device_of, train_here
+
+
+class LostWorkerError(RaudioError):
+    """A training process or its machine is gone; the trial can go on from its last checkpoint."""
+
+
+def launch(
+    experiment: Experiment,
+    data: Data,
+    *,
+    gpus: float,
+    folder: Path,
+    metric: str,
+    mode: str,
+    report: Callable[[Report], None],
+) -> None:
+    """Trains `experiment` to its end, or until `report` raises.
+
+    Args:
+        experiment: resolved; `resources.workers` decides how it runs.
+        data: where the clips are.
+        gpus: that each worker gets.
+        folder: of the trial; a checkpoint in it is gone on from.
+        metric, mode: what is optimised.
+        report: called after each epoch of an inline trial. Several workers report to the Tune
+            trial that this runs in by way of Ray Train.
+
+    Raises:
+        LostWorkerError: a worker of a distributed trial is gone.
+        NonFiniteError, DataError: as the loop and the feeds raise them.
+    """
+    from ray.train import ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    if experiment.resources.workers == 1:
+        place = Place(device=device_of(gpus))
+
+        def inline() -> None:
+            train_here(
+                experiment,
+                data,
+                place=place,
+                folder=folder,
+                metric=metric,
+                mode=mode,
+                report=report,
+            )
+
+        TorchTrainer(inline, scaling_config=ScalingConfig(num_workers=0)).fit()
+        return
+    _distributed(experiment, data, gpus, folder, metric, mode)
+
+
+def as_result(report: Report) -> dict[str, Any]:
+    """A report as the dictionary that travels through Ray Train and Tune."""
+    return {
+        "epoch": report.epoch,
+        "metrics": dict(report.metrics),
+        "loop_seconds": report.seconds,
+        "final": report.final,
+    }
+
+
+def _distributed(
+    experiment: Experiment,
+    data: Data,
+    gpus: float,
+    folder: Path,
+    metric: str,
+    mode: str,
+) -> None:
+    from ray.exceptions import RayActorError
+    from ray.train import RunConfig, ScalingConfig, WorkerGroupError
+    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.tune.integration.ray_train import TuneReportCallback
+
+    resources = experiment.resources
+    with tempfile.TemporaryDirectory(prefix="raudio-train-") as scratch:
+        trainer = TorchTrainer(
+            _worker,
+            train_loop_config={
+                "experiment": to_mapping(experiment),
+                "data": data,
+                "folder": str(folder),
+                "metric": metric,
+                "mode": mode,
+            },
+            torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
+            scaling_config=ScalingConfig(
+                num_workers=resources.workers,
+                use_gpu=bool(gpus),
+                resources_per_worker={"CPU": resources.cpus, **({"GPU": gpus} if gpus else {})},
+            ),
+            run_config=RunConfig(storage_path=scratch, callbacks=[TuneReportCallback()]),
+        )
+        try:
+            trainer.fit()
+        except WorkerGroupError as error:
+            causes = list(error.worker_failures.values())
+            own = [cause for cause in causes if not isinstance(cause, RayActorError)]
+            if len(own) < len(causes):
+                raise LostWorkerError(f"a worker of {resources.workers} is gone") from error
+            raise _cause(own[0]) from error
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The exception that the loop raised, from what Ray wrapped it into."""
+    return getattr(error, "cause", None) or error.__cause__ or error
+
+
+def _worker(config: Mapping[str, Any]) -> None:
+    """The function that Ray Train runs in each worker."""
+    import ray.train
+    from ray.train.torch import get_device
+
+    context = ray.train.get_context()
+    place = Place(context.get_world_rank(), context.get_world_size(), str(get_device()))
+    train_here(
+        experiment_from(config["experiment"]),
+        config["data"],
+        place=place,
+        folder=Path(config["folder"]),
+        metric=config["metric"],
+        mode=config["mode"],
+        # Every rank reports, or Ray Train waits for the others; rank 0's is what counts.
+        report=lambda report: ray.train.report(as_result(report)),
+    )

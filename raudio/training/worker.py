@@ -1,0 +1,119 @@
+"""What runs in each training process: device and threads, the feeds, the system, the loop."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from raudio.config.schema import Experiment
+
+
+@dataclass(frozen=True)
+class Data:
+    """The data of a search, as a trial's process gets it: small, with references to the large.
+
+    Attributes:
+        path: of the dataset.
+        refs: of a resident search, by split: references to the decoded blocks in the object
+            store. None: every trial streams.
+    """
+
+    path: str
+    refs: Mapping[str, list[Any]] | None
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which of the workers of a trial this process is, and what it computes on."""
+
+    rank: int = 0
+    world: int = 1
+    device: str = "cpu"
+
+
+def train_here(
+    experiment: Experiment,
+    data: Data,
+    *,
+    place: Place,
+    folder: Path,
+    metric: str,
+    mode: str,
+    report: Callable[[Any], None],
+) -> None:
+    """Trains `experiment` in this process, going on from the checkpoint in `folder` if one is there.
+
+    Args:
+        experiment: resolved.
+        data: where the clips are.
+        place: this process among the trial's workers.
+        folder: of the trial, for its checkpoints.
+        metric, mode: what is optimised.
+        report: called after each epoch, on every rank.
+    """
+    import torch
+
+    from raudio.core.registry import load_plugins
+    from raudio.data.feeds import make_feeds
+    from raudio.data.manifest import Manifest
+    from raudio.data.sampling import steps
+    from raudio.system import build_system
+    from raudio.training.budget import budget
+    from raudio.training.loop import train
+
+    set_threads(experiment.resources.cpus)
+    load_plugins(experiment.plugins)
+    manifest = Manifest.read(data.path)
+    system = build_system(
+        experiment,
+        labels=manifest.labels,
+        class_counts=manifest.splits["train"].class_counts,
+    )
+    training = experiment.training
+    pass_steps = steps(manifest.splits["train"].clips, training.batch_size, place.world)
+    feeds = make_feeds(
+        manifest,
+        experiment.dataset,
+        encode=system.task.encode,
+        seed=experiment.seed,
+        refs=data.refs,
+        rank=place.rank,
+        world=place.world,
+        epochs=budget(training, pass_steps).passes,
+        cpus=experiment.resources.data_cpus / place.world,
+    )
+    try:
+        train(
+            experiment,
+            system,
+            feeds["train"],
+            feeds["valid"],
+            device=torch.device(place.device),
+            folder=folder,
+            report=report,
+            metric=metric,
+            mode=mode,
+            rank=place.rank,
+            world=place.world,
+            dataset=manifest.fingerprint,
+        )
+    finally:
+        for feed in feeds.values():
+            feed.close()
+
+
+def set_threads(cpus: float) -> None:
+    """As many torch threads as the worker has CPUs: more of them collapse on a busy machine."""
+    import torch
+
+    threads = max(1, int(cpus))
+    if torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
+
+
+def device_of(gpus: float) -> str:
+    """ "cuda" when a GPU was given to this process, else "cpu"."""
+    return "cuda" if gpus and os.environ.get("CUDA_VISIBLE_DEVICES", "") != "" else "cpu"

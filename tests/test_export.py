@@ -212,7 +212,7 @@ def test_the_card_names_data_licence_metrics_and_use(tmp_path: Path) -> None:
     assert "| source | a \\| b &lt;script> |" in card
     assert "| train | 7 clips, 1 min 30 s |" in card
     assert "| `valid/accuracy` | 0.5 |" in card
-    assert "`noise\\|loud`" in card
+    assert "`noise|loud`" in card
     assert "| `model.width` | `4` |" in card
     assert "raudio.load(" in card
 
@@ -368,6 +368,7 @@ def test_what_is_no_bundle(run: Path, original: Path, tmp_path: Path) -> None:
     refused(original.parent / "bets", f"no bundle at .*closest: '{original}'")
     refused(run, "is a run, not a bundle: .*raudio export")
     refused(tmp_path, "is not a bundle: it has no checksums.json")
+    refused(tmp_path / "missing" / "bundle", "no bundle at")
     refused(original / bundles.CARD, "no bundle at")
     with pytest.raises(RunError, match="is a URI"):
         read_bundle("s3://bucket/bundle")
@@ -377,6 +378,12 @@ def test_the_experiment_is_written_as_settings(original: Path) -> None:
     written = json.loads((original / bundles.EXPERIMENT).read_text())
     expected = to_mapping(dataclasses.replace(experiment(), seed=1))
     assert written == json.loads(json.dumps(expected))
+
+
+def test_a_run_that_holds_its_bundle_is_told_apart(run: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(run, tmp_path / "run")
+    inside = export(copy, copy / "bundle")
+    refused(copy, f"is a run, not a bundle: its bundle is '{inside}'")
 
 
 # --- raudio export -----------------------------------------------------------------------------

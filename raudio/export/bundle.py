@@ -273,10 +273,13 @@ def _checksums(path: str) -> dict[str, str]:
         near = closest(path, (str(p.parent) for p in folder.parent.glob(f"*/{CHECKSUMS}")))
         raise RunError(f"no bundle at {path!r}{near}; `raudio export RUN --out BUNDLE` makes one")
     if (folder / records.RECORDS).is_file():
-        raise RunError(
-            f"{path!r} is a run, not a bundle: make one of its best trial with "
-            f"`raudio export {path} --out BUNDLE`"
+        inside = [str(sums.parent) for sums in sorted(folder.glob(f"*/{CHECKSUMS}"))]
+        cure = (
+            f"its bundle is {inside[0]!r}"
+            if inside
+            else f"make one of its best trial with `raudio export {path} --out BUNDLE`"
         )
+        raise RunError(f"{path!r} is a run, not a bundle: {cure}")
     with os.scandir(folder) as entries:
         found = {entry.name: entry.is_file(follow_symlinks=False) for entry in entries}
     if CHECKSUMS not in found:

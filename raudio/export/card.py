@@ -117,17 +117,18 @@ def _flat(prefix: str, values: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
 
 
 def _table(head: tuple[str, str], rows: Iterable[tuple[str, str]]) -> list[str]:
-    lines = [f"| {a} | {b} |" for a, b in rows]
+    """A Markdown table; a bar inside a cell is no border."""
+    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
     return [f"| {head[0]} | {head[1]} |", "| --- | --- |", *lines]
 
 
 def _text(value: str) -> str:
-    """Free text of others inside a table: one line, no cell borders, no tags."""
+    """Free text of others: one line, no tags."""
     line = " ".join(str(value).split())
-    return line.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
+    return line.replace("&", "&amp;").replace("<", "&lt;")
 
 
 def _code(value: str) -> str:
     """A value inside backticks, whatever it holds."""
-    line = " ".join(value.split()).replace("`", "'").replace("|", "\\|")
+    line = " ".join(value.split()).replace("`", "'")
     return f"`{line}`"

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from raudio.data.locate import locate
 
 from raudio.config.schema import Dataset
 from raudio.core.errors import DataError
 from raudio.data.clips import Clips, decode_shard
 from raudio.data.feeds import ResidentFeed
+from raudio.data.locate import locate
 from raudio.export.bundle import read_bundle
 from raudio.export.predictor import device_of
 

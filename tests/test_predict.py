@@ -377,7 +377,7 @@ def dataset(labelled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_evaluation_equals_prediction_and_training(
     bundle: Path, model: Predictor, dataset: Path, labelled: Path, split: str
 ) -> None:
-    """The loss of every clip's prediction, by hand, and what the training loop's evaluation says."""
+    """The loss of each clip's prediction, by hand, and what the training's evaluation says."""
     from raudio.data.clips import load_clips
     from raudio.data.feeds import ResidentFeed
     from raudio.data.manifest import Manifest
@@ -420,7 +420,7 @@ def test_what_cannot_be_evaluated(bundle: Path, dataset: Path, tmp_path: Path) -
     from raudio.data.prepare import prepare
     from raudio.export.evaluate import evaluate
 
-    with pytest.raises(DataError, match="unknown split 'tets'.*closest: 'test'"):
+    with pytest.raises(DataError, match=r"unknown split 'tets'.*closest: 'test'"):
         evaluate(bundle, dataset, "tets")
     for label in ("up", "sideways"):
         for number in range(10):

@@ -79,7 +79,9 @@ def examine() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": _versions(problems),
-        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cpus": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
         "memory_bytes": _memory(),
         "shared_memory_bytes": shared,
         "cache": str(cache),
@@ -102,6 +104,13 @@ def _versions(problems: list[str]) -> dict[str, str | None]:
             found[name] = None
             problems.append(f"{name} is not installed ({purpose}): pip install --upgrade raudio")
     return found
+
+
+def _cpus() -> int | None:
+    """Those that this process may use, where the system can say so."""
+    import os
+
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def _memory() -> int | None:

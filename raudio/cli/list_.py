@@ -31,7 +31,10 @@ def list_(
     validate.use_plugins(plugin or [])
     tables = _tables()
     if kind is None:
-        rows = {name: ", ".join(list(entries)[:6]) + (", ..." if len(entries) > 6 else "") for name, entries in tables.items()}
+        rows = {
+            name: ", ".join(list(entries)[:6]) + (", ..." if len(entries) > 6 else "")
+            for name, entries in tables.items()
+        }
     elif kind in tables or f"{kind}s" in tables:
         rows = tables[kind if kind in tables else f"{kind}s"]
     else:
@@ -54,9 +57,7 @@ def _tables() -> dict[str, dict[str, str]]:
         for registry in schema.REGISTRIES.values()
     }
     tables = {kind.replace(" ", "-"): rows for kind, rows in tables.items()}
-    tables["augment-presets"] = {
-        name: f"augment={name}" for name in compose.options("augment")
-    }
+    tables["augment-presets"] = {name: f"augment={name}" for name in compose.options("augment")}
     tables["spaces"] = space.names()
     tables["settings"] = {
         f"{setting.key} ({section}={variant})" if variant else setting.key: _line(setting)

@@ -57,7 +57,7 @@ def _data(job: Job, examples: list[dict[str, Any]]) -> dict[str, Any]:
         "configuration": to_mapping(job.configuration),
         "space": {"name": job.space.name, **job.space.to_mapping(), "size": job.space.size()},
         "examples": examples,
-        "plan": dataclasses.asdict(job.plan),
+        "plan": None if job.plan is None else dataclasses.asdict(job.plan),
         "dataset": job.manifest.path,
         "feed": job.feed,
         "metric": job.metric,
@@ -95,8 +95,11 @@ def _print(job: Job, examples: list[dict[str, Any]]) -> None:
     search, fit = job.configuration.search, job.plan
     console.print(
         f"\n[bold]Search[/bold]: {search.trials} trials of up to "
-        f"{job.experiment.training.epochs} epochs by {search.sampler}, {fit.slots} at once, "
-        f"scheduler {search.scheduler}, {job.mode} {job.metric}"
+        f"{job.experiment.training.epochs} epochs by {search.sampler}, "
+        + (f"{fit.slots} at once, " if fit else "")
+        + f"scheduler {search.scheduler}, {job.mode} {job.metric}",
+        soft_wrap=True,
     )
-    for reason in (*fit.reasons, *job.notes):
+    reasons = fit.reasons if fit else ("how many fit is known when the cluster is reached",)
+    for reason in (*reasons, *job.notes):
         console.print(f"- {reason}", markup=False, soft_wrap=True)

@@ -22,6 +22,7 @@ from typing import Any
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import (
     ChoiceSweep,
@@ -133,7 +134,9 @@ def composed(
         validate.use_plugins(given["plugins"].value)
     validate.adopt()
     chosen = _choices(given, params, problems)
-    mapping = copy.deepcopy(_defaults(chosen, schema.Augment))
+    mapping = copy.deepcopy(_defaults("", "", schema.Augment))
+    for group, name in chosen.items():
+        mapping[group] = copy.deepcopy(_defaults(group, name, schema.Augment)[group])
     names = _variants(mapping)
     known = validate.settings(names)
     for key, item in given.items():
@@ -280,25 +283,36 @@ def _elsewhere(key: str, params: Mapping[str, Any]) -> bool:
 
 def _choices(
     given: Mapping[str, _Given], params: Mapping[str, Any], problems: list[str]
-) -> tuple[tuple[str, str], ...]:
+) -> dict[str, str]:
     """The variants that were asked for: overrides first, `params` over them."""
     asked = {key: item.value for key, item in given.items() if _is_group(key) and not item.is_axis}
     asked |= {key: value for key, value in params.items() if _is_group(key)}
-    chosen = []
+    chosen: dict[str, str] = {}
     for group, name in asked.items():
         if isinstance(name, str) and name in options(group):
-            chosen.append((group, name))
+            chosen[group] = name
         else:
             problems.append(f"{group}={text(name)}: {unknown(group, text(name), options(group))}")
-    return tuple(sorted(chosen))
+    return chosen
 
 
 @lru_cache(maxsize=256)
-def _defaults(chosen: tuple[tuple[str, str], ...], augment: type) -> dict[str, Any]:
-    """What Hydra composes for these variants; `augment` is the class whose settings are known."""
+def _defaults(group: str, name: str, augment: type) -> dict[str, Any]:
+    """What Hydra composes when `group` is `name`; both are empty for what holds with no override.
+
+    Args:
+        group, name: a group and the variant chosen for it. Groups do not depend on each other, so
+            a search over several needs each variant once, not each combination.
+        augment: the class whose settings are known; a plugin's augmentation makes another one.
+    """
     _store(augment)
-    with initialize_config_dir(str(_CONF), version_base="1.3"):
-        config = hydra_compose("config", overrides=[f"{group}={name}" for group, name in chosen])
+    outer = GlobalHydra.instance().hydra  # that of a Hydra application which calls raudio
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(_CONF), version_base="1.3"):
+            config = hydra_compose("config", [f"{group}={name}"] if group else [])
+    finally:
+        GlobalHydra.instance().hydra = outer
     mapping = OmegaConf.to_container(config, resolve=False)
     assert isinstance(mapping, dict)
     return {str(key): value for key, value in mapping.items()}

@@ -8,6 +8,7 @@ setting, the value, what is allowed and the closest match.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import inspect
 import math
 import types
@@ -193,18 +194,21 @@ def unknown_setting(key: str, value: Any, variants: Mapping[str, str]) -> str:
     if rest == "name" and section in schema.VARIANTS:
         return f"{shown}: choose the {_kind(section)} by its group: {section}={text(value)}"
     known = settings(variants)
-    elsewhere = [
-        f"{section}={name}"
-        for name, cls in schema.VARIANTS.get(section, {}).items()
-        if key in _settings(cls, f"{section}.")
-    ]
-    if elsewhere:
+    elsewhere: dict[str, list[str]] = {}
+    for name, cls in schema.VARIANTS.get(section, {}).items():
+        for other in _settings(cls, f"{section}."):
+            elsewhere.setdefault(other, []).append(f"{section}={name}")
+    if key in elsewhere:
         return (
             f"{shown}: {section}={variants.get(section)} has no setting {rest!r}; "
-            f"it belongs to {' or '.join(elsewhere)}"
+            f"it belongs to {' or '.join(elsewhere[key])}"
         )
     inside = [other for other in known if other.startswith(f"{section}.")]
     if rest and inside:
+        near = difflib.get_close_matches(key, [*inside, *elsewhere], n=1, cutoff=0.5)
+        if near and near[0] not in inside:
+            owners = " or ".join(elsewhere[near[0]])
+            return f"{shown}: unknown setting {key!r} (closest: {near[0]!r} of {owners})"
         return f"{shown}: {unknown('setting', key, inside)}"
     same_end = [other for other in known if other.rpartition(".")[2] == key.rpartition(".")[2]]
     match = f" (closest: {same_end[0]!r})" if same_end else closest(key, [*known, *groups()])

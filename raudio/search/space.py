@@ -358,6 +358,9 @@ class _Draft:
             if param is not None and possible:
                 when = {key: values for key, values in param.when.items() if key in axes}
                 params.append(replace(param, when=when))
+        # as `to_mapping` writes them, so that a run's copy draws in the same order
+        conditions = list(dict.fromkeys(str(param.when) for param in params if param.when))
+        params.sort(key=lambda p: conditions.index(str(p.when)) + 1 if p.when else 0)
         keys = [param.key for param in params]
         named = [
             replace(param, name=f"{param.key} ({_condition(param.when)})")
@@ -612,7 +615,7 @@ def _typed(entry: _Entry, setting: validate.Setting, problems: list[str]) -> Axi
                 f"{where}: {key}={axis} is empty: {text(axis.low)} is not below {text(axis.high)}; "
                 "write interval(low, high)"
             )
-        elif axis.log and axis.low <= 0:
+        elif axis.log and axis.low <= 0 and len(problems) == count:
             problems.append(
                 f"{where}: {key}={axis}: a logarithm needs a lower bound above 0, "
                 f"not {text(axis.low)}"

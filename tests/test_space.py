@@ -1,0 +1,329 @@
+"""Search spaces: what is drawn, under which conditions, and what is refused from the start."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import yaml
+
+from raudio.config import compose
+from raudio.config.axes import Choice, Interval
+from raudio.core.errors import ConfigError
+from raudio.search import space as spaces
+from raudio.search.space import Space
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+Write = Callable[..., str]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """Writes a space's YAML and gives its path."""
+
+    def of(params: dict[str, Any], *conditions: tuple[dict[str, Any], dict[str, Any]]) -> str:
+        path = tmp_path / "space.yaml"
+        listed = [{"when": when, "params": inner} for when, inner in conditions]
+        path.write_text(yaml.safe_dump({"params": params, "conditions": listed}))
+        return str(path)
+
+    return of
+
+
+def draws(space: Space, count: int, sampler: Any = None) -> list[dict[str, Any]]:
+    study = optuna.create_study(sampler=sampler or optuna.samplers.RandomSampler(seed=0))
+    return [space.suggest(study.ask()) for _ in range(count)]
+
+
+def message(*args: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        spaces.resolve(args)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", sorted(spaces.names()))
+def test_every_shipped_space_draws_experiments_that_work(name: str) -> None:
+    assert spaces.names()[name], "a space says in one line what it is about"
+    _, space, overrides = spaces.resolve([f"space={name}"])
+    keys = set()
+    for params in draws(space, 60):
+        compose.experiment_for(overrides, params)
+        keys |= set(params)
+    assert keys == {param.key for param in space.params}, "every param is drawn at some time"
+
+
+def test_the_design_s_spaces_are_there() -> None:
+    wanted = {"default", "cnn_or_crnn", "front_end", "augmentation", "optimizer"}
+    assert wanted <= set(spaces.names())
+
+
+def test_conditions_decide_what_is_drawn(write: Write) -> None:
+    path = write(
+        {"model": "choice(cnn, cnn10, crnn)", "training.batch_size": "choice(8, 16)"},
+        ({"model": "crnn"}, {"model.rnn_layers": "choice(1, 2)"}),
+        ({"model": ["cnn", "cnn10"], "training.batch_size": 8}, {"model.width": "choice(4, 5)"}),
+        ({"model.rnn_layers": 2}, {"model.rnn_units": "choice(8, 16)"}),
+    )
+    for params in draws(Space.load(path), 100):
+        expected = {"model", "training.batch_size"}
+        expected |= {"model.rnn_layers"} if params["model"] == "crnn" else set()
+        if params["model"] != "crnn" and params["training.batch_size"] == 8:
+            expected.add("model.width")
+        expected |= {"model.rnn_units"} if params.get("model.rnn_layers") == 2 else set()
+        assert set(params) == expected
+
+
+def test_a_setting_of_some_variants_is_drawn_for_these_alone() -> None:
+    _, space, _ = spaces.resolve(
+        ["space=optimizer", "model=choice(cnn,crnn)", "model.rnn_units=choice(8,16)"]
+    )
+    for params in draws(space, 40):
+        assert ("model.rnn_units" in params) == (params["model"] == "crnn")
+
+
+def test_draws_stay_within_their_axes_and_types(write: Write) -> None:
+    path = write(
+        {
+            "optimizer.lr": "tag(log, interval(1e-4, 1e-2))",
+            "model.width": "interval(4, 8)",
+            "features.n_mels": "range(40, 25, step=-5)",
+            "model.dropout": "range(0.0, 0.31, step=0.1)",
+            "training.clip_norm": "choice(none, 1)",
+            "training.batch_size": 16,
+        }
+    )
+    found = draws(Space.load(path), 300)
+    rates = [params["optimizer.lr"] for params in found]
+    assert all(1e-4 <= rate <= 1e-2 for rate in rates)
+    below = sum(rate < 1e-3 for rate in rates) / len(rates)
+    assert abs(below - 0.5) < 0.1, "half of a log axis lies below its geometric mean"
+    assert {params["model.width"] for params in found} == {4, 5, 6, 7, 8}
+    assert {params["features.n_mels"] for params in found} == {40, 35, 30}
+    assert {params["model.dropout"] for params in found} == {0.0, 0.1, 0.2, 0.3}
+    assert {params["training.clip_norm"] for params in found} == {None, 1.0}
+    assert {params["training.batch_size"] for params in found} == {16}
+    assert all(type(params["model.width"]) is int for params in found)
+
+
+def test_one_key_with_an_axis_in_each_branch_is_two_params_to_optuna(write: Write) -> None:
+    path = write(
+        {"optimizer": "choice(adam, sgd)"},
+        ({"optimizer": "adam"}, {"optimizer.lr": "tag(log, interval(1e-4, 1e-3))"}),
+        ({"optimizer": "sgd"}, {"optimizer.lr": "choice(0.1, 0.2)"}),
+    )
+    space = Space.load(path)
+    for params in draws(space, 30, optuna.samplers.TPESampler(seed=0, n_startup_trials=5)):
+        assert (params["optimizer.lr"] >= 0.1) == (params["optimizer"] == "sgd")
+    assert space.enqueued({"optimizer": "sgd", "optimizer.lr": 0.2}) == {
+        "optimizer": "sgd",
+        "optimizer.lr (optimizer=sgd)": 0.2,
+    }
+
+
+@pytest.mark.parametrize("name", sorted(spaces.names()))
+def test_enqueued_settings_are_drawn_again(name: str) -> None:
+    _, space, _ = spaces.resolve([f"space={name}"])
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
+    for params in draws(space, 20):
+        study.enqueue_trial(space.enqueued(params))
+        assert space.suggest(study.ask()) == params
+
+
+def test_grid_and_size_agree_with_an_enumeration(write: Write) -> None:
+    path = write(
+        {"model": "choice(cnn, crnn)", "model.width": "range(4, 7)", "seed": "choice(1, 2)"},
+        ({"model": "crnn"}, {"model.rnn_layers": "choice(1, 2, 3)"}),
+    )
+    space = Space.load(path)
+    cnn = [
+        {"model": "cnn", "model.width": width, "seed": seed}
+        for width, seed in itertools.product((4, 5, 6), (1, 2))
+    ]
+    crnn = [
+        {"model": "crnn", "model.width": width, "seed": seed, "model.rnn_layers": layers}
+        for width, seed, layers in itertools.product((4, 5, 6), (1, 2), (1, 2, 3))
+    ]
+    key = str
+    assert sorted(space.grid(), key=lambda cell: key(sorted(cell.items()))) == sorted(
+        cnn + crnn, key=lambda cell: key(sorted(cell.items()))
+    )
+    assert space.size() == len(cnn) + len(crnn) == 24
+
+
+@pytest.mark.parametrize("name", ["cnn_or_crnn", "front_end"])
+def test_size_is_the_number_of_cells(name: str) -> None:
+    _, space, _ = spaces.resolve(
+        [f"space={name}", "optimizer.lr=0.001", "model.dropout=0.1", "features.normalize=channel"]
+    )
+    assert space.size() == len(space.grid())
+
+
+def test_a_grid_needs_steps() -> None:
+    _, space, _ = spaces.resolve([])
+    assert space.size() is None
+    with pytest.raises(ConfigError, match=r"optimizer\.lr is tag\(log.*choice\(a, b\)"):
+        space.grid()
+
+
+def test_a_plain_override_takes_its_setting_out_of_the_search() -> None:
+    configuration, space, overrides = spaces.resolve(
+        ["space=cnn_or_crnn", "optimizer.lr=0.1", "model=crnn"]
+    )
+    keys = [param.key for param in space.params]
+    assert "optimizer.lr" not in keys
+    assert "model" not in keys
+    assert keys.count("model.depth") == 1, "the branch of the other model is gone"
+    assert "model.rnn_layers" in keys
+    assert configuration.experiment.optimizer.lr == 0.1
+    assert len(space.notes) == 2
+    assert "optimizer.lr=0.1 is given" in " ".join(space.notes)
+    assert compose.experiment_for(overrides, {}).model.name == "crnn"
+
+
+def test_an_axis_of_the_command_line_replaces_the_file_s() -> None:
+    _, space, _ = spaces.resolve(["space=cnn_or_crnn", "model=choice(cnn,cnn10)", "seed=1,2"])
+    axes = {param.key: param.axis for param in space.params}
+    assert axes["model"] == Choice(("cnn", "cnn10"))
+    assert axes["seed"] == Choice((1, 2))
+    assert "model.rnn_layers" not in axes
+
+
+def test_the_base_configuration_has_the_first_choice_of_each_group() -> None:
+    configuration, _, _ = spaces.resolve(["model=choice(crnn,cnn)", "model.rnn_layers=3"])
+    assert configuration.experiment.model.name == "crnn"
+    assert configuration.experiment.model.rnn_layers == 3
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("space=cnn_or_crnn",),
+        ("space=optimizer", "optimizer=sgd"),
+        ("space=front_end", "model=choice(cnn,crnn)", "model.rnn_layers=choice(1,2)"),
+        ("space=augmentation", "optimizer.lr=tag(log,interval(1e-5,1))"),
+    ],
+)
+def test_a_run_s_copy_of_the_space_is_the_same_space(args: tuple[str, ...], tmp_path: Path) -> None:
+    _, space, overrides = spaces.resolve(args)
+    path = tmp_path / "space.yaml"
+    path.write_text(yaml.safe_dump(space.to_mapping(), sort_keys=False))
+    again = Space.load(str(path), {}, overrides)
+    assert sorted(again.params, key=str) == sorted(space.params, key=str)
+    assert draws(again, 10) == draws(space, 10)
+
+
+@pytest.mark.parametrize(
+    ("argument", "parts"),
+    [
+        ("space=cnn_or_crn", ["space=cnn_or_crn", "closest: 'cnn_or_crnn'", "path"]),
+        ("space=./nowhere.yaml", ["space=./nowhere.yaml", "no such file"]),
+        ("optimizer.lrr=choice(1,2)", ["optimizer.lrr", "closest: 'optimizer.lr'"]),
+        ("model.rnn_layer=1,2", ["model.rnn_layer", "closest: 'model.rnn_layers'"]),
+        ("optimizer.nesterov=choice(true,false)", ["nesterov", "optimizer=sgd"]),
+        ("model=choice(cnn,crnm)", ["model=crnm", "closest: 'crnn'"]),
+        ("model=range(1,3)", ["model=range(1, 3)", "choice(cnn, cnn10, crnn)"]),
+        ("optimizer.lr=interval(2,1)", ["optimizer.lr=interval(2, 1)", "empty"]),
+        ("optimizer.lr=interval(1,1)", ["optimizer.lr=interval(1, 1)", "empty"]),
+        ("optimizer.lr=tag(log,interval(-1,1))", ["optimizer.lr=-1", "above 0"]),
+        ("features.f_min=tag(log,interval(0,10))", ["features.f_min", "logarithm", "above 0"]),
+        ("optimizer.lr=interval(1,1000)", ["optimizer.lr=1000", "at most 100"]),
+        ("model.width=range(8,4)", ["model.width=range(8, 4)", "empty"]),
+        ("model.width=range(8,20,step=0.5)", ["model.width", "whole number"]),
+        ("model.width=interval(1.5,8)", ["model.width=1.5", "whole number"]),
+        ("training.batch_size=choice(16,16)", ["training.batch_size", "16 twice"]),
+        ("training.batch_size=choice(0,16)", ["training.batch_size=0", "at least 1"]),
+        ("training.batch_size=choice()", ["training.batch_size=choice()", "empty"]),
+        ("features.normalize=interval(0,1)", ["features.normalize", "one of none, channel"]),
+        ("model.pooling=choice(mean,maxx)", ["model.pooling=maxx", "closest: 'max'"]),
+        ("training.epochs=choice(1,2)", ["training.epochs", "same budget"]),
+        ("dataset.sample_rate=8000,16000", ["dataset.sample_rate", "decoded once"]),
+        ("search.trials=1,2", ["search.trials", "not to a trial"]),
+        ("optimizer.lr=tag(lg,interval(1,2))", ["optimizer.lr", "'lg'", "log"]),
+        ("model.dropout=interval(0,0.5,3)", ["model.dropout=interval(0,0.5,3)"]),
+        ("seed=range(0,100000000)", ["seed=range(0, 100000000)", "100000000 values"]),
+    ],
+)
+def test_bad_axes_are_told_in_one_message(argument: str, parts: list[str]) -> None:
+    text = message(argument)
+    assert all(part in text for part in parts), text
+    assert "\n" not in text
+
+
+@pytest.mark.parametrize(
+    ("params", "conditions", "parts"),
+    [
+        (
+            {"model": "choice(cnn, crnn)"},
+            [({"model": "crn"}, {"seed": "1,2"})],
+            ["model=crn never", "closest: 'crnn'"],
+        ),
+        ({}, [({"model": "crnx"}, {"seed": "1,2"})], ["model=crnx never", "closest: 'crnn'"]),
+        ({}, [({"modle": "cnn"}, {"seed": "1,2"})], ["modle"]),
+        (
+            {"model": "choice(cnn, crnn)"},
+            [({"model": "cnn"}, {"model.rnn_layers": "1,2"})],
+            ["model=cnn has no setting 'rnn_layers'", "model=crnn"],
+        ),
+        (
+            {"optimizer.lr": "interval(0.1, 1)"},
+            [({"optimizer.lr": 1}, {"seed": "1,2"})],
+            ["no single value"],
+        ),
+        (
+            {"model.width": "choice(4, 8)"},
+            [({"training.batch_size": 32}, {"model.width": "choice(16, 32)"})],
+            ["model.width has two axes"],
+        ),
+        ({}, [({"model": "cnn"}, {"optimizer": "choice(adam, sgd)"})], ["optimizer", "in params"]),
+        ({"optimizer.lr": [0.1, 0.2]}, [], ["optimizer.lr=[0.1, 0.2]", "choice(a, b)"]),
+    ],
+)  # fmt: skip
+def test_bad_spaces_are_told_with_their_place(
+    write: Write,
+    params: dict[str, Any],
+    conditions: list[tuple[dict[str, Any], dict[str, Any]]],
+    parts: list[str],
+) -> None:
+    text = message(f"space={write(params, *conditions)}")
+    assert "space.yaml" in text
+    assert "\n" not in text
+    assert all(part in text for part in parts), text
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        ("parms: {seed: '1,2'}", "closest: 'params'"),
+        ("[1]", "params"),
+        ("", "params"),
+        ("params: : x", "YAML"),
+        ("params: [1]", "map settings to axes"),
+        ("params: {seed: '1,2'}\nconditions: [{if: 1}]", "`when:` and `params:`"),
+        ("params: {seed: '1,2'}\nconditions: {when: 1}", "a list"),
+    ],
+)
+def test_files_that_are_no_spaces(tmp_path: Path, content: str, part: str) -> None:
+    path = tmp_path / "odd.yaml"
+    path.write_text(content)
+    text = message(f"space={path}")
+    assert "odd.yaml" in text
+    assert part in text
+
+
+def test_problems_of_overrides_and_space_are_in_one_message() -> None:
+    text = message("optimizer.lrr=1", "search.trials=0", "model=choice(cnn,x)", "seed=choice(-1,2)")
+    assert text.startswith("4 problems:")
+    for part in ("optimizer.lrr=1", "search.trials=0", "model=x", "seed=-1"):
+        assert part in text
+
+
+def test_axes_from_python() -> None:
+    space = Space.load("optimizer", {"model.dropout": Interval(0.0, 0.5)})
+    assert any(param.key == "model.dropout" for param in space.params)
+    assert not math.isnan(draws(space, 1)[0]["model.dropout"])

@@ -152,3 +152,24 @@ def test_raudio_search_is_callable_beside_its_package() -> None:
     assert callable(raudio.register.model)
     with pytest.raises(AttributeError, match="nothing"):
         _ = raudio.nothing
+
+
+@pytest.mark.slow
+def test_plan_says_what_would_run_and_starts_nothing() -> None:
+    import ray
+
+    arguments = ["plan", "search.trials=7", "model.dropout=0.2", "seed=choice(1,2)"]
+    result = run(cli.app, [*arguments, "--json"], catch_exceptions=False)
+    found = json.loads(result.stdout)
+    assert found["configuration"]["search"]["trials"] == 7
+    assert found["configuration"]["experiment"]["dataset"]["sample_rate"] > 0, "resolved"
+    assert found["space"]["params"]["seed"] == "choice(1, 2)"
+    assert found["space"]["size"] is None
+    assert len(found["examples"]) == 3
+    assert all(params["seed"] in (1, 2) for params in found["examples"])
+    assert found["plan"]["slots"] >= 1
+    assert "model.dropout=0.2 is given" in " ".join(found["notes"])
+    text = run(cli.app, arguments, catch_exceptions=False).stdout
+    assert "endless different trials" in text
+    assert "7 trials" in text
+    assert not ray.is_initialized()

@@ -127,6 +127,14 @@ def test_noise_has_the_ratio_drawn_over_the_valid_part() -> None:
     assert abs(float((first * added[5] / added[5].std()).mean())) < 0.15
 
 
+def test_noise_is_new_in_every_epoch_and_for_every_clip() -> None:
+    noise = Noise(p=1.0)
+    fields = [
+        noise.draw(KEYS, seed=seed, epoch=epoch)["field"] for seed in (0, 1) for epoch in (0, 1)
+    ]
+    assert len(np.unique(np.concatenate(fields))) == 4 * len(KEYS)
+
+
 def test_noise_leaves_silence_silent() -> None:
     noise = Noise(p=1.0)
     assert not run(noise, torch.zeros(6, 1000), SAMPLES).any()

@@ -105,7 +105,7 @@ def test_a_flac_that_does_not_say_its_length_is_named() -> None:
         (encode(np.zeros(0, "f4"), 8000, "WAV"), "is empty"),
         (encode(np.array([0, np.nan, 0], "f4"), 8000, "WAV", "FLOAT"), "NaN or infinite"),
         (encode(np.array([0, np.inf, -np.inf], "f4"), 8000, "WAV", "FLOAT"), "NaN or infinite"),
-        (encode(np.random.default_rng(0).normal(size=9000) / 9, 8000, "FLAC")[:9000], ""),
+        (encode(np.random.default_rng(0).normal(size=9000) / 9, 8000, "FLAC")[:9000], "lost sync"),
     ],
 )
 def test_what_cannot_be_used_is_named(content: bytes, reason: str) -> None:
@@ -113,6 +113,18 @@ def test_what_cannot_be_used_is_named(content: bytes, reason: str) -> None:
         decode(content, where="clip 7")
     with pytest.raises(DataError, match=rf"^clip 7: .*{reason}"):
         list(blocks(content, None, 0.1, where="clip 7"))
+
+
+@pytest.mark.parametrize(
+    ("format", "subtype"), [("WAV", "PCM_16"), ("OGG", "VORBIS"), ("MP3", None)]
+)
+def test_a_file_cut_off_gives_what_is_there(format: str, subtype: str | None) -> None:
+    noise = np.random.default_rng(0).normal(scale=0.1, size=80000)
+    content = encode(noise, 16000, format, subtype)
+    whole, _ = decode(content)
+    part, _ = decode(content[: len(content) // 2])
+    assert 0.2 * len(whole) < len(part) < 0.7 * len(whole)
+    np.testing.assert_allclose(part[:16000], whole[:16000], atol=1e-3)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -31,9 +31,6 @@ Precision: TypeAlias = Literal["int16", "float32"]
 _UNKNOWN_FRAMES = 1 << 62
 _READ_FRAMES = 1 << 22
 _INT16_SCALE = 32767.0
-# The length in the header is exact, so that fewer samples mean a damaged file. WAV headers are
-# corrected by libsndfile itself; MP3 has none.
-_EXACT_LENGTH = frozenset({"FLAC", "WAV", "AIFF", "OGG", "CAF", "RF64", "W64", "AU"})
 
 
 @dataclass(frozen=True)
@@ -88,9 +85,12 @@ def decode(
     Returns:
         The samples (the mean of the channels) and their rate.
 
+    A file cut off in the middle gives the samples that are there, unless its format can't be read
+    any more then (FLAC).
+
     Raises:
-        DataError: the file does not exist, can't be decoded, ends before its header says, is empty
-            or holds samples that are not finite.
+        DataError: the file does not exist, can't be decoded, is empty or holds samples that are not
+            finite.
     """
     with _opened(source, where) as (file, name):
         rate = file.samplerate
@@ -196,11 +196,6 @@ def _mono_pieces(
             break
     if not total:
         raise DataError(f"{name}: is empty (0 samples); remove it")
-    if total < expected and file.format in _EXACT_LENGTH:
-        raise DataError(
-            f"{name}: is damaged, it ends after {total} of {expected} samples; copy it again "
-            "from where it came from, or remove it"
-        )
 
 
 def _resampled(

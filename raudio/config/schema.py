@@ -232,7 +232,7 @@ class CRNN:
 
     name: str = "crnn"
     width: int = setting(16, "channels of the first block; doubled by each up to 4 times", min=2, max=256)
-    depth: int = setting(3, "convolution blocks, each halving frequency", min=1, max=6)
+    depth: int = setting(3, "convolution blocks, each halving frequency, the first two time", min=1, max=6)
     rnn_units: int = setting(64, "units of the GRU, each direction", min=4, max=1024)
     rnn_layers: int = setting(1, "layers of the GRU", min=1, max=4)
     dropout: float = setting(0.1, "share of values dropped", min=0, below=1)

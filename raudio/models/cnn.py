@@ -92,7 +92,7 @@ class PANNsBlock(nn.Module):
         An odd last frame is dropped, as in PANNs, unless it is the clip's only one.
         """
         maps = mask_map(functional.relu_(self.norm1(self.conv1(maps))), lengths)
-        maps = mask_map(functional.relu_(self.norm2(self.conv2(maps))), lengths)
+        maps = functional.relu_(self.norm2(self.conv2(maps)))
         # With few features, the bands run out before the blocks do.
         maps = functional.avg_pool2d(maps, (2, 2 if maps.shape[3] > 1 else 1))
         lengths = (lengths // 2).clamp(min=1)

@@ -561,8 +561,10 @@ def test_locate_prepares_a_plain_folder_once(folder: Path, cache: Path) -> None:
     assert again == first
     assert "prepared before" in said[0]
 
-    write(folder / "cat" / "more.wav", sound(50))
-    assert locate(Dataset(path=str(folder))).clips == 21
+    write(folder / "cat" / "00.wav", sound(50))  # as many bytes as before
+    changed = locate(Dataset(path=str(folder)))
+    assert changed.fingerprint != first.fingerprint
+    assert changed.clips == 20
 
 
 def test_locate_datasets(folder: Path, tmp_path: Path) -> None:

@@ -105,6 +105,7 @@ def inspect(manifest: Manifest) -> Inspection:
     schema = pa.schema([(name, type_) for name, type_ in rows.COLUMNS if name in _COLUMNS])
     table = pa.concat_tables([schema.empty_table(), *tables])
     ids = _values(table, "clip_id")
+    has_group = table["group"].is_valid().to_numpy()
     is_silent = _values(table, "peak") < SILENT_PEAK
     train = manifest.splits["train"].class_counts.values() if "train" in manifest.splits else ()
     found = Inspection(
@@ -130,7 +131,7 @@ def inspect(manifest: Manifest) -> Inspection:
         silent=ids[is_silent].tolist(),
         clipped=ids[_values(table, "clipped") >= CLIPPED_SAMPLES].tolist(),
         duplicates=_in_several_splits(table, "content", ~is_silent),
-        straddling=_in_several_splits(table, "group", _values(table, "group") != None),  # noqa: E711
+        straddling=_in_several_splits(table, "group", has_group),
         skipped=list(manifest.skipped),
     )
     return dataclasses.replace(found, errors=[*errors, *_errors(found)], warnings=_warnings(found))

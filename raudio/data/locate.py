@@ -10,7 +10,7 @@ from raudio.config.schema import Dataset
 from raudio.core.errors import DataError
 from raudio.core.storage import cache_dir, is_remote
 from raudio.core.units import format_seconds
-from raudio.data.manifest import MANIFEST, SPLITS, Manifest
+from raudio.data.manifest import MANIFEST, Manifest
 from raudio.data.prepare import Options, plan
 from raudio.data.resolve import LONGEST_CLIP
 from raudio.data.sources import LABEL_SUFFIXES, closest_path, read_source
@@ -102,8 +102,6 @@ def _say(manifest: Manifest, settings: Dataset, echo: Echo) -> None:
         f"  clip length {format_seconds(seconds)} (the clips have {manifest.seconds_min:.2f} to "
         f"{manifest.seconds_max:.2f} s, {format_seconds(manifest.seconds)} in all)"
     )
-    sizes = ", ".join(f"{n} {manifest.splits[n].clips}" for n in SPLITS if n in manifest.splits)
-    echo(f"  clips: {sizes}")
 
 
 def _refuse_labels(settings: Dataset, why: str) -> None:

@@ -251,7 +251,7 @@ def _split_folders(files: Sequence[Path], level: int) -> list[str]:
 
 def _label_file_hint(folder: Path) -> str:
     here = sorted(p for p in folder.iterdir() if p.suffix.lower() in LABEL_SUFFIXES)
-    return f"; is this one: --labels {here[0]}" if here else ""
+    return f"; there is {here[0]} (in a search: dataset.labels={here[0]})" if here else ""
 
 
 # --- a label file ------------------------------------------------------------------------------

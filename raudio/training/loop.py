@@ -53,7 +53,8 @@ class Report:
         epoch: epochs finished, so 1 after the first.
         metrics: "train/loss" (over all clips of the epoch), "valid/..." for each of the task's
             metrics, and "lr", the learning rate of the epoch's last step.
-        seconds: time that the epoch took, training and validation.
+        seconds: time that the epoch took, training and validation; in the first one also fitting
+            the front end.
         final: whether it is the last one: the budget is used up, or the patience is.
     """
 
@@ -128,13 +129,13 @@ def train(
         if last.final:
             return
 
+    started = time.perf_counter()
     batches = _batches(train_feed, batch_size, step)
     if saved is None and getattr(system.front_end, "needs_fit", False):
         count = min(-(-FIT_CLIPS // batch_size), length.pass_steps)
         batches = _fit_front_end(system, batches, count, device, world)
 
     while step < length.steps:
-        started = time.perf_counter()
         system.train()
         loss, clips = 0.0, 0
         end = min(step + length.epoch_steps, length.steps)
@@ -177,6 +178,7 @@ def train(
         report(told)
         if final:
             return
+        started = time.perf_counter()
 
 
 class _Stepper:

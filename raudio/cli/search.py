@@ -42,7 +42,10 @@ def show(result: SearchResult, as_json: bool) -> None:
     if as_json:
         import json
 
-        data = {**tables.as_data(result.run, history), "bundle": result.bundle and str(result.bundle)}
+        data = {
+            **tables.as_data(result.run, history),
+            "bundle": result.bundle and str(result.bundle),
+        }
         typer.echo(json.dumps(data, indent=2))
     else:
         out.print(tables.leaderboard(history, top=10))

@@ -1,1 +1,1 @@
-"""What every other package relies on: errors, registries, seeding, storage and units. No torch, no Ray."""
+"""What every other package relies on: errors, registries, seeding, storage, units. No torch."""

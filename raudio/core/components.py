@@ -32,7 +32,10 @@ MODELS = Registry(
     {
         "cnn": ("raudio.models.cnn:CNN", "small convolutional network, one convolution a block"),
         "cnn10": ("raudio.models.cnn:CNN10", "CNN10 of PANNs (Kong et al. 2020), width searchable"),
-        "crnn": ("raudio.models.crnn:CRNN", "convolutions along frequency, then a recurrent network"),
+        "crnn": (
+            "raudio.models.crnn:CRNN",
+            "convolutions along frequency, then a recurrent network",
+        ),
     },
 )
 TASKS = Registry(

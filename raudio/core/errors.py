@@ -45,6 +45,6 @@ def closest(name: str, options: Iterable[str]) -> str:
 
 
 def unknown(kind: str, name: str, options: Iterable[str]) -> str:
-    """One sentence for a name that no `options` holds: the value, the closest match, the options."""
+    """One sentence for a name that no `options` hold: value, closest match, options."""
     names = sorted(str(o) for o in options)
     return f"unknown {kind} {name!r}{closest(name, names)}; there are: {', '.join(names) or 'none'}"

@@ -67,7 +67,9 @@ class Registry:
         def add(component: T) -> T:
             known = self._loaded.get(name)
             if name in self and getattr(known, "__qualname__", None) != component.__qualname__:
-                raise ConfigError(f"{self.kind} {name!r} is registered already; choose another name")
+                raise ConfigError(
+                    f"{self.kind} {name!r} is registered already; choose another name"
+                )
             self._loaded[name] = component
             self._about[name] = about or (component.__doc__ or "").strip().partition("\n")[0]
             return component
@@ -89,7 +91,8 @@ def load_plugins(plugins: Iterable[str]) -> None:
         if name in sys.modules:
             continue
         spec = importlib.util.spec_from_file_location(name, path)
-        assert spec is not None and spec.loader is not None
+        assert spec is not None
+        assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
         try:

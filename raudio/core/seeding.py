@@ -34,9 +34,7 @@ def clip_keys(clip_ids: Sequence[str]) -> NDArray[np.uint64]:
     return np.array([key("clip", clip_id) for clip_id in clip_ids], dtype=np.uint64)
 
 
-def uniforms(
-    clips: NDArray[np.uint64], count: int, *address: int | str
-) -> NDArray[np.float64]:
+def uniforms(clips: NDArray[np.uint64], count: int, *address: int | str) -> NDArray[np.float64]:
     """(N, K) numbers in [0, 1), each a function of `address` (seed, stream, epoch) and its clip.
 
     Counter-based: SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number
@@ -44,7 +42,8 @@ def uniforms(
     """
     base = np.uint64(key(*address))
     state = _mix(clips[:, None] ^ base) + _GOLDEN * np.arange(1, count + 1, dtype=np.uint64)[None]
-    return (_mix(state) >> np.uint64(11)) * (1.0 / (1 << 53))
+    draws: NDArray[np.float64] = (_mix(state) >> np.uint64(11)) * np.float64(2**-53)
+    return draws
 
 
 def _mix(z: NDArray[np.uint64]) -> NDArray[np.uint64]:

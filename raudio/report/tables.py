@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from raudio import records
-from raudio.core.units import format_seconds
+from raudio.core.units import format_seconds, format_value
 from raudio.records import History, TrialHistory
 
 _STYLES = {
@@ -141,15 +141,6 @@ def summary(history: History) -> str:
         text = ": ".join(part for part in (kind, reason) if part) or "no reason recorded"
         lines.append(f"failed {count} time{'' if count == 1 else 's'}: {text}")
     return "\n".join(lines)
-
-
-def format_value(value: Any) -> str:
-    """A number with four significant digits, anything else as it is, nothing as a dash."""
-    if value is None:
-        return "-"
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return str(value)
 
 
 def _short_names(keys: set[str]) -> dict[str, str]:

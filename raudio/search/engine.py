@@ -256,7 +256,7 @@ class Engine:
             return
         value = finite(trial.value(self.history.metric, self.history.mode))
         state = FAILED if trial.state == COMPLETED and value is None else trial.state
-        attributes = {"epochs": trial.epochs, "seconds": round(trial.seconds, 1)}
+        attributes: dict[str, Any] = {"epochs": trial.epochs, "seconds": round(trial.seconds, 1)}
         if trial.reason:
             attributes["reason"] = trial.reason
         self._sampler.tell(int(trial.id), state, value, attributes)

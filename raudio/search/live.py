@@ -16,9 +16,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from raudio.core.units import format_seconds
+from raudio.core.units import format_seconds, format_value
 from raudio.records import COMPLETED, FAILED, PRUNED, RUNNING, TrialHistory
-from raudio.report.tables import format_value
 from raudio.search.engine import Engine
 
 _BARS = "▁▂▃▄▅▆▇█"
@@ -65,7 +64,7 @@ class Display:
             self._live.update(table(self._engine, self._epochs), refresh=True)
 
     def watch(self, record: Mapping[str, Any]) -> None:
-        """Where there is no terminal: a line for each trial that ends, and for each lost process."""
+        """Where there is no terminal: a line for each trial that ends or loses its process."""
         if self._live is not None or self._quiet or self._engine is None:
             return
         if record["event"] == "trial_end":

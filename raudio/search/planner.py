@@ -67,8 +67,11 @@ def plan(capacity: Capacity, resources: Resources, search: Search, feed: str) ->
         raise ConfigError(
             f"resources.workers={resources.workers} resources.gpus={gpus:g} ask for "
             f"{trial_gpus:g} GPUs a trial, but {capacity.where} has {capacity.gpus:g}; "
-            + (f"at most resources.gpus={capacity.gpus / resources.workers:g} fits"
-               if capacity.gpus else "leave resources.gpus out to train on CPUs")
+            + (
+                f"at most resources.gpus={capacity.gpus / resources.workers:g} fits"
+                if capacity.gpus
+                else "leave resources.gpus out to train on CPUs"
+            )
         )
     fit = math.floor(capacity.cpus / trial_cpus + 1e-9)
     reasons.append(f"{trial_cpus:g} CPUs a trial of {capacity.cpus:g}: {fit} fit")

@@ -196,9 +196,7 @@ def _as_overrides(groups: Mapping[str, Any]) -> list[str]:
 # --- checking ----------------------------------------------------------------------------------
 
 
-def prepare(
-    overrides: Sequence[str], *, single: bool = False, echo: Callable[[str], None]
-) -> Job:
+def prepare(overrides: Sequence[str], *, single: bool = False, echo: Callable[[str], None]) -> Job:
     """Resolves and checks a command line; starts nothing.
 
     Args:
@@ -213,7 +211,9 @@ def prepare(
         plain, axes = compose.split(overrides)
         if axes:
             key = next(iter(axes))
-            raise ConfigError(f"{key} has several values; `raudio search` tries them, train does not")
+            raise ConfigError(
+                f"{key} has several values; `raudio search` tries them, train does not"
+            )
         configuration, space = compose.compose(plain), Space("none")
         configuration = dataclasses.replace(
             configuration,
@@ -414,7 +414,8 @@ def _run(job: Job, folder: Path, *, quiet: bool, resumed: bool) -> SearchResult:
                 watch=display.watch,
             )
             engine.begin(raudio.__version__, job.metric, job.mode)
-            state, reason = "failed", "the driver was ended by an error"
+            state: str = "failed"
+            reason: str | None = "the driver was ended by an error"
             try:
                 state, reason = _trials(job, folder, engine, display)
             except KeyboardInterrupt:

@@ -83,7 +83,9 @@ class Sampler:
         """An intermediate value, which TPE learns from when the trial is pruned."""
         self._trials[number].report(value, epoch)
 
-    def tell(self, number: int, state: str, value: float | None, attributes: Mapping[str, Any]) -> None:
+    def tell(
+        self, number: int, state: str, value: float | None, attributes: Mapping[str, Any]
+    ) -> None:
         """The end of a trial; a pruned one reaches Optuna as PRUNED, never as complete.
 
         Args:

@@ -111,9 +111,7 @@ def _resources(plan: Plan) -> tune.PlacementGroupFactory:
 class _Source(SearchAlgorithm):  # type: ignore[misc]
     """Where Tune gets its trials: the engine's, under the engine's ids, one for each free slot."""
 
-    def __init__(
-        self, engine: Engine, plan: Plan, before: Callable[[TrialSpec], None]
-    ) -> None:
+    def __init__(self, engine: Engine, plan: Plan, before: Callable[[TrialSpec], None]) -> None:
         self._engine = engine
         self._plan = plan
         self._before = before
@@ -197,7 +195,9 @@ class _Watcher(tune.Callback):  # type: ignore[misc]
         self._kill_ended = kill_ended
         self._actors: dict[str, Any] = {}
 
-    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+    def on_trial_start(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
+    ) -> None:
         if trial.temporary_state.ray_actor is not None:
             self._actors[trial.trial_id] = trial.temporary_state.ray_actor
 

@@ -44,7 +44,7 @@ def train_here(
     mode: str,
     report: Callable[[Any], None],
 ) -> None:
-    """Trains `experiment` in this process, going on from the checkpoint in `folder` if one is there.
+    """Trains `experiment` in this process, going on from the checkpoint in `folder` if any.
 
     Args:
         experiment: resolved.

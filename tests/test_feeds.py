@@ -36,8 +36,10 @@ from raudio.data.feeds import (
     resident_clips,
 )
 from raudio.data.manifest import MANIFEST, Manifest, Shard, SplitInfo
+from raudio.data.pipeline import Share, Stream
 from raudio.data.resolve import resolve
 from raudio.data.rows import schema, shard_file, write_shard
+from raudio.data.sampling import epoch_share
 
 RATE = 8000
 STEP = 150  # more than any clip's samples
@@ -495,7 +497,7 @@ def test_both_feeds_give_the_same_batches(
         opened.clear()
         place = {"rank": rank, "world": world}
         one = resident(train, window=window, **place)
-        other = streamed(dataset, window=window, epochs=3, **place)
+        other = streamed(dataset, window=window, epochs=3, cpus=1 / world, **place)
         for epoch in range(3):
             assert all_same(list(one.epoch(epoch, 7)), list(other.epoch(epoch, 7)))
         assert len(opened) == 1, "three epochs are one execution"
@@ -521,9 +523,32 @@ def test_a_stream_starts_and_goes_on_anywhere(ray: Any, dataset: Manifest, train
 
 
 @pytest.mark.ray
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_stream_decodes_a_ranks_own_clips_alone(ray: Any, dataset: Manifest, rank: int) -> None:
+    share = Share(SIZES["train"], rank, 2, seed=1, window=2, batch_size=7)
+    stream = Stream(
+        dataset,
+        "train",
+        share,
+        sample_rate=RATE,
+        precision="int16",
+        epochs=range(1, 3),
+        start=2,
+    )
+    decoded = [position for _, positions in stream for position in positions.tolist()]
+    first = epoch_share(share.order(1), 7, rank, 2, start=2)
+    second = epoch_share(share.order(2), 7, rank, 2)
+    assert sorted(decoded) == sorted([*first, *second])
+    assert set(decoded[: len(first)]) == set(first)
+    stream.close()
+
+
+@pytest.mark.ray
 def test_closing_early_ends_the_execution(ray: Any, dataset: Manifest, train: Clips) -> None:
     feed = streamed(dataset, epochs=100)
     next(feed.epoch(0, 7))
+    stream = feed._stream  # held here, so that it is close() and not its deletion that ends it
+    assert stream is not None
     assert len(executions()) == 1
     began = time.monotonic()
     feed.close()

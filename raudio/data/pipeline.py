@@ -179,7 +179,7 @@ class Stream(Iterator[tuple[Clips, NDArray[np.int64]]]):
         sample_rate, precision: of the decoded samples.
         epochs: which epochs.
         start: batches of the first epoch to leave out.
-        cpus: that Ray Data may use.
+        cpus: that Ray Data may use; a task takes one, or all of them where there are fewer.
     """
 
     def __init__(
@@ -297,10 +297,18 @@ def _dataset(
     context.raise_original_map_exception = True  # see _surfacing
     options = context.execution_options
     options.preserve_order = True
+    num_cpus = 1.0
     if limits is not None:
         cpus, memory = limits
+        num_cpus = min(1.0, cpus)
         options.resource_limits = options.resource_limits.copy(cpu=cpus, object_store_memory=memory)
-    return dataset.map_batches(decode, batch_size=None, batch_format="pyarrow", fn_kwargs=arguments)
+    return dataset.map_batches(
+        decode,
+        batch_size=None,
+        batch_format="pyarrow",
+        num_cpus=num_cpus,
+        fn_kwargs=arguments,
+    )
 
 
 class _BadShardError(Exception):

@@ -72,6 +72,7 @@ def _print(job: Job, examples: list[dict[str, Any]]) -> None:
     from raudio.config.axes import text
     from raudio.config.validate import dump_yaml
     from raudio.core.errors import ConfigError
+    from raudio.search.planner import trials_in_all
 
     console = Console(highlight=False)
     console.print("[bold]What all trials have in common[/bold] (the first choice of each group)")
@@ -93,8 +94,10 @@ def _print(job: Job, examples: list[dict[str, Any]]) -> None:
             line += f"  (this trial would fail: {error})"
         console.print(f"- {line}", markup=False, soft_wrap=True)
     search, fit = job.configuration.search, job.plan
+    wanted = trials_in_all(search)
+    trials = f"trials for {search.time_budget}" if wanted is None else f"{wanted} trials"
     console.print(
-        f"\n[bold]Search[/bold]: {search.trials} trials of up to "
+        f"\n[bold]Search[/bold]: {trials} of up to "
         f"{job.experiment.training.epochs} epochs by {search.sampler}, "
         + (f"{fit.slots} at once, " if fit else "")
         + f"scheduler {search.scheduler}, {job.mode} {job.metric}",

@@ -388,7 +388,9 @@ class Resources:
 class Search:
     """Sampler, scheduler and budget."""
 
-    trials: int = setting(20, "trials in all", min=1)
+    trials: int | None = setting(
+        None, "trials in all; none: 20, or as many as the time budget allows", min=1
+    )
     time_budget: str | None = setting(None, "end after this time, such as 5m or 2h; none: no limit")
     concurrency: int | None = setting(None, "trials at once; none: as many as fit", min=1)
     sampler: str = setting(

@@ -6,6 +6,7 @@ resumed search is rebuilt by passing the same records through the same code agai
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -28,6 +29,7 @@ from raudio.records import (
     trial_folder,
     trial_id,
 )
+from raudio.search.planner import trials_in_all
 from raudio.search.sampler import Sampler, finite
 from raudio.search.scheduler import Scheduler
 
@@ -107,7 +109,7 @@ class Engine:
             version=version,
             metric=metric,
             mode=mode,
-            trials=self._search.trials,
+            trials=self.trials_wanted,
             time_budget=self.time_budget,
             resumed=bool(self.history.trials),
         )
@@ -134,17 +136,18 @@ class Engine:
         return self.time_budget is not None and self.elapsed >= self.time_budget
 
     @property
-    def trials_wanted(self) -> int:
-        """Trials in all: the budget, or all there are in a smaller grid."""
-        limit = self._sampler.limit
-        return self._search.trials if limit is None else min(limit, self._search.trials)
+    def trials_wanted(self) -> int | None:
+        """Trials in all: the budget, or all there are in a smaller grid; None: no limit."""
+        limits = [trials_in_all(self._search), self._sampler.limit]
+        return min((limit for limit in limits if limit is not None), default=None)
 
     @property
     def exhausted(self) -> bool:
         """Whether no further trial is to be started."""
-        return not self._reopened and (
-            len(self.history.trials) >= self.trials_wanted or self.out_of_time
-        )
+        if self._reopened:
+            return False
+        wanted = self.trials_wanted
+        return self.out_of_time or (wanted is not None and len(self.history.trials) >= wanted)
 
     @property
     def running(self) -> list[TrialHistory]:
@@ -283,7 +286,7 @@ class Engine:
     def _same_failure(self) -> str | None:
         """The error that every one of the first trials has ended with, if so."""
         ended = [trial for trial in self.history.trials.values() if trial.state in _ENDED]
-        if len(ended) < min(self._search.max_failures, self.trials_wanted):
+        if len(ended) < min(self._search.max_failures, self.trials_wanted or math.inf):
             return None
         if any(trial.state != FAILED for trial in ended):
             return None

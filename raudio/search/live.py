@@ -91,7 +91,8 @@ def table(engine: Engine, epochs: int) -> Group:
     history = engine.history
     counts = Counter(trial.state for trial in history.trials.values())
     done = sum(counts[state] for state in (COMPLETED, PRUNED, FAILED))
-    head = Text(f"{done} of {engine.trials_wanted} trials", style="bold")
+    wanted = engine.trials_wanted
+    head = Text(f"{done} trials" if wanted is None else f"{done} of {wanted} trials", style="bold")
     head.append(
         f"  {counts[COMPLETED]} completed, {counts[PRUNED]} pruned, {counts[FAILED]} failed, "
         f"{len(engine.running)} running",
@@ -107,9 +108,11 @@ def table(engine: Engine, epochs: int) -> Group:
     if rungs:
         second.append(f"   rungs  {rungs}", style="dim")
 
-    rows = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("trial", "state", "epoch", history.metric, "", "settings"):
-        rows.add_column(name, no_wrap=True, overflow="ellipsis")
+    rows = Table(box=None, pad_edge=False, header_style="bold", expand=True)
+    for name in ("trial", "state", "epoch", history.metric, ""):
+        rows.add_column(name, no_wrap=True)
+    # The one column that gives way: the others keep the width that they need.
+    rows.add_column("settings", no_wrap=True, overflow="ellipsis", ratio=1)
     ended = [trial for trial in history.ranked() if trial.state in (COMPLETED, PRUNED, FAILED)]
     for trial in [*engine.running, *ended[:_BEST_SHOWN]]:
         rows.add_row(

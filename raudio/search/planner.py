@@ -14,6 +14,17 @@ from raudio.config.schema import Resources, Search
 from raudio.core.errors import ConfigError
 
 
+#: Trials of a search that is told neither how many nor how long.
+DEFAULT_TRIALS = 20
+
+
+def trials_in_all(search: Search) -> int | None:
+    """How many trials a search is to have; None: until its time is up."""
+    if search.trials is not None:
+        return search.trials
+    return DEFAULT_TRIALS if search.time_budget is None else None
+
+
 @dataclass(frozen=True)
 class Plan:
     """What runs where.
@@ -54,6 +65,11 @@ def plan(capacity: Capacity, resources: Resources, search: Search, feed: str) ->
         reasons.append(
             "one GPU a worker: there are some" if gpus else f"no GPU: {capacity.where} has none"
         )
+    if gpus > 1 and gpus % 1:  # a share is of one GPU
+        raise ConfigError(
+            f"resources.gpus={gpus:g}: a share of several GPUs cannot be given; "
+            f"take {math.floor(gpus)} or {math.ceil(gpus)}"
+        )
     data_cpus = resources.data_cpus if feed == "streamed" else 0.0
     trial_cpus = resources.workers * resources.cpus + data_cpus
     trial_gpus = resources.workers * gpus
@@ -68,7 +84,7 @@ def plan(capacity: Capacity, resources: Resources, search: Search, feed: str) ->
             f"resources.workers={resources.workers} resources.gpus={gpus:g} ask for "
             f"{trial_gpus:g} GPUs a trial, but {capacity.where} has {capacity.gpus:g}; "
             + (
-                f"at most resources.gpus={capacity.gpus / resources.workers:g} fits"
+                f"at most resources.gpus={_share(capacity.gpus / resources.workers):g} fits"
                 if capacity.gpus
                 else "leave resources.gpus out to train on CPUs"
             )
@@ -87,9 +103,10 @@ def plan(capacity: Capacity, resources: Resources, search: Search, feed: str) ->
             )
         reasons.append(f"search.concurrency={search.concurrency}")
         fit = search.concurrency
-    if search.trials < fit:
-        reasons.append(f"search.trials={search.trials} is all there is to run")
-        fit = search.trials
+    trials = trials_in_all(search)
+    if trials is not None and trials < fit:
+        reasons.append(f"search.trials={trials} is all there is to run")
+        fit = trials
     return Plan(
         slots=fit,
         workers=resources.workers,
@@ -105,7 +122,15 @@ def _asked(resources: Resources, data_cpus: float) -> str:
     return text + (f" and resources.data_cpus={data_cpus:g} (streamed)" if data_cpus else "")
 
 
+def _share(gpus: float) -> float:
+    """`gpus` rounded down to what Ray can give: whole ones, or a share of one."""
+    return math.floor(gpus) if gpus >= 1 else math.floor(gpus * 100) / 100
+
+
 def _nearest(capacity: Capacity, resources: Resources, data_cpus: float) -> str:
+    for_data = math.floor(capacity.cpus - resources.workers * resources.cpus)
+    if 1 <= for_data < data_cpus:
+        return f"; at most resources.data_cpus={for_data} fits"
     left = capacity.cpus - data_cpus
     if left >= resources.workers:
         return f"; at most resources.cpus={math.floor(left / resources.workers):g} fits"

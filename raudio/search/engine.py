@@ -36,6 +36,8 @@ from raudio.search.scheduler import Scheduler
 #: The ways in which a trial ends for good; a stopped one can go on.
 _ENDED = (COMPLETED, PRUNED, FAILED)
 
+_NUMBER = re.compile(r"\d+(\.\d+)?(e[-+]?\d+)?")
+
 
 @dataclass(frozen=True)
 class TrialSpec:
@@ -102,7 +104,8 @@ class Engine:
         """Records the start of this session, and takes up the trials that the last one left open.
 
         A trial whose last recorded report ended it, but whose driver died before saying so, is
-        ended now; the others go on from their checkpoints.
+        ended now; the others go on from their checkpoints. Checkpoints that it had no time to
+        remove go now.
         """
         self._record(
             "search_start",
@@ -122,6 +125,7 @@ class Engine:
                 self._end_as(trial, done)
             else:
                 self._reopened.append(trial.id)
+        self._drop_losers()
 
     # --- what comes next -------------------------------------------------------------------
 
@@ -144,10 +148,10 @@ class Engine:
     @property
     def exhausted(self) -> bool:
         """Whether no further trial is to be started."""
-        if self._reopened:
-            return False
+        if self.broken or self.out_of_time:
+            return True
         wanted = self.trials_wanted
-        return self.out_of_time or (wanted is not None and len(self.history.trials) >= wanted)
+        return not self._reopened and wanted is not None and len(self.history.trials) >= wanted
 
     @property
     def running(self) -> list[TrialHistory]:
@@ -163,11 +167,10 @@ class Engine:
         while not self.exhausted:
             if self._reopened:
                 name = self._reopened.pop(0)
-                trial = self.history.trials[name]
-                self._start(name, trial.params, trial.signature)
-                return TrialSpec(name, self._experiment_for(trial.params))
-            number, params = self._sampler.ask()
-            name = trial_id(number)
+                params = self.history.trials[name].params
+            else:
+                number, params = self._sampler.ask()
+                name = trial_id(number)
             try:
                 experiment = self._experiment_for(params)
             except ConfigError as error:
@@ -208,10 +211,19 @@ class Engine:
 
     def lost(self, name: str, reason: str) -> None:
         """The process or machine of a running trial is gone; the trial goes on elsewhere."""
-        self._record("lost", id=name, reason=reason)
+        if name in self._started:
+            self._record("lost", id=name, reason=reason)
 
     def close(self, state: str, reason: str | None) -> None:
-        """Ends the search: trials that still run are stopped, and can go on when it is resumed."""
+        """Ends the search: trials not at their end are stopped; a resumed search takes them up.
+
+        Args:
+            state: completed, stopped or failed.
+            reason: why; None where there is nothing to say.
+        """
+        for name in self._reopened:
+            if self.history.trials[name].state != STOPPED:  # left open by a driver that died
+                self._started[name] = self._clock()
         for name in list(self._started):
             self._end(name, STOPPED, None, reason)
         self._record("search_end", state=state, reason=reason)
@@ -290,8 +302,8 @@ class Engine:
             return None
         if any(trial.state != FAILED for trial in ended):
             return None
-        # Steps, times and paths differ from trial to trial where the error is the same.
-        same = {(trial.kind, re.sub(r"\d+(\.\d+)?", "#", trial.reason or "")) for trial in ended}
+        # Steps, rates and paths differ from trial to trial where the error is the same.
+        same = {(trial.kind, _NUMBER.sub("#", trial.reason or "")) for trial in ended}
         return f"{ended[0].kind}: {ended[0].reason}" if len(same) == 1 else None
 
     def _replay(self, past: Iterable[Mapping[str, Any]]) -> None:

@@ -13,7 +13,6 @@ from raudio.cluster.session import Capacity
 from raudio.config.schema import Resources, Search
 from raudio.core.errors import ConfigError
 
-
 #: Trials of a search that is told neither how many nor how long.
 DEFAULT_TRIALS = 20
 

@@ -23,7 +23,14 @@ from raudio.config.schema import Search
 from raudio.core import seeding
 from raudio.search.space import Space
 
-_STATES = {"completed": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
+#: A failed trial is infeasible to Optuna, which TPE keeps away from. It never looks at one that
+#: FAILed: what nothing is known of would draw it to where trials fail, again and again.
+_STATES = {
+    "completed": TrialState.COMPLETE,
+    "pruned": TrialState.PRUNED,
+    "failed": TrialState.PRUNED,
+}
+_INFEASIBLE = "failed"
 
 #: Trials drawn at random before TPE has enough to model.
 STARTUP_TRIALS = 8
@@ -86,7 +93,7 @@ class Sampler:
     def tell(
         self, number: int, state: str, value: float | None, attributes: Mapping[str, Any]
     ) -> None:
-        """The end of a trial; a pruned one reaches Optuna as PRUNED, never as complete.
+        """The end of a trial; a pruned one reaches Optuna as PRUNED, a failed one as infeasible.
 
         Args:
             number: of the trial.
@@ -97,6 +104,8 @@ class Sampler:
         trial = self._trials[number]
         for name, attribute in attributes.items():
             trial.set_user_attr(name, attribute)
+        if state == "failed":
+            trial.set_constraint(_INFEASIBLE, 1.0)
         self._study.tell(trial, value if state == "completed" else None, _STATES[state])
 
     def _seeded(self, number: int) -> BaseSampler:

@@ -6,12 +6,15 @@ its scheduler, so a resumed search replays the recorded reports through a new on
 
 from __future__ import annotations
 
+import functools
 import math
 from types import SimpleNamespace
-
-from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
+from typing import TYPE_CHECKING
 
 from raudio.config.schema import Search
+
+if TYPE_CHECKING:
+    from ray.tune.schedulers import AsyncHyperBandScheduler
 
 
 def grace_period(search: Search, epochs: int, warmup: float) -> int:
@@ -32,18 +35,28 @@ class Scheduler:
     """
 
     def __init__(self, search: Search, mode: str, epochs: int, grace: int) -> None:
-        self._asha: AsyncHyperBandScheduler | None = None
+        self._search = search
+        self._mode = mode
+        self._epochs = epochs
+        self._grace = grace
         self._known: set[str] = set()
-        if search.scheduler == "asha" and grace < epochs:
-            self._asha = AsyncHyperBandScheduler(
-                time_attr="epoch",  # our own: Tune's counter starts again when a process is lost
-                metric="value",
-                mode=mode,
-                max_t=epochs,
-                grace_period=grace,
-                reduction_factor=search.reduction_factor,
-                stop_last_trials=False,
-            )
+
+    @functools.cached_property
+    def _asha(self) -> AsyncHyperBandScheduler | None:
+        """Made when first asked: importing Tune takes long, and a plan has no use for it."""
+        if self._search.scheduler == "none" or self._grace >= self._epochs:
+            return None
+        from ray.tune.schedulers import AsyncHyperBandScheduler
+
+        return AsyncHyperBandScheduler(
+            time_attr="epoch",  # our own: Tune's counter starts again when a process is lost
+            metric="value",
+            mode=self._mode,
+            max_t=self._epochs,
+            grace_period=self._grace,
+            reduction_factor=self._search.reduction_factor,
+            stop_last_trials=False,
+        )
 
     def report(self, trial: str, epoch: int, value: float) -> bool:
         """Whether `trial` goes on after `value` at `epoch`."""
@@ -54,11 +67,12 @@ class Scheduler:
             self._known.add(trial)
             self._asha.on_trial_add(None, stand_in)
         decision = self._asha.on_trial_result(None, stand_in, {"epoch": epoch, "value": value})
-        return bool(decision == TrialScheduler.CONTINUE)
+        return bool(decision == self._asha.CONTINUE)
 
     def rungs(self) -> list[tuple[int, int]]:
         """(epoch, trials that have been compared there), from the first rung to the last."""
         if self._asha is None:
             return []
         (bracket,) = self._asha._brackets
-        return [(round(epoch), len(values)) for epoch, values in reversed(bracket._rungs)]
+        # A rung between two epochs, of a reduction factor that is not whole, is met at the later.
+        return [(math.ceil(epoch), len(values)) for epoch, values in reversed(bracket._rungs)]

@@ -11,11 +11,12 @@ import platform
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 
@@ -439,6 +440,10 @@ def _trials(job: Job, folder: Path, engine: Engine, display: Display) -> tuple[s
     configuration, experiment = job.configuration, job.experiment
     started = time.monotonic()
     distributed = experiment.resources.workers > 1
+    import ray  # noqa: F401 - whole, before another thread imports parts of it
+
+    # Ray's start waits for other processes; in that time the driver imports what comes next.
+    threading.Thread(target=import_module, args=("raudio.search.tune",), daemon=True).start()
     with session(configuration.cluster, folder / LOG, dashboard=distributed) as capacity:
         from ray import tune
 

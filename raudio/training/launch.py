@@ -9,13 +9,15 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from raudio.config.schema import Experiment
 from raudio.config.validate import experiment_from, to_mapping
 from raudio.core.errors import RaudioError
-from raudio.training.loop import Report
 from raudio.training.worker import Data, Place, device_of, train_here
+
+if TYPE_CHECKING:
+    from raudio.training.loop import Report  # brings torch, which a search's driver has no use for
 
 
 class LostWorkerError(RaudioError):

@@ -1,0 +1,100 @@
+"""What a benchmark says: figures beside what was expected of them, and the machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from raudio.core.units import format_bytes
+
+PACKAGES = ("raudio", "torch", "torchaudio", "ray", "optuna", "numpy", "pyarrow", "soundfile")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured figure.
+
+    Attributes:
+        name: what was measured.
+        value: in `unit` ("s", "B", or "" for a number).
+        at_most, at_least: the bound that is expected, if any.
+        note: what belongs to it.
+    """
+
+    name: str
+    value: float
+    unit: str = ""
+    at_most: float | None = None
+    at_least: float | None = None
+    note: str = ""
+
+    @property
+    def verdict(self) -> str:
+        """`pass`, `falls short`, or nothing where nothing is expected."""
+        if self.at_most is None and self.at_least is None:
+            return ""
+        high = self.at_most is not None and self.value > self.at_most
+        low = self.at_least is not None and self.value < self.at_least
+        return "falls short" if high or low else "pass"
+
+    def as_row(self) -> tuple[str, str, str, str, str]:
+        """Its cells in the table."""
+        expected = ""
+        if self.at_most is not None:
+            expected = f"≤ {self._text(self.at_most)}"
+        elif self.at_least is not None:
+            expected = f"≥ {self._text(self.at_least)}"
+        style = {"pass": "green", "falls short": "bold red"}.get(self.verdict, "none")
+        verdict = f"[{style}]{self.verdict}[/]"
+        return self.name, expected, self._text(self.value), verdict, self.note
+
+    def as_data(self) -> dict[str, Any]:
+        """The same for JSON."""
+        return {**vars(self), "verdict": self.verdict or None}
+
+    def _text(self, value: float) -> str:
+        if self.unit == "B":
+            return format_bytes(round(value))
+        return f"{value:.3g} {self.unit}".rstrip()
+
+
+def table(title: str, figures: Sequence[Figure]) -> Table:
+    """Figures as a table for a terminal."""
+    made = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for heading in ("measure", "expected", "measured", "", "note"):
+        right = heading in ("expected", "measured")
+        made.add_column(heading, justify="right" if right else "left", overflow="fold")
+    for figure in figures:
+        made.add_row(*figure.as_row())
+    return made
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    cpu = Path("/proc/cpuinfo").read_text()
+    model = next((line for line in cpu.splitlines() if line.startswith("model name")), ":")
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return {
+        "cpu": model.partition(":")[2].strip(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "load": os.getloadavg(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "packages": {name: metadata.version(name) for name in PACKAGES},
+        "commit": commit.stdout.strip() or None,
+    }

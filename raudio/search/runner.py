@@ -31,9 +31,9 @@ from raudio.config.signature import signature
 from raudio.core.components import TASKS
 from raudio.core.errors import ConfigError, DataError, RunError, unknown
 from raudio.core.registry import load_plugins
-from raudio.core.storage import local_run, write_atomic
+from raudio.core.storage import is_remote, local_run, write_atomic
 from raudio.core.units import parse_seconds
-from raudio.data.locate import locate
+from raudio.data.locate import SYNTH, locate
 from raudio.data.manifest import Manifest
 from raudio.data.pipeline import choose_feed, materialise
 from raudio.data.resolve import resolve
@@ -133,7 +133,7 @@ class Job:
         Raises:
             ConfigError: its settings cannot work together.
         """
-        return resolve(compose.experiment_for(self.overrides, params), self.manifest)
+        return _on(compose.experiment_for(self.overrides, params), self.manifest)
 
 
 # --- the three ways in -------------------------------------------------------------------------
@@ -246,7 +246,7 @@ def _job(
         plan(local_capacity(configuration.cluster), experiment.resources, search, "resident")
     manifest = locate(experiment.dataset, echo)
     _check_data(manifest)
-    experiment = resolve(experiment, manifest)
+    experiment = _on(experiment, manifest)
     configuration = dataclasses.replace(configuration, experiment=experiment)
     assert experiment.dataset.sample_rate is not None
     feed, why = choose_feed(experiment.dataset, manifest, experiment.dataset.sample_rate)
@@ -265,6 +265,16 @@ def _job(
         mode=mode,
         notes=(f"{feed} feed: {why}", *space.notes),
     )
+
+
+def _on(experiment: Experiment, manifest: Manifest) -> Experiment:
+    """`experiment` resolved on its dataset, which it names so that any folder finds it again."""
+    if experiment.dataset.path != SYNTH and not is_remote(manifest.path):
+        dataset = dataclasses.replace(
+            experiment.dataset, path=_reachable(manifest.path), labels=None
+        )
+        experiment = dataclasses.replace(experiment, dataset=dataset)
+    return resolve(experiment, manifest)
 
 
 def _check_folder(folder: str | None) -> None:
@@ -353,7 +363,13 @@ def _recorded(folder: Path, overrides: Sequence[str]) -> Job:
         if recorded.get("single")
         else Space.load(str(folder / SPACE_YAML), overrides=recorded["overrides"])
     )
-    return _job(configuration, recorded["overrides"], space, lambda text: None)
+    job = _job(configuration, recorded["overrides"], space, lambda text: None)
+    if job.manifest.fingerprint != Manifest.read(str(folder)).fingerprint:
+        raise RunError(
+            f"dataset {job.manifest.path!r} has changed since run {str(folder)!r} started; its "
+            "trials could not be compared with new ones: start a new search"
+        )
+    return job
 
 
 def _environment() -> dict[str, Any]:
@@ -452,7 +468,7 @@ def _trials(job: Job, folder: Path, engine: Engine, display: Display) -> tuple[s
 
         fit = job.plan or plan(capacity, experiment.resources, configuration.search, job.feed)
         ray_seconds = time.monotonic() - started
-        data = Data(str(Path(job.manifest.path).resolve()), None)
+        data = Data(_reachable(job.manifest.path), None)
         if job.feed == "resident":
             assert experiment.dataset.sample_rate is not None
             refs = materialise(
@@ -482,6 +498,11 @@ def _trials(job: Job, folder: Path, engine: Engine, display: Display) -> tuple[s
             before=lambda spec: open_trial(folder, spec),
             tick=display.tick,
         )
+
+
+def _reachable(path: str) -> str:
+    """A dataset's path as any process on the machine finds it."""
+    return path if is_remote(path) else str(Path(path).resolve())
 
 
 def _export(job: Job, folder: Path, state: str) -> Path | None:

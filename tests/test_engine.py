@@ -427,10 +427,10 @@ def test_other_failures_do_not(tmp_path: Path, clock: Clock, reasons: Any) -> No
 
 
 def test_rates_and_steps_differ_where_the_error_is_the_same(tmp_path: Path, clock: Clock) -> None:
-    said = "the loss is nan at step {} of 9 (learning rate {})"
+    said = "the loss is {} at step {} of 9 (learning rate {})"
     reasons: list[tuple[str, str] | None] = [
-        ("non-finite loss", said.format(step, rate))
-        for step, rate in ((1, "100"), (2, "3e+04"), (3, "0.5"))
+        ("non-finite loss", said.format(*numbers))
+        for numbers in (("nan", 1, "100"), ("inf", 2, "3e+04"), ("-inf", 3, "0.5"))
     ]
     session = Session(tmp_path, clock, max_failures=3, experiment_for=possible)
     assert run_failing(session, reasons) == 3

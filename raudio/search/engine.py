@@ -36,7 +36,7 @@ from raudio.search.scheduler import Scheduler
 #: The ways in which a trial ends for good; a stopped one can go on.
 _ENDED = (COMPLETED, PRUNED, FAILED)
 
-_NUMBER = re.compile(r"\d+(\.\d+)?(e[-+]?\d+)?")
+_NUMBER = re.compile(r"-?\b(nan|inf|\d+(\.\d+)?(e[-+]?\d+)?)\b")
 
 
 @dataclass(frozen=True)

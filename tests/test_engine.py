@@ -617,6 +617,15 @@ def test_a_torn_last_line_is_cut_off(
     assert outcome(tmp_path) == whole[0]
 
 
+def test_a_rebuilt_study_holds_what_was_recorded_not_what_would_be_drawn(
+    tmp_path: Path, clock: Clock
+) -> None:
+    Session(tmp_path, clock, trials=5, seed=1).finish()
+    before = outcome(tmp_path)["study"]
+    Session(tmp_path, clock, trials=5, seed=2).finish()
+    assert outcome(tmp_path)["study"] == before
+
+
 def test_a_larger_budget_adds_trials(
     tmp_path: Path, clock: Clock, whole: tuple[dict[str, Any], int]
 ) -> None:

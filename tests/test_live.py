@@ -137,15 +137,16 @@ def test_on_a_terminal_the_table_is_drawn_and_taken_away(tmp_path: Path) -> None
     screen = Screen(tmp_path, terminal=True)
     with screen.display:
         begin(screen)
-        screen.trial(0.5)
+        screen.trial(0.5, final=True)
         screen.display.tick()
-        assert "0 of 10 trials" in screen.text.getvalue()
+        assert "1 of 10 trials" in screen.text.getvalue()
         screen.display.say("a line above")
         drawn = len(screen.text.getvalue())
         screen.display.tick()  # too soon to draw again
         assert len(screen.text.getvalue()) == drawn
     written = screen.text.getvalue()
     assert "a line above" in written
+    assert "1 epoch " not in written  # the line for where there is no table
     assert "\x1b[2K" in written[written.index("a line above") :]  # erased at the end
     assert "\x1b[?25h" in written  # and the cursor is back
 

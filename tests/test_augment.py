@@ -252,7 +252,7 @@ def test_everything_on_is_applied_in_order_at_its_stage() -> None:
     assert not torch.equal(mixed, waves)
 
 
-def test_a_plugins_augmentation_is_one_more_field() -> None:
+def test_a_plugins_augmentation_is_one_more_field(monkeypatch: pytest.MonkeyPatch) -> None:
     class Flip(Augmentation):
         stage = "wave"
 
@@ -262,6 +262,9 @@ def test_a_plugins_augmentation_is_one_more_field() -> None:
         def apply(self, batch: Tensor, lengths: Tensor, draw: object) -> Tensor:
             return -batch
 
+    # Registering lasts as long as the process; the other tests of this one want none of it.
+    monkeypatch.setattr(AUGMENTATIONS, "_about", dict(AUGMENTATIONS._about))
+    monkeypatch.setattr(AUGMENTATIONS, "_loaded", dict(AUGMENTATIONS._loaded))
     AUGMENTATIONS.register("test_flip", "the sign")(Flip)
     settings = dataclasses.make_dataclass("FlipSettings", [("p", float, 1.0)], frozen=True)
     extended = dataclasses.make_dataclass(

@@ -10,14 +10,16 @@ import json
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from raudio.config.validate import dump_yaml, experiment_from
 from raudio.core.errors import DataError, NonFiniteError
 from raudio.records import ERROR_TXT, EXPERIMENT_YAML, LAST, trial_folder
-from raudio.search.engine import TrialSpec
 from raudio.training.launch import LostWorkerError, as_result, launch
 from raudio.training.worker import Data
+
+if TYPE_CHECKING:  # a trial's process needs no Optuna
+    from raudio.search.engine import TrialSpec
 
 #: How often a trial's process may die in the same epoch before the trial is to blame.
 _DEATHS_ALLOWED = 3

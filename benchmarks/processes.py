@@ -1,10 +1,15 @@
-"""Processes that a benchmark starts: their end, with all that they started, and their memory."""
+"""Processes that a benchmark starts: their end, with all that they started, and their memory.
+
+And what others do to the machine meanwhile, which tells whether a figure is worth anything.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
+import statistics
 import subprocess
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _PATIENCE = 20.0  # seconds for an interrupted process to end by itself
+_TICKS = os.sysconf("SC_CLK_TCK")  # of the kernel's CPU times, a second
+
+#: The sessions of the processes that run now, each with all that it has started.
+_sessions: set[int] = set()
 
 
 @contextmanager
@@ -25,6 +34,7 @@ def started(command: Sequence[str], log: Path) -> Iterator[subprocess.Popen[byte
             stdin=subprocess.DEVNULL,
             start_new_session=True,
         )
+    _sessions.add(process.pid)
     try:
         yield process
     finally:
@@ -41,6 +51,7 @@ def started(command: Sequence[str], log: Path) -> Iterator[subprocess.Popen[byte
                 os.kill(member, signal.SIGKILL)
             except ProcessLookupError:
                 continue
+        _sessions.discard(process.pid)
 
 
 def finish(process: subprocess.Popen[bytes], log: Path, timeout: float) -> None:
@@ -65,7 +76,12 @@ def run(command: Sequence[str], log: Path, timeout: float = 1800) -> float:
 
 def members(session: int) -> list[int]:
     """The ids of the living processes of a session, which has the id of its first process."""
-    found = []
+    return [process for process, (its, _) in _processes().items() if its == session]
+
+
+def _processes() -> dict[int, tuple[int, int]]:
+    """Each living process's session, and the CPU time that it has used, in ticks."""
+    found = {}
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
@@ -73,9 +89,50 @@ def members(session: int) -> list[int]:
             state, *numbers = (entry / "stat").read_text().rpartition(") ")[2].split()
         except OSError:  # it has just ended
             continue
-        if int(numbers[2]) == session and state != "Z":
-            found.append(int(entry.name))
+        if state != "Z":
+            found[int(entry.name)] = int(numbers[2]), int(numbers[10]) + int(numbers[11])
     return found
+
+
+class Others:
+    """Measures what processes outside the benchmark use of the CPUs; a context manager."""
+
+    def __init__(self, every: float = 1.0) -> None:
+        self._every = every
+        self._ended = threading.Event()
+        self._cores: list[float] = []
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    @property
+    def cores(self) -> float:
+        """How many cores' worth others have used, in the mean."""
+        return statistics.mean(self._cores) if self._cores else 0.0
+
+    def __enter__(self) -> Others:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        before, at = self._used(), time.monotonic()
+        while not self._ended.wait(self._every):
+            used, now = self._used(), time.monotonic()
+            ours = sum(ticks - before[1].get(process, 0) for process, ticks in used[1].items())
+            self._cores.append(max(0.0, (used[0] - before[0] - ours) / _TICKS / (now - at)))
+            before, at = used, now
+
+    def _used(self) -> tuple[int, dict[int, int]]:
+        """Ticks that all processes have used, and those of each of the benchmark's."""
+        user, nice, system = Path("/proc/stat").read_text().split(maxsplit=4)[1:4]
+        mine = {
+            process: ticks
+            for process, (session, ticks) in _processes().items()
+            if session in _sessions or process == os.getpid()
+        }
+        return int(user) + int(nice) + int(system), mine
 
 
 @dataclass(frozen=True)

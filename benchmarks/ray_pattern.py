@@ -31,8 +31,7 @@ from plain_loop import Job, Network, Spectrogram
 from ray.train.torch import TorchTrainer
 from ray.tune.integration.ray_train import TuneReportCallback
 
-#: Logical CPUs: two trials with a function and a worker each, and two for Ray Data. Of real ones there
-#: are two.
+#: Two trials with a function and a worker each, and two for Ray Data; of real cores there are two.
 LOGICAL_CPUS = 6
 #: Clips that each epoch shuffles among (the whole is shuffled once, when it is read).
 SHUFFLED = 256

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from figures import Figure, machine, table
-from processes import Memory, finish, members, memory_of, run, started
+from processes import Memory, Others, finish, members, memory_of, run, started
 from rich.console import Console
 
 from raudio.config.schema import Experiment
@@ -574,10 +574,13 @@ def _measures(outcome: Outcome, size: Size, args: argparse.Namespace, work: Path
     outcome.details["dataset"] = name
     yield f"commands, on {name}"
     measure_commands(outcome, size, dataset)
-    yield f"{len(size.configurations)} configurations by raudio and its peers"
-    epoch_seconds = measure_peers(outcome, size, dataset, work, args)
-    yield f"efficiency of a search of {size.trials} trials"
-    measure_efficiency(outcome, size, dataset, work, epoch_seconds)
+    with Others() as others:
+        yield f"{len(size.configurations)} configurations by raudio and its peers"
+        epoch_seconds = measure_peers(outcome, size, dataset, work, args)
+        yield f"efficiency of a search of {size.trials} trials"
+        measure_efficiency(outcome, size, dataset, work, epoch_seconds)
+    note = "what the figures above are worth: their share of the machine was less by this"
+    outcome.add("cores used by other processes meanwhile", others.cores, at_most=0.1, note=note)
     yield "memory"
     measure_memory(outcome, size, work)
 

@@ -116,7 +116,9 @@ class LogMel:
     window: float = setting(0.025, "length of the analysis window", unit="s", above=0, max=1)
     hop: float = setting(0.010, "step between windows", unit="s", above=0, max=1)
     f_min: float = setting(0.0, "lowest frequency", unit="Hz", min=0)
-    f_max: float | None = setting(None, "highest frequency; none: half the rate", unit="Hz", above=0)
+    f_max: float | None = setting(
+        None, "highest frequency; none: half the rate", unit="Hz", above=0
+    )
     normalize: str = setting(
         "dataset",
         "mean 0, deviation 1 a band: over each clip (channel), the training set (dataset), or not",
@@ -134,7 +136,9 @@ class MFCC:
     window: float = setting(0.025, "length of the analysis window", unit="s", above=0, max=1)
     hop: float = setting(0.010, "step between windows", unit="s", above=0, max=1)
     f_min: float = setting(0.0, "lowest frequency", unit="Hz", min=0)
-    f_max: float | None = setting(None, "highest frequency; none: half the rate", unit="Hz", above=0)
+    f_max: float | None = setting(
+        None, "highest frequency; none: half the rate", unit="Hz", above=0
+    )
     normalize: str = setting(
         "dataset",
         "mean 0, deviation 1 a band: over each clip (channel), the training set (dataset), or not",
@@ -185,7 +189,9 @@ class FreqMask:
 @dataclass(frozen=True, kw_only=True)
 class Mixup:
     p: float = _p()
-    alpha: float = setting(0.2, "the mixing weight is drawn from Beta(alpha, alpha)", above=0, max=10)
+    alpha: float = setting(
+        0.2, "the mixing weight is drawn from Beta(alpha, alpha)", above=0, max=10
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,7 +216,9 @@ class CNN:
     """Small convolutional network."""
 
     name: str = "cnn"
-    width: int = setting(16, "channels of the first block; doubled by each up to 4 times", min=2, max=256)
+    width: int = setting(
+        16, "channels of the first block; doubled by each up to 4 times", min=2, max=256
+    )
     depth: int = setting(4, "blocks, each halving time and frequency", min=1, max=6)
     dropout: float = setting(0.1, "share of values dropped", min=0, below=1)
     pooling: str = setting("mean_max", "from frames to one vector", choices=_POOLING)
@@ -231,8 +239,12 @@ class CRNN:
     """Convolutions, then a recurrent network."""
 
     name: str = "crnn"
-    width: int = setting(16, "channels of the first block; doubled by each up to 4 times", min=2, max=256)
-    depth: int = setting(3, "convolution blocks, each halving frequency, the first two time", min=1, max=6)
+    width: int = setting(
+        16, "channels of the first block; doubled by each up to 4 times", min=2, max=256
+    )
+    depth: int = setting(
+        3, "convolution blocks, each halving frequency, the first two time", min=1, max=6
+    )
     rnn_units: int = setting(64, "units of the GRU, each direction", min=4, max=1024)
     rnn_layers: int = setting(1, "layers of the GRU", min=1, max=4)
     dropout: float = setting(0.1, "share of values dropped", min=0, below=1)
@@ -248,11 +260,16 @@ class Classification:
 
     #: What it measures, and which way is better; the first is what is optimised if not said.
     METRICS: ClassVar[dict[str, str]] = {
-        "accuracy": "max", "macro_f1": "max", "uar": "max", "loss": "min"
+        "accuracy": "max",
+        "macro_f1": "max",
+        "uar": "max",
+        "loss": "min",
     }
 
     name: str = "classification"
-    label_smoothing: float = setting(0.0, "share of the target spread over all classes", min=0, below=1)
+    label_smoothing: float = setting(
+        0.0, "share of the target spread over all classes", min=0, below=1
+    )
     class_weights: str = setting(
         "none", "balanced: each class weighs the same in the loss", choices=("none", "balanced")
     )
@@ -353,7 +370,9 @@ class Training:
     steps_per_epoch: int | None = setting(
         None, "with steps: between two validations; none: a tenth of them", unit="steps", min=1
     )
-    batch_size: int = setting(32, "clips an optimizer step sees, over all workers", unit="clips", min=1)
+    batch_size: int = setting(
+        32, "clips an optimizer step sees, over all workers", unit="clips", min=1
+    )
     accumulate: int = setting(1, "parts in which a batch is computed, to save memory", min=1)
     clip_norm: float | None = setting(5.0, "largest norm of the gradient; none: any", above=0)
     precision: str = setting(
@@ -398,7 +417,9 @@ class Search:
         "tpe (Optuna, multivariate, grouped, constant liar), random, or grid (every cell)",
         choices=("tpe", "random", "grid"),
     )
-    scheduler: str = setting("asha", "asha stops bad trials early, none never", choices=("asha", "none"))
+    scheduler: str = setting(
+        "asha", "asha stops bad trials early, none never", choices=("asha", "none")
+    )
     grace: int | None = setting(
         None, "epochs before a trial can be stopped; none: longer than the warm-up", min=1
     )
@@ -423,7 +444,9 @@ class Cluster:
     """Where it runs."""
 
     address: str = setting("local", "'local' starts Ray here; 'auto' or HOST:PORT joins a cluster")
-    cpus: int | None = setting(None, "CPUs of the local cluster; none: all of this machine's", min=1)
+    cpus: int | None = setting(
+        None, "CPUs of the local cluster; none: all of this machine's", min=1
+    )
 
 
 # --- the whole ---------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ class Choice:
     values: tuple[Value, ...]
 
     def __str__(self) -> str:
-        return f"choice({', '.join(_quoted(value) for value in self.values)})"
+        return f"choice({', '.join(quoted(value) for value in self.values)})"
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def _short(number: float) -> str:
     return str(int(number)) if float(number).is_integer() else str(number)
 
 
-def _quoted(value: Value) -> str:
+def quoted(value: Value) -> str:
     """As `text`, with quotes around what the grammar would not read as this very text."""
     if isinstance(value, str) and (value in _WORDS or not re.fullmatch(r"[A-Za-z_][\w-]*", value)):
         escaped = value.replace("'", "\\'")

@@ -36,7 +36,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from raudio.config import schema, validate
-from raudio.config.axes import Axis, Choice, Interval, Range, text
+from raudio.config.axes import Axis, Choice, Interval, Range, quoted, text
 from raudio.config.schema import Configuration, Experiment
 from raudio.core.errors import ConfigError, unknown
 
@@ -109,6 +109,11 @@ def parse_axis(key: str, value: Any) -> Axis:
     parsed = _value(key, value, problems) if isinstance(value, str) else value
     validate.raise_problems(problems)
     return _axis(key, parsed) if _is_sweep(parsed) else Choice((_plain(key, parsed),))
+
+
+def override(key: str, values: Sequence[str]) -> str:
+    """The override that sets `key` to a list of texts, whatever they hold."""
+    return f"{key}=[{', '.join(quoted(value) for value in values)}]"
 
 
 def value_of(overrides: Sequence[str], key: str) -> Any:
@@ -209,8 +214,8 @@ def _parsed(arguments: tuple[str, ...]) -> tuple[dict[str, _Given], tuple[str, .
 
 def _value(key: str, value: str, problems: list[str]) -> Any:
     """A value in Hydra's grammar, or as it was typed where the setting is a free text."""
-    quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
-    if key in _free_texts() and not quoted:
+    is_quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
+    if key in _free_texts() and not is_quoted:
         return os.path.expanduser(value)
     try:
         override = OverridesParser.create().parse_override(f"key={value}")

@@ -7,6 +7,7 @@ setting `plugins`.
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 import sys
@@ -66,7 +67,7 @@ class Registry:
 
         def add(component: T) -> T:
             known = self._loaded.get(name)
-            if name in self and getattr(known, "__qualname__", None) != component.__qualname__:
+            if name in self and (known is None or _place(known) != _place(component)):
                 raise ConfigError(
                     f"{self.kind} {name!r} is registered already; choose another name"
                 )
@@ -75,6 +76,11 @@ class Registry:
             return component
 
         return add
+
+
+def _place(component: Callable[..., Any]) -> tuple[str, str]:
+    """Where a component is defined: a cell of a notebook, run again, defines the same one anew."""
+    return component.__module__, component.__qualname__
 
 
 def load_plugins(plugins: Iterable[str]) -> None:
@@ -87,7 +93,9 @@ def load_plugins(plugins: Iterable[str]) -> None:
         path = Path(plugin).expanduser().resolve()
         if not path.is_file():
             raise ConfigError(f"plugins: no such file {plugin!r}; give the path of a Python file")
-        name = f"raudio_plugin_{path.stem}"
+        # By its path: two files may have one name.
+        digest = hashlib.sha256(str(path).encode()).hexdigest()[:8]
+        name = f"raudio_plugin_{path.stem}_{digest}"
         if name in sys.modules:
             continue
         spec = importlib.util.spec_from_file_location(name, path)

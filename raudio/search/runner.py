@@ -30,7 +30,6 @@ from raudio.config.schema import Configuration, Experiment
 from raudio.config.signature import signature
 from raudio.core.components import TASKS
 from raudio.core.errors import ConfigError, DataError, RunError, unknown
-from raudio.core.registry import load_plugins
 from raudio.core.storage import is_remote, local_run, write_atomic
 from raudio.core.units import parse_seconds
 from raudio.data.locate import SYNTH, locate
@@ -139,7 +138,7 @@ class Job:
 # --- the three ways in -------------------------------------------------------------------------
 
 
-def search(*overrides: str, quiet: bool = False, **groups: Mapping[str, Any]) -> SearchResult:
+def search(*overrides: str, quiet: bool = False, **groups: Any) -> SearchResult:
     """Searches for the best model: `raudio search` from Python.
 
     Args:
@@ -154,7 +153,7 @@ def search(*overrides: str, quiet: bool = False, **groups: Mapping[str, Any]) ->
     return _new([*overrides, *_as_overrides(groups)], quiet=quiet, single=False)
 
 
-def train(*overrides: str, quiet: bool = False, **groups: Mapping[str, Any]) -> SearchResult:
+def train(*overrides: str, quiet: bool = False, **groups: Any) -> SearchResult:
     """Trains one experiment: `raudio train` from Python; arguments as `search`."""
     return _new([*overrides, *_as_overrides(groups)], quiet=quiet, single=True)
 
@@ -235,9 +234,11 @@ def _job(
     echo: Callable[[str], None],
 ) -> Job:
     search, experiment = configuration.search, configuration.experiment
-    load_plugins(experiment.plugins)
-    if search.time_budget is not None:
-        parse_seconds(search.time_budget, "search.time_budget")
+    if experiment.plugins:  # trials' processes, and a later `resume`, run in other folders
+        plugins = tuple(str(Path(file).expanduser().resolve()) for file in experiment.plugins)
+        experiment = dataclasses.replace(experiment, plugins=plugins)
+        others = [item for item in overrides if not item.startswith("plugins=")]
+        overrides = [*others, compose.override("plugins", plugins)]
     if search.sampler == "grid":
         space.grid()
     metric, mode = _metric(experiment)

@@ -55,7 +55,7 @@ def run_trial(
             tune.report({"failed": {"kind": "crash", "reason": reason}})
             return
         launch(
-            experiment_from(config["experiment"]),
+            experiment_from(config["experiment"], plugins=True),
             data,
             gpus=gpus,
             folder=folder,

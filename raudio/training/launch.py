@@ -136,7 +136,7 @@ def _worker(config: Mapping[str, Any]) -> None:
     context = ray.train.get_context()
     place = Place(context.get_world_rank(), context.get_world_size(), str(get_device()))
     train_here(
-        experiment_from(config["experiment"]),
+        experiment_from(config["experiment"], plugins=True),
         config["data"],
         place=place,
         folder=Path(config["folder"]),

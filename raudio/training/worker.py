@@ -56,7 +56,6 @@ def train_here(
     """
     import torch
 
-    from raudio.core.registry import load_plugins
     from raudio.data.feeds import make_feeds
     from raudio.data.manifest import Manifest
     from raudio.data.sampling import steps
@@ -65,7 +64,6 @@ def train_here(
     from raudio.training.loop import train
 
     set_threads(experiment.resources.cpus)
-    load_plugins(experiment.plugins)
     manifest = Manifest.read(data.path)
     system = build_system(
         experiment,

@@ -1,0 +1,78 @@
+"""What the runner checks, writes and resumes, without Ray: the search itself is `test_engine`'s and
+`test_search_end_to_end`'s.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+PLUGIN = """
+import torch
+import raudio
+
+@raudio.register.model("mine")
+class Mine(torch.nn.Module):
+    def __init__(self, *, n_features: int, n_outputs: int, width: int = 64) -> None:
+        super().__init__()
+"""
+
+#: `run_trial` as Tune calls it, in a process that has imported nothing of the driver's.
+TRIAL = """
+import json, os, sys, types
+from pathlib import Path
+ray = sys.modules["ray"] = types.ModuleType("ray")
+ray.tune = types.SimpleNamespace(report=print)
+from raudio.search import trial
+from raudio.training.worker import Data
+trial.launch = lambda experiment, *args, **kwargs: print(experiment.model)
+config = {"id": "0000", "experiment": json.loads(sys.argv[1])}
+os.makedirs("trials/0000")
+trial.run_trial(config, data=Data("", None), run=".", gpus=0, metric="", mode="")
+"""
+
+
+def python(code: str, *arguments: str, cwd: Path) -> str:
+    """What a process of its own prints: what a plugin registers stays."""
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=cwd,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_trial_s_process_finds_the_plugins_from_its_own_folder(tmp_path: Path) -> None:
+    here, there = tmp_path / "it's here, and = odd", tmp_path / "there"
+    for folder in (here, there):
+        folder.mkdir()
+    (here / "my plugin.py").write_text(PLUGIN)
+    experiment = python(
+        "import json\n"
+        "from raudio.config.validate import to_mapping\n"
+        "from raudio.search.runner import prepare\n"
+        "job = prepare(['plugins=[my plugin.py]', 'model=mine'], single=True, echo=print)\n"
+        "trial = job.experiment_for({})\n"
+        "assert trial == job.experiment\n"
+        "print(json.dumps(to_mapping(trial)))\n",
+        cwd=here,
+    ).splitlines()[-1]
+    assert python(TRIAL, experiment, cwd=there) == "Mine(name='mine', width=64)\n"
+
+
+def test_plugins_of_one_name_are_two(tmp_path: Path) -> None:
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "mine.py").write_text(PLUGIN.replace('"mine"', f'"{folder}"'))
+    names = python(
+        "from raudio.config.validate import use_plugins\n"
+        "from raudio.core.components import MODELS\n"
+        "use_plugins(['one/mine.py', 'two/mine.py', 'one/../one/mine.py'])\n"
+        "print(MODELS.names())\n",
+        cwd=tmp_path,
+    )
+    assert names == "['cnn', 'cnn10', 'crnn', 'one', 'two']\n"

@@ -133,6 +133,12 @@ def outlive(family: list[Process], seconds: float) -> list[str]:
     return [process.command for process in left]
 
 
+def without_agents(family: list[Process]) -> list[Process]:
+    """All but Ray's two agents, which outlive their node: see `orphans`."""
+    agents = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
+    return [process for process in family if not process.command.startswith(agents)]
+
+
 class Driver:
     """A search in the background, in a process group of its own as a terminal gives it."""
 
@@ -147,6 +153,8 @@ class Driver:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                # A shell that starts pytest in the background lets all of it ignore Ctrl-C.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
             )
 
     def until(self, what: Callable[[Mapping[str, Any]], bool], timeout: float = 120) -> None:
@@ -336,8 +344,7 @@ def test_a_killed_trial_and_then_a_killed_driver_change_nothing(
     driver.process.kill()
     killed = time.monotonic()
     orphans += family
-    agents = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
-    assert outlive([p for p in family if not p.command.startswith(agents)], 20) == []
+    assert outlive(without_agents(family), 20) == []
     print(f"the processes of a killed driver were gone after {time.monotonic() - killed:.1f} s")
     assert json.loads(raudio(place, "status", "killed", "--json").stdout)["state"] == "interrupted"
 
@@ -353,7 +360,9 @@ def test_a_killed_trial_and_then_a_killed_driver_change_nothing(
     assert {name: trial.lost for name, trial in history.trials.items() if trial.lost} == {"0001": 1}
 
 
-def test_ctrl_c_stops_within_seconds_and_a_larger_budget_goes_on(place: Path, whole: Path) -> None:
+def test_ctrl_c_stops_within_seconds_and_a_larger_budget_goes_on(
+    place: Path, whole: Path, orphans: list[Process]
+) -> None:
     driver = start(place, "stopped", trials=3)
     driver.until(is_report("0001", 1))
     family = driver.family()
@@ -363,7 +372,8 @@ def test_ctrl_c_stops_within_seconds_and_a_larger_budget_goes_on(place: Path, wh
     seconds = time.monotonic() - interrupted
     print(f"stopped {seconds:.1f} s after Ctrl-C")
     assert seconds < 10
-    assert outlive(family, 5) == []
+    orphans += family
+    assert outlive(without_agents(family), 5) == []
     said = driver.log.read_text()
     assert "raudio resume" in said
     assert "Traceback" not in said
@@ -375,6 +385,21 @@ def test_ctrl_c_stops_within_seconds_and_a_larger_budget_goes_on(place: Path, wh
     assert result.returncode == 0, result.stderr
     assert outcome(driver.run) == outcome(whole)
     assert len(ends(driver.run)) == len(set(ends(driver.run))) == TRIALS
+
+
+def test_ctrl_c_while_ray_starts(place: Path, orphans: list[Process]) -> None:
+    driver = start(place, "early")
+    driver.until(lambda record: record["event"] == "search_start")
+    time.sleep(2)
+    orphans += (family := driver.family())
+    os.killpg(driver.process.pid, signal.SIGINT)
+    interrupted = time.monotonic()
+    assert driver.end() == 130, driver.log.read_text()
+    assert time.monotonic() - interrupted < 10
+    assert outlive(without_agents(family), 5) == []
+    assert "raudio resume early" in driver.log.read_text()
+    assert "Traceback" not in driver.log.read_text()
+    assert read_history(driver.run).state == "stopped"
 
 
 # --- failures ----------------------------------------------------------------------------------

@@ -438,6 +438,7 @@ def _run(job: Job, folder: Path, *, quiet: bool, resumed: bool) -> SearchResult:
                 state, reason = _trials(job, folder, engine, display)
             except KeyboardInterrupt:
                 state, reason = "stopped", "interrupted"
+                display.say(f"interrupted; go on with it: raudio resume {folder}")
                 raise
             except Exception as error:
                 reason = f"{type(error).__name__}: {error}".splitlines()[0]

@@ -47,6 +47,8 @@ def planned(
         (64, 1, "resident", {"gpus": 0}, 64),
         (64, 8, "resident", {"workers": 2}, 4),
         (64, 8, "resident", {"workers": 2, "gpus": 0.5}, 8),
+        (64, 2, "resident", {"gpus": 0.6}, 2),  # 0.4 of each GPU is left, and of no use
+        (64, 4, "resident", {"workers": 3, "gpus": 0.4}, 2),  # two a GPU are eight places
         (64, 0.3, "resident", {"gpus": 0.1}, 3),  # 0.3 / 0.1 is 2.9999999999999996
     ],
 )
@@ -138,8 +140,9 @@ def test_more_gpus_than_there_are_names_the_most_that_fit(gpus: int, workers: in
     with pytest.raises(ConfigError) as caught:
         planned(64, gpus, workers=workers, gpus=4)
     nearest = number(r"at most resources\.gpus=([\d.]+) fits", str(caught.value))
-    assert nearest > 0.8 * gpus / workers or nearest == gpus // workers
     assert planned(64, gpus, workers=workers, gpus=nearest).slots == 1
+    with pytest.raises(ConfigError):
+        planned(64, gpus, workers=workers, gpus=nearest + (0.01 if nearest < 1 else 1))
 
 
 def test_ray_cannot_give_one_and_a_half_gpus() -> None:
@@ -151,3 +154,9 @@ def test_concurrency_that_does_not_fit_names_the_most_that_does() -> None:
     with pytest.raises(ConfigError, match=r"concurrency=5.*2 trials of 2 CPUs.*at most 2"):
         planned(4, search={"concurrency": 5}, cpus=2)
     assert planned(4, search={"concurrency": 2}, cpus=2).slots == 2
+
+
+def test_a_share_is_of_one_gpu() -> None:
+    """1.8 of 2 GPUs, and yet the third worker would wait for ever: 0.4 of each is left."""
+    with pytest.raises(ConfigError, match=r"at most resources\.gpus=0\.5 fits"):
+        planned(64, 2, workers=3, gpus=0.6)

@@ -72,28 +72,29 @@ def plan(capacity: Capacity, resources: Resources, search: Search, feed: str) ->
     data_cpus = resources.data_cpus if feed == "streamed" else 0.0
     trial_cpus = resources.workers * resources.cpus + data_cpus
     trial_gpus = resources.workers * gpus
+    gpu_trials = _places(capacity.gpus, gpus) // resources.workers if gpus else None
     asked = _asked(resources, data_cpus)
     if trial_cpus > capacity.cpus:
         raise ConfigError(
             f"{asked} ask for {trial_cpus:g} CPUs a trial, but {capacity.where} has "
             f"{capacity.cpus:g}{_nearest(capacity, resources, data_cpus)}"
         )
-    if trial_gpus > capacity.gpus:
+    if gpu_trials == 0:
         raise ConfigError(
             f"resources.workers={resources.workers} resources.gpus={gpus:g} ask for "
-            f"{trial_gpus:g} GPUs a trial, but {capacity.where} has {capacity.gpus:g}; "
+            f"{trial_gpus:g} GPUs a trial, but {capacity.where} has {capacity.gpus:g}"
+            + (" and a share is of one of them; " if gpus < 1 < capacity.gpus else "; ")
             + (
-                f"at most resources.gpus={_share(capacity.gpus / resources.workers):g} fits"
+                f"at most resources.gpus={_share(capacity.gpus, resources.workers):g} fits"
                 if capacity.gpus
                 else "leave resources.gpus out to train on CPUs"
             )
         )
     fit = math.floor(capacity.cpus / trial_cpus + 1e-9)
     reasons.append(f"{trial_cpus:g} CPUs a trial of {capacity.cpus:g}: {fit} fit")
-    if trial_gpus:
-        fit_gpus = math.floor(capacity.gpus / trial_gpus + 1e-9)
-        reasons.append(f"{trial_gpus:g} GPUs a trial of {capacity.gpus:g}: {fit_gpus} fit")
-        fit = min(fit, fit_gpus)
+    if gpu_trials is not None:
+        reasons.append(f"{trial_gpus:g} GPUs a trial of {capacity.gpus:g}: {gpu_trials} fit")
+        fit = min(fit, gpu_trials)
     if search.concurrency is not None:
         if search.concurrency > fit:
             raise ConfigError(
@@ -121,9 +122,21 @@ def _asked(resources: Resources, data_cpus: float) -> str:
     return text + (f" and resources.data_cpus={data_cpus:g} (streamed)" if data_cpus else "")
 
 
-def _share(gpus: float) -> float:
-    """`gpus` rounded down to what Ray can give: whole ones, or a share of one."""
-    return math.floor(gpus) if gpus >= 1 else math.floor(gpus * 100) / 100
+def _places(present: float, share: float) -> int:
+    """Workers of `share` GPUs each that find a place. A share is of one GPU: what is left of each
+    GPU is of no use."""
+    if share >= 1:
+        return math.floor(present / share)
+    whole, rest = divmod(present, 1)
+    return math.floor(whole) * math.floor(1 / share + 1e-9) + math.floor(rest / share + 1e-9)
+
+
+def _share(present: float, workers: int) -> float:
+    """The most GPUs a worker that so many workers can have: whole ones, or a share of one."""
+    if present >= workers:
+        return math.floor(present / workers)
+    shares = (hundredths / 100 for hundredths in range(99, 0, -1))
+    return next((share for share in shares if _places(present, share) >= workers), 0)
 
 
 def _nearest(capacity: Capacity, resources: Resources, data_cpus: float) -> str:

@@ -7,6 +7,12 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raudio.core.errors import ConfigError, RunError
+from raudio.search import runner
 
 PLUGIN = """
 import torch
@@ -76,3 +82,46 @@ def test_plugins_of_one_name_are_two(tmp_path: Path) -> None:
         cwd=tmp_path,
     )
     assert names == "['cnn', 'cnn10', 'crnn', 'one', 'two']\n"
+
+
+@pytest.fixture
+def wanted(monkeypatch: pytest.MonkeyPatch) -> list[int | None]:
+    """The trials that each session wants in all; none is run, and Ray is not started."""
+    seen: list[int | None] = []
+
+    def no_trials(job: Any, folder: Path, engine: Any, display: Any) -> tuple[str, None]:
+        seen.append(engine.trials_wanted)
+        return "stopped", None
+
+    monkeypatch.setattr(runner, "_trials", no_trials)
+    return seen
+
+
+def test_a_changed_budget_holds_for_the_sessions_after_it(
+    wanted: list[int | None], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    runner.search("search.trials=2", f"run.dir={run}", quiet=True)
+    runner.resume(run, "search.trials=5", quiet=True)
+    runner.resume(run, quiet=True)
+    runner.resume(run, "search.trials=none", "search.time_budget=5m", quiet=True)
+    assert wanted == [2, 5, 5, None]
+
+
+def test_what_cannot_change_when_a_run_goes_on(wanted: list[int | None], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    runner.search("search.trials=2", f"run.dir={run}", quiet=True)
+    before = (run / "search.yaml").read_bytes()
+    for override, said in {
+        "optimizer.lr=0.1": r"optimizer\.lr cannot change .*search\.trials",
+        "search.trial=3": r"search\.trial cannot change .*\(closest: 'search\.trials'\)",
+        "search.trials=3,4": r"search\.trials=choice\(3, 4\) has several values",
+        "search.trials=0": r"search\.trials=0: must be",
+    }.items():
+        with pytest.raises(ConfigError, match=said):
+            runner.resume(run, override, quiet=True)
+    assert (run / "search.yaml").read_bytes() == before
+    assert wanted == [2]
+    (run / "search.yaml").write_text("configuration: {}")
+    with pytest.raises(RunError, match="damaged"):
+        runner.resume(run, quiet=True)

@@ -186,6 +186,12 @@ def test_a_plain_override_takes_its_setting_out_of_the_search() -> None:
     assert compose.experiment_for(overrides, {}).model.name == "crnn"
 
 
+@pytest.mark.parametrize("nothing", ["null", "none"])
+def test_nothing_is_a_value_too(nothing: str) -> None:
+    _, space, _ = spaces.resolve(["space=optimizer", f"training.clip_norm={nothing}"])
+    assert "training.clip_norm" not in [param.key for param in space.params]
+
+
 def test_an_axis_of_the_command_line_replaces_the_file_s() -> None:
     _, space, _ = spaces.resolve(["space=cnn_or_crnn", "model=choice(cnn,cnn10)", "seed=1,2"])
     axes = {param.key: param.axis for param in space.params}

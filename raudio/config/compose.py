@@ -116,10 +116,9 @@ def override(key: str, values: Sequence[str]) -> str:
     return f"{key}=[{', '.join(quoted(value) for value in values)}]"
 
 
-def value_of(overrides: Sequence[str], key: str) -> Any:
-    """What `overrides` set `key` to, or None: to know `space` before anything is composed."""
-    item = _parse(tuple(overrides), []).get(key)
-    return item.value if item is not None else None
+def values_of(overrides: Sequence[str]) -> dict[str, Any]:
+    """What `overrides` set, by key, before anything is composed; those that can't be read lack."""
+    return {key: item.value for key, item in _parse(tuple(overrides), []).items()}
 
 
 def options(group: str) -> list[str]:

@@ -179,7 +179,7 @@ def _new(overrides: Sequence[str], *, quiet: bool, single: bool) -> SearchResult
     display = _display(quiet)
     job = prepare(overrides, single=single, echo=display.say)
     folder = local_run(job.configuration.run.dir or _default_folder())
-    _write_run(job, folder)
+    _make_run(job, folder)
     return _run(job, folder, quiet=quiet, resumed=False)
 
 
@@ -323,7 +323,7 @@ def _default_folder() -> str:
     return str(folder)
 
 
-def _write_run(job: Job, folder: Path) -> None:
+def _make_run(job: Job, folder: Path) -> None:
     """What a run says of itself, before anything has happened in it."""
     try:
         folder.mkdir(parents=True)
@@ -331,40 +331,46 @@ def _write_run(job: Job, folder: Path) -> None:
         raise RunError(f"run.dir={str(folder)!r} exists already; give another folder") from error
     except OSError as error:
         raise RunError(f"run.dir={str(folder)!r} cannot be made: {error.strerror}") from error
+    _write_search(job, folder)
+    write_atomic(folder / SPACE_YAML, yaml.safe_dump(job.space.to_mapping(), sort_keys=False))
+    write_atomic(folder / DATASET_JSON, job.manifest.to_json())
+    write_atomic(folder / ENVIRONMENT_JSON, json.dumps(_environment(), indent=2) + "\n")
+
+
+def _write_search(job: Job, folder: Path) -> None:
+    """What `_recorded` reads; written anew by a session that changes the budget, so that the next
+    one knows it."""
     recorded = {
         "overrides": list(job.overrides),
         "single": not job.space.params,
         "configuration": validate.to_mapping(job.configuration),
     }
     write_atomic(folder / SEARCH_YAML, yaml.safe_dump(recorded, sort_keys=False))
-    write_atomic(folder / SPACE_YAML, yaml.safe_dump(job.space.to_mapping(), sort_keys=False))
-    write_atomic(folder / DATASET_JSON, job.manifest.to_json())
-    write_atomic(folder / ENVIRONMENT_JSON, json.dumps(_environment(), indent=2) + "\n")
 
 
 def _recorded(folder: Path, overrides: Sequence[str]) -> Job:
     """The job of a run folder, with a changed budget."""
-    path = folder / SEARCH_YAML
-    try:
-        recorded = yaml.safe_load(path.read_text())
-        mapping = recorded["configuration"]
-    except (OSError, yaml.YAMLError, TypeError, KeyError) as error:
-        raise RunError(f"{str(path)!r} is missing or damaged; this run cannot go on") from error
     plain, axes = compose.split(overrides)
-    for key in [*(item.partition("=")[0] for item in plain), *axes]:
+    changed = compose.values_of(plain)
+    for key in (*changed, *axes):
         if key not in RESUMABLE:
             raise ConfigError(
                 f"{key} cannot change when a run goes on: {unknown('setting', key, RESUMABLE)}"
             )
-        group, _, name = key.partition(".")
-        mapping[group][name] = compose.value_of(plain, key)
+    for key, axis in axes.items():
+        raise ConfigError(f"{key}={axis} has several values; a run goes on with one")
+    path = folder / SEARCH_YAML
+    try:
+        recorded = yaml.safe_load(path.read_text())
+        mapping, given, single = (recorded[key] for key in ("configuration", "overrides", "single"))
+        for key, value in changed.items():
+            group, _, name = key.partition(".")
+            mapping[group][name] = value
+    except (OSError, yaml.YAMLError, TypeError, KeyError) as error:
+        raise RunError(f"{str(path)!r} is missing or damaged; this run cannot go on") from error
     configuration = validate.configuration_from(mapping, plugins=True)
-    space = (
-        Space("none")
-        if recorded.get("single")
-        else Space.load(str(folder / SPACE_YAML), overrides=recorded["overrides"])
-    )
-    job = _job(configuration, recorded["overrides"], space, lambda text: None)
+    space = Space("none") if single else Space.load(str(folder / SPACE_YAML), overrides=given)
+    job = _job(configuration, given, space, lambda text: None)
     if job.manifest.fingerprint != Manifest.read(str(folder)).fingerprint:
         raise RunError(
             f"dataset {job.manifest.path!r} has changed since run {str(folder)!r} started; its "
@@ -405,6 +411,8 @@ def _run(job: Job, folder: Path, *, quiet: bool, resumed: bool) -> SearchResult:
     configuration, experiment = job.configuration, job.experiment
     epochs = count_epochs(experiment.training)
     with RunLock(folder), _display(quiet, epochs) as display:
+        if resumed:
+            _write_search(job, folder)
         past = list(read_records(folder)) if resumed else []
         history = read_history(folder) if resumed else History()
         for note in job.notes:

@@ -226,7 +226,8 @@ def resolve(args: Sequence[str]) -> tuple[Configuration, Space, list[str]]:
         ConfigError: all that is wrong with the overrides and the space, in one message.
     """
     overrides, axes = compose.split(args)
-    draft = _Draft.read(str(compose.value_of(overrides, "space") or "default"), axes, overrides)
+    name = compose.values_of(overrides).get("space") or "default"
+    draft = _Draft.read(str(name), axes, overrides)
     problems: list[str] = []
     space = draft.checked(overrides, problems)
     found: list[str | ConfigError] = [*problems]
@@ -297,14 +298,14 @@ class _Draft:
 
         replaced: dict[str, Axis] = {}
         notes = []
+        fixed = compose.values_of(overrides)
         for entry in entries:
-            fixed = compose.value_of(overrides, entry.key)
-            if fixed is not None or entry.key in extra:
+            if entry.key in fixed or entry.key in extra:
                 replaced.setdefault(entry.key, entry.axis)
-            if fixed is not None:
+            if entry.key in fixed:
                 notes.append(
-                    f"{entry.key}={text(fixed)} is given, so {entry.axis} of space {name} "
-                    "is not searched"
+                    f"{entry.key}={text(fixed[entry.key])} is given, so {entry.axis} of space "
+                    f"{name} is not searched"
                 )
         added = [_Entry("command line", key, axis, {}) for key, axis in extra.items()]
         kept = [entry for entry in entries if entry.key not in replaced]
@@ -523,7 +524,7 @@ def _listed(value: Any) -> tuple[Value, ...]:
 def _get(base: Mapping[str, Any], key: str, overrides: Sequence[str]) -> Value:
     """The value of a setting that is not searched; a group's is the name of its variant."""
     if key == "augment":
-        return compose.value_of(overrides, key) or "none"
+        return compose.values_of(overrides).get(key) or "none"
     found: Any = base
     for part in key.split("."):
         found = found.get(part) if isinstance(found, Mapping) else None

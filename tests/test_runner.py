@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -125,3 +126,17 @@ def test_what_cannot_change_when_a_run_goes_on(wanted: list[int | None], tmp_pat
     (run / "search.yaml").write_text("configuration: {}")
     with pytest.raises(RunError, match="damaged"):
         runner.resume(run, quiet=True)
+
+
+def test_a_run_says_where_it_ran(
+    wanted: list[int | None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where there is no git; and nothing of the environment's variables, which hold keys."""
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "do-not-tell")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    runner.search("search.trials=2", f"run.dir={tmp_path / 'run'}", quiet=True)
+    found = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert found["commit"] is None
+    assert found["cpus"] >= 1
+    assert found["packages"]["ray"].startswith("2.")
+    assert not [f for f in (tmp_path / "run").iterdir() if b"do-not-tell" in f.read_bytes()]

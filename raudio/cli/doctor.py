@@ -61,6 +61,7 @@ def examine() -> dict[str, Any]:
     import shutil
 
     import raudio
+    from raudio.core import machine
     from raudio.core.storage import cache_dir
 
     problems: list[str] = []
@@ -79,10 +80,8 @@ def examine() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": _versions(problems),
-        "cpus": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
-        "memory_bytes": _memory(),
+        "cpus": machine.cpus(),
+        "memory_bytes": machine.memory_bytes(),
         "shared_memory_bytes": shared,
         "cache": str(cache),
         "cache_free_bytes": shutil.disk_usage(there).free,
@@ -104,22 +103,6 @@ def _versions(problems: list[str]) -> dict[str, str | None]:
             found[name] = None
             problems.append(f"{name} is not installed ({purpose}): pip install --upgrade raudio")
     return found
-
-
-def _cpus() -> int | None:
-    """Those that this process may use, where the system can say so."""
-    import os
-
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-
-
-def _memory() -> int | None:
-    import os
-
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):
-        return None
 
 
 def _devices(problems: list[str]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raudio.config.schema import Cluster
+from raudio.core import machine
 from raudio.core.errors import ConfigError
 
 #: glibc's default thresholds make processes that allocate and free batch-sized buffers fall, at
@@ -54,7 +55,7 @@ def local_capacity(settings: Cluster) -> Capacity:
     Raises:
         ConfigError: `cluster.cpus` is more than this machine has.
     """
-    present = len(os.sched_getaffinity(0))
+    present = machine.cpus()
     if settings.cpus is not None and settings.cpus > present:
         raise ConfigError(
             f"cluster.cpus={settings.cpus}: this machine has {present} CPUs; "
@@ -67,8 +68,7 @@ def _local_gpus() -> int:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return len([device for device in visible.split(",") if device.strip() not in ("", "-1")])
-    driver = Path("/proc/driver/nvidia/gpus")
-    return len(list(driver.iterdir())) if driver.is_dir() else 0
+    return len(machine.gpus())
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import pyarrow as pa
 
-from raudio.core import storage
+from raudio.core import machine, storage
 from raudio.core.errors import DataError
 from raudio.data import rows
 from raudio.data.manifest import MANIFEST, SPLITS, Manifest, Shard, Skipped, SplitInfo
@@ -151,7 +151,7 @@ def _write(
     done = 0
     shards: list[Shard] = []
     skipped = list(task.skipped)
-    threads = workers or os.cpu_count() or 1
+    threads = workers or machine.cpus()
     with ThreadPoolExecutor(threads) as pool:
         for split in SPLITS:
             before, written = _written(partial, split)

@@ -28,6 +28,7 @@ from raudio.cluster.session import local_capacity, session
 from raudio.config import compose, validate
 from raudio.config.schema import Configuration, Experiment
 from raudio.config.signature import signature
+from raudio.core import machine
 from raudio.core.components import TASKS
 from raudio.core.errors import ConfigError, DataError, RunError, unknown
 from raudio.core.storage import is_remote, local_run, write_atomic
@@ -382,22 +383,32 @@ def _recorded(folder: Path, overrides: Sequence[str]) -> Job:
 def _environment() -> dict[str, Any]:
     """Versions, commit and hardware; no environment variables, which may hold secrets."""
     packages = ("ray", "torch", "torchaudio", "optuna", "hydra-core", "pyarrow", "numpy")
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
     return {
         "raudio": raudio.__version__,
-        "commit": commit.stdout.strip() or None,
+        "commit": _commit(Path(raudio.__file__).parents[1]),
         "python": platform.python_version(),
         "packages": {name: metadata.version(name) for name in packages},
         "system": platform.platform(),
         "processor": platform.processor() or platform.machine(),
+        "cpus": machine.cpus(),
+        "memory_bytes": machine.memory_bytes(),
+        "gpus": machine.gpus(),
         "command": sys.argv,
     }
+
+
+def _commit(clone: Path) -> str | None:
+    """The commit that a clone of raudio is at; None where raudio was installed, perhaps inside
+    another project's clone, or where there is no git."""
+    if not (clone / ".git").exists():
+        return None
+    try:
+        found = subprocess.run(
+            ["git", "-C", str(clone), "rev-parse", "HEAD"], capture_output=True, text=True
+        )
+    except OSError:
+        return None
+    return found.stdout.strip() or None
 
 
 # --- running -----------------------------------------------------------------------------------

@@ -118,7 +118,8 @@ class RecordWriter:
         record: dict[str, Any] = _finite({"event": event, "time": round(time.time(), 3), **fields})
         line = json.dumps(record, allow_nan=False, ensure_ascii=False).encode() + b"\n"
         written = os.write(self._descriptor, line)
-        if written != len(line):
+        if written != len(line):  # a full disk; the next record must not join this torn one
+            os.ftruncate(self._descriptor, os.fstat(self._descriptor).st_size - written)
             raise OSError(f"only {written} of {len(line)} bytes of a record could be written")
         loaded: dict[str, Any] = json.loads(line)
         return loaded
@@ -187,7 +188,8 @@ class TrialHistory:
         params: what the sampler drew: setting to value.
         signature: of its experiment; empty when it was not recorded.
         state: running, completed, pruned, failed or stopped.
-        kind: of a failure (error, non-finite loss, out of memory, bad data), or None.
+        kind: of a failure (error, non-finite loss, out of memory, bad data; configuration:
+            settings that can't work together; crash: its process died again and again), or None.
         reason: why it ended so, one line, or None.
         reports: one an epoch, in the order of the epochs.
         lost: how often its process or machine was lost.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -134,6 +135,23 @@ def test_a_torn_last_line_is_overlooked_and_then_cut_off(tmp_path: Path, torn: b
     write(tmp_path, report(0, 2, 0.6))
     assert path.read_bytes().startswith(whole + b'{"event": "report"')
     assert read_history(tmp_path).trials["0000"].epochs == 2
+
+
+def test_a_record_that_a_full_disk_cuts_off_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, start(), trial(0))
+    path = tmp_path / records.RECORDS
+    whole = path.read_bytes()
+    with RecordWriter(path) as writer:
+        real = os.write
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "write", lambda descriptor, line: real(descriptor, line[:9]))
+            with pytest.raises(OSError, match="only 9 of"):
+                writer.append("search_end", state="completed", reason=None)
+        assert path.read_bytes() == whole
+        writer.append("search_end", state="failed", reason="disk full")
+    assert read_history(tmp_path).reason == "disk full"
 
 
 def test_damage_before_the_last_line_is_an_error_that_names_the_line(tmp_path: Path) -> None:

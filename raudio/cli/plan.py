@@ -73,6 +73,7 @@ def _print(job: Job, examples: list[dict[str, Any]]) -> None:
     from raudio.config.validate import dump_yaml
     from raudio.core.errors import ConfigError
     from raudio.search.planner import trials_in_all
+    from raudio.training.budget import count_epochs
 
     console = Console(highlight=False)
     console.print("[bold]What all trials have in common[/bold] (the first choice of each group)")
@@ -98,7 +99,7 @@ def _print(job: Job, examples: list[dict[str, Any]]) -> None:
     trials = f"trials for {search.time_budget}" if wanted is None else f"{wanted} trials"
     console.print(
         f"\n[bold]Search[/bold]: {trials} of up to "
-        f"{job.experiment.training.epochs} epochs by {search.sampler}, "
+        f"{count_epochs(job.experiment.training)} epochs by {search.sampler}, "
         + (f"{fit.slots} at once, " if fit else "")
         + f"scheduler {search.scheduler}, {job.mode} {job.metric}",
         soft_wrap=True,

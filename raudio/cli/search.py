@@ -57,7 +57,9 @@ def show(result: SearchResult, as_json: bool) -> None:
         out.print(f"\nrun     {result.run}", highlight=False, markup=False)
         if result.bundle is not None:
             out.print(f"bundle  {result.bundle}", highlight=False, markup=False)
-            out.print(f"predict with it:  raudio predict {result.bundle} FILE.wav", highlight=False)
+            predict = f"predict with it:  raudio predict {result.bundle} FILE.wav"
+            out.print(predict, highlight=False, markup=False)
         if result.state == "stopped":
-            out.print(f"go on with it:  raudio resume {result.run}", highlight=False)
+            go_on = f"go on with it:  raudio resume {result.run}"
+            out.print(go_on, highlight=False, markup=False)
     raise typer.Exit({"completed": 0, "stopped": 130}.get(result.state, 1))

@@ -29,12 +29,6 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
     return content
 
 
-def exists(path: str | os.PathLike[str]) -> bool:
-    """Whether a file or folder is there."""
-    fs, inner = fsspec.core.url_to_fs(os.fspath(path))
-    return bool(fs.exists(inner))
-
-
 def write_atomic(path: str | os.PathLike[str], content: bytes | str) -> None:
     """Writes a file so that a reader sees the old content or the new, never a part.
 

@@ -31,9 +31,7 @@ class Classification(nn.Module):
         DataError: fewer than two labels, or balanced weights with a class that has no clip.
     """
 
-    #: The metric that is optimised when none is named.
-    default_metric = "accuracy"
-    #: Which way each metric is better.
+    #: Which way each metric is better; the first is what is optimised when none is named.
     modes: Mapping[str, str] = {"accuracy": "max", "macro_f1": "max", "uar": "max", "loss": "min"}
 
     def __init__(

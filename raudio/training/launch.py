@@ -116,11 +116,12 @@ def _distributed(
         try:
             trainer.fit()
         except WorkerGroupError as error:
-            causes = list(error.worker_failures.values())
-            own = [cause for cause in causes if not isinstance(cause, RayActorError)]
-            if len(own) < len(causes):
+            failures = error.worker_failures.values()
+            if any(isinstance(failure, RayActorError) for failure in failures):
                 raise LostWorkerError(f"a worker of {resources.workers} is gone") from error
-            raise _cause(own[0]) from error
+            # What one rank ran into comes before what the others make of its absence.
+            causes = sorted(map(_cause, failures), key=lambda e: not isinstance(e, RaudioError))
+            raise causes[0] from error
 
 
 def _cause(error: BaseException) -> BaseException:

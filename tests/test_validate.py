@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import pickle
 from typing import Any
@@ -157,11 +158,30 @@ def test_files_that_hold_no_settings(text: str) -> None:
         validate.load_yaml(text, schema.Experiment, where="e.yaml")
 
 
-def test_components_take_exactly_the_settings_of_the_schema() -> None:
-    """Every variant is registered under its name, and its settings class says that name."""
+def test_every_component_has_settings_of_its_name() -> None:
     for section, variants in schema.VARIANTS.items():
         registry = schema.REGISTRIES[section]
         assert set(variants) == set(registry.names())
         assert all(cls().name == name for name, cls in variants.items())
     fields = {field.name for field in dataclasses.fields(schema.Augment)}
     assert fields == set(schema.REGISTRIES["augment"].names())
+
+
+COMPONENTS = [
+    *((section, name) for section, found in schema.VARIANTS.items() for name in found),
+    *(("augment", field.name) for field in dataclasses.fields(schema.Augment)),
+]
+
+
+@pytest.mark.parametrize(("section", "name"), COMPONENTS)
+def test_components_take_exactly_the_settings_of_the_schema(section: str, name: str) -> None:
+    """Their keyword arguments with a default: the same names, and the same defaults."""
+    component = schema.REGISTRIES[section].get(name)
+    taken = {
+        parameter.name: parameter.default
+        for parameter in inspect.signature(component).parameters.values()
+        if parameter.kind is parameter.KEYWORD_ONLY and parameter.default is not parameter.empty
+    }
+    settings = getattr(schema.Augment(), name) if section == "augment" else None
+    settings = settings or schema.VARIANTS[section][name]()
+    assert taken == {key: v for key, v in dataclasses.asdict(settings).items() if key != "name"}

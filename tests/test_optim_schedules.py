@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -191,3 +193,20 @@ def test_budget() -> None:
 )
 def test_the_count_of_epochs_needs_no_data(training: schema.Training) -> None:
     assert count_epochs(training) == budget(training, 7).epochs
+
+
+def test_training_does_not_import_the_compiler() -> None:
+    """`torch._dynamo` takes most of a second of a process's start; nothing is compiled."""
+    script = """
+import sys, torch
+from raudio.training.optim import adam, adamw, parameter_groups, sgd
+for make in (adam, adamw, sgd):
+    model = torch.nn.Linear(2, 2)
+    optimizer = make(parameter_groups(model))
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    optimizer.load_state_dict(optimizer.state_dict())
+sys.exit("torch._dynamo" in sys.modules)
+"""
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

@@ -6,10 +6,13 @@ overhead on a small model.
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
 Groups: TypeAlias = list[dict[str, Any]]
 
@@ -26,6 +29,21 @@ def parameter_groups(model: nn.Module) -> Groups:
     ]
 
 
+def _uncompiled(kind: type[Optimizer]) -> Callable[..., Optimizer]:
+    """`kind` without the wrappers that make it known to torch.compile.
+
+    They import the compiler's machinery, which takes most of a second of each process's start;
+    nothing is compiled here.
+    """
+    names = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
+    methods = {name: inspect.unwrap(getattr(kind, name)) for name in names}
+    methods["step"] = torch.no_grad()(inspect.unwrap(kind.step))
+    return type(kind.__name__, (kind,), methods)
+
+
+_ADAMW, _ADAM, _SGD = map(_uncompiled, (torch.optim.AdamW, torch.optim.Adam, torch.optim.SGD))
+
+
 def adamw(
     groups: Groups,
     *,
@@ -33,7 +51,7 @@ def adamw(
     weight_decay: float = 1e-2,
     beta1: float = 0.9,
     beta2: float = 0.999,
-) -> torch.optim.Optimizer:
+) -> Optimizer:
     """Adam with decoupled weight decay (Loshchilov and Hutter 2019).
 
     Args:
@@ -43,9 +61,7 @@ def adamw(
         beta1: decay of the mean gradient.
         beta2: decay of the mean square.
     """
-    return torch.optim.AdamW(
-        groups, lr=lr, weight_decay=weight_decay, betas=(beta1, beta2), fused=True
-    )
+    return _ADAMW(groups, lr=lr, weight_decay=weight_decay, betas=(beta1, beta2), fused=True)
 
 
 def adam(
@@ -55,7 +71,7 @@ def adam(
     weight_decay: float = 0.0,
     beta1: float = 0.9,
     beta2: float = 0.999,
-) -> torch.optim.Optimizer:
+) -> Optimizer:
     """Adam (Kingma and Ba 2015) with an L2 penalty.
 
     Args:
@@ -65,9 +81,7 @@ def adam(
         beta1: decay of the mean gradient.
         beta2: decay of the mean square.
     """
-    return torch.optim.Adam(
-        groups, lr=lr, weight_decay=weight_decay, betas=(beta1, beta2), fused=True
-    )
+    return _ADAM(groups, lr=lr, weight_decay=weight_decay, betas=(beta1, beta2), fused=True)
 
 
 def sgd(
@@ -77,7 +91,7 @@ def sgd(
     weight_decay: float = 1e-4,
     momentum: float = 0.9,
     nesterov: bool = True,
-) -> torch.optim.Optimizer:
+) -> Optimizer:
     """Stochastic gradient descent with momentum.
 
     Args:
@@ -87,7 +101,7 @@ def sgd(
         momentum: decay of the velocity.
         nesterov: look ahead by one step of the velocity; without momentum there is none.
     """
-    return torch.optim.SGD(
+    return _SGD(
         groups,
         lr=lr,
         weight_decay=weight_decay,

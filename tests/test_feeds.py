@@ -364,7 +364,7 @@ def test_choose_feed(dataset: Manifest) -> None:
 
 
 def test_resolve(dataset: Manifest) -> None:
-    def decided(**given: Any) -> tuple[int | None, float | None]:
+    def decided(**given: Any) -> tuple[int | None, float | None, int | None]:
         experiment = settings_schema.Experiment(
             dataset=Dataset(**given),
             features=settings_schema.LogMel(),
@@ -380,14 +380,19 @@ def test_resolve(dataset: Manifest) -> None:
         same = dataclasses.replace(resolved, dataset=experiment.dataset)
         assert same == experiment, "nothing else changes"
         settings = resolved.dataset
-        return settings.sample_rate, settings.clip_seconds
+        return settings.sample_rate, settings.clip_seconds, settings.shuffle_window
 
     facts: dict[str, Any] = {"sample_rates": {8000: 3, 44100: 5}, "seconds_p95": 0.6621}
-    assert decided() == (44100, 0.663)
-    assert decided(sample_rate=16000) == (16000, 0.663)
-    assert decided(clip_seconds=2.5) == (44100, 2.5)
+    assert decided() == (44100, 0.663, None)
+    assert decided(sample_rate=16000) == (16000, 0.663, None)
+    assert decided(clip_seconds=2.5) == (44100, 2.5, None)
+    assert decided(shuffle_window=3) == (44100, 0.663, 3)
+    # What a feed shuffles together changes the result, and so it is in the resolved experiment.
+    assert decided(feed="streamed") == (44100, 0.663, 4)
+    assert decided(resident_budget="1KB") == (44100, 0.663, 4)
+    assert decided(feed="streamed", shuffle_window=3) == (44100, 0.663, 3)
     facts["seconds_p95"] = 31.4
-    assert decided() == (44100, 10.0)
+    assert decided() == (44100, 10.0, None)
 
 
 # --- with Ray Data -----------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
@@ -48,9 +49,6 @@ __all__ = [
 Encode: TypeAlias = Callable[[Mapping[str, Any]], Any]
 Crop: TypeAlias = Literal["random", "centre"]
 Pad: TypeAlias = Literal["zero", "repeat"]
-
-#: Shards that a streamed feed shuffles together when `dataset.shuffle_window` doesn't say.
-STREAMED_WINDOW = 4
 
 
 @dataclass(frozen=True)
@@ -195,7 +193,7 @@ class StreamedFeed:
         crop: which part of a longer clip is trained on.
         pad: how a shorter one is filled.
         seed: of the trial.
-        window: shards that are shuffled together, and held in memory twice.
+        window: shards that are shuffled together, and held in memory twice; None: all.
         rank, world: of this training process.
         epochs: how many one execution is to span, counted from epoch 0; those asked for beyond
             them start a new execution each.
@@ -214,7 +212,7 @@ class StreamedFeed:
         crop: Crop = "random",
         pad: Pad = "zero",
         seed: int = 0,
-        window: int | None = STREAMED_WINDOW,
+        window: int | None = None,
         rank: int = 0,
         world: int = 1,
         epochs: int = 1,
@@ -268,7 +266,11 @@ class StreamedFeed:
             stream.close()
 
     def targets(self) -> Tensor:
-        """See `Feed`. Reads the shards' columns without the audio."""
+        """See `Feed`. Read once, from the shards' columns without the audio."""
+        return self._targets
+
+    @cached_property
+    def _targets(self) -> Tensor:
         return _encoded(stored_rows(self._manifest, self._split), self._encode)
 
     def close(self) -> None:
@@ -328,7 +330,7 @@ def make_feeds(
 
     Args:
         manifest: of the dataset.
-        settings: resolved: with a sample rate and a clip length.
+        settings: resolved: with a sample rate, a clip length and a shuffle window.
         encode: from a clip's row to its target.
         seed: of the trial.
         refs: what `materialise` gave, for resident feeds; None: streamed ones.
@@ -344,22 +346,18 @@ def make_feeds(
         "crop": settings.crop,
         "pad": settings.pad,
         "seed": seed,
+        "window": settings.shuffle_window,
         "rank": rank,
         "world": world,
     }
-    window = settings.shuffle_window
     if refs is not None:
-        return {
-            split: ResidentFeed(resident_clips(refs[split]), window=window, **common)
-            for split in SEARCHED
-        }
+        return {split: ResidentFeed(resident_clips(refs[split]), **common) for split in SEARCHED}
     return {
         split: StreamedFeed(
             manifest,
             split,
             sample_rate=settings.sample_rate,
             precision=settings.precision,  # type: ignore[arg-type]
-            window=window or STREAMED_WINDOW,
             epochs=epochs,
             cpus=cpus,
             **common,

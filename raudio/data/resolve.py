@@ -8,18 +8,24 @@ import math
 from raudio.config.schema import Experiment
 from raudio.core.units import Seconds
 from raudio.data.manifest import Manifest
+from raudio.data.pipeline import choose_feed
 
+#: Shards that a streamed feed shuffles together when `dataset.shuffle_window` doesn't say.
+STREAMED_WINDOW = 4
 #: Longest clip that a model is given when `dataset.clip_seconds` doesn't say.
 LONGEST_CLIP: Seconds = 10.0
 
 
 def resolve(experiment: Experiment, manifest: Manifest) -> Experiment:
-    """`experiment` with its sample rate and clip length decided; what was set stays.
+    """`experiment` with its sample rate, clip length and shuffle window decided; what was set
+    stays.
 
     Args:
         experiment: validated.
         manifest: of its dataset. The sample rate becomes the one that most clips have; the clip
-            length their 95th percentile, rounded up to a millisecond, at most `LONGEST_CLIP`.
+            length their 95th percentile, rounded up to a millisecond, at most `LONGEST_CLIP`; the
+            window of a streamed feed `STREAMED_WINDOW`. (None, all, is a resident one's; which feed
+            it is changes a result by the window alone.)
     """
     settings = experiment.dataset
     sample_rate, clip_seconds = settings.sample_rate, settings.clip_seconds
@@ -27,7 +33,10 @@ def resolve(experiment: Experiment, manifest: Manifest) -> Experiment:
         sample_rate = manifest.sample_rate
     if clip_seconds is None:
         clip_seconds = min(LONGEST_CLIP, math.ceil(manifest.seconds_p95 * 1000) / 1000)
-    return dataclasses.replace(
-        experiment,
-        dataset=dataclasses.replace(settings, sample_rate=sample_rate, clip_seconds=clip_seconds),
+    window = settings.shuffle_window
+    if window is None and choose_feed(settings, manifest, sample_rate)[0] == "streamed":
+        window = STREAMED_WINDOW
+    resolved = dataclasses.replace(
+        settings, sample_rate=sample_rate, clip_seconds=clip_seconds, shuffle_window=window
     )
+    return dataclasses.replace(experiment, dataset=resolved)

@@ -16,6 +16,7 @@ from types import FrameType
 from typing import Any
 
 import ray
+import ray.air.integrations.wandb  # tune.run counts callbacks by it: here, it is while Ray starts
 from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler

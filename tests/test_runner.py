@@ -140,3 +140,19 @@ def test_a_run_says_where_it_ran(
     assert found["cpus"] >= 1
     assert found["packages"]["ray"].startswith("2.")
     assert not [f for f in (tmp_path / "run").iterdir() if b"do-not-tell" in f.read_bytes()]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ([], 0.05),
+        (["schedule.warmup=0.2"], 0.2),
+        (["schedule=choice(constant,cosine,onecycle)"], 0.3),  # the schedules' own defaults
+        (["schedule=choice(constant,onecycle)", "schedule.warmup=0.1"], 0.1),
+        (["schedule.warmup=interval(0.0,0.25)"], 0.25),
+        (["space=optimizer"], 0.3),
+    ],
+)
+def test_no_trial_is_stopped_in_its_warm_up(overrides: list[str], expected: float) -> None:
+    """The grace is one for all trials, so it follows the longest warm-up that may be drawn."""
+    assert runner.longest_warmup(runner.prepare(overrides, echo=print)) == expected

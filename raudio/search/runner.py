@@ -26,6 +26,7 @@ from rich.console import Console
 import raudio
 from raudio.cluster.session import local_capacity, session
 from raudio.config import compose, validate
+from raudio.config.axes import Interval
 from raudio.config.schema import Configuration, Experiment
 from raudio.config.signature import signature
 from raudio.core import machine
@@ -298,6 +299,22 @@ def _metric(experiment: Experiment) -> tuple[str, str]:
     return metric, known[metric]
 
 
+def longest_warmup(job: Job) -> float:
+    """The longest warm-up that a trial of the search may have, as a share of its length."""
+    params = job.space.params
+    searched = [
+        param.axis.high if isinstance(param.axis, Interval) else max(param.values)
+        for param in params
+        if param.key == "schedule.warmup"
+    ]
+    names = [name for param in params if param.key == "schedule" for name in param.values]
+    given = [
+        compose.experiment_for(job.overrides, {**job.space.groups(), "schedule": name})
+        for name in ([] if searched else names)
+    ] or [job.experiment]
+    return max(searched or [getattr(each.schedule, "warmup", 0.0) for each in given])
+
+
 def _check_data(manifest: Manifest) -> None:
     for split in ("train", "valid"):
         if split not in manifest.splits or not manifest.splits[split].clips:
@@ -430,7 +447,6 @@ def _run(job: Job, folder: Path, *, quiet: bool, resumed: bool) -> SearchResult:
             display.say(note)
         display.say(f"run {folder}")
         with RecordWriter(folder / RECORDS) as records:
-            warmup = getattr(experiment.schedule, "warmup", 0.0)
             budget = configuration.search.time_budget
             engine = Engine(
                 folder,
@@ -440,7 +456,7 @@ def _run(job: Job, folder: Path, *, quiet: bool, resumed: bool) -> SearchResult:
                     configuration.search,
                     job.mode,
                     epochs,
-                    grace_period(configuration.search, epochs, warmup),
+                    grace_period(configuration.search, epochs, longest_warmup(job)),
                 ),
                 experiment_for=job.experiment_for,
                 signature=lambda trained: signature(trained, job.manifest.fingerprint),
@@ -466,7 +482,7 @@ def _run(job: Job, folder: Path, *, quiet: bool, resumed: bool) -> SearchResult:
                 engine.close(state, reason)
         if state == "failed":
             display.say(f"the search stopped: {reason}")
-        bundle = _export(job, folder, state)
+        bundle = _export(job, folder, state, display)
     return SearchResult(folder, engine.history, engine.history.best(), bundle, state)
 
 
@@ -526,15 +542,18 @@ def _reachable(path: str) -> str:
     return path if is_remote(path) else str(Path(path).resolve())
 
 
-def _export(job: Job, folder: Path, state: str) -> Path | None:
+def _export(job: Job, folder: Path, state: str, display: Display) -> Path | None:
     """The best trial as a bundle in the run, made anew when the run went on."""
     if not job.configuration.run.export or state == "failed":
         return None
     from raudio.export.bundle import export
 
-    bundle = folder / BUNDLE
-    shutil.rmtree(bundle, ignore_errors=True)
+    bundle, new = folder / BUNDLE, folder / f".{BUNDLE}"
+    shutil.rmtree(new, ignore_errors=True)
     try:
-        return export(folder, bundle)
-    except RunError:
-        return None  # no trial has finished an epoch; the summary says so
+        export(folder, new)
+    except RunError as error:  # no trial has finished an epoch, or a checkpoint is damaged
+        display.say(f"not exported: {error}")
+        return None
+    shutil.rmtree(bundle, ignore_errors=True)
+    return new.rename(bundle)

@@ -57,7 +57,7 @@ class Bundle:
 
     Attributes:
         path: its folder.
-        experiment: resolved, without plugins.
+        experiment: resolved, without plugins; of a local dataset's path the name alone.
         labels: in the order of the scores.
         metrics: what `metrics.json` holds: trial, metric, mode, value, epoch, metrics, dataset.
         weights: the system's tensors by name.
@@ -188,7 +188,10 @@ def _content(
         raise RunError(f"cannot read {str(place)!r}: {error.strerror}") from error
     experiment = load_yaml(text, Experiment, where=str(place), plugins=True)
     plugins = [Path(plugin).name for plugin in experiment.plugins]
-    experiment = replace(experiment, plugins=())
+    # A bundle is handed on: where the data lay on this machine is nobody's business.
+    data = experiment.dataset
+    where = data.path if is_remote(data.path) else Path(data.path).name
+    experiment = replace(experiment, plugins=(), dataset=replace(data, path=where, labels=None))
     metrics = {
         "trial": trial.id,
         "metric": history.metric,

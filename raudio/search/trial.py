@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raudio.config.validate import dump_yaml, experiment_from
-from raudio.core.errors import DataError, NonFiniteError
+from raudio.core.errors import ConfigError, DataError, NonFiniteError
+from raudio.core.storage import write_atomic
 from raudio.records import ERROR_TXT, EXPERIMENT_YAML, LAST, trial_folder
 from raudio.training.launch import LostWorkerError, as_result, launch
 from raudio.training.worker import Data
@@ -30,7 +31,7 @@ def open_trial(run: Path, spec: TrialSpec) -> None:
     """Makes the folder of a trial that is about to start."""
     folder = trial_folder(run, spec.id)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / EXPERIMENT_YAML).write_text(dump_yaml(spec.experiment))
+    write_atomic(folder / EXPERIMENT_YAML, dump_yaml(spec.experiment))
     (folder / _ATTEMPTS).unlink(missing_ok=True)
 
 
@@ -71,11 +72,13 @@ def run_trial(
 
 
 def kind_of(error: Exception) -> str:
-    """The kind of failure: non-finite loss, out of memory, bad data, or error."""
+    """The kind of failure: non-finite loss, bad data, configuration, out of memory, or error."""
     if isinstance(error, NonFiniteError):
         return "non-finite loss"
     if isinstance(error, DataError):
         return "bad data"
+    if isinstance(error, ConfigError):  # seen only when the component is built
+        return "configuration"
     memory = ("out of memory", "can't allocate memory", "unable to allocate")
     if isinstance(error, MemoryError) or any(text in str(error).lower() for text in memory):
         return "out of memory"
@@ -85,7 +88,7 @@ def kind_of(error: Exception) -> str:
 def reason_of(error: Exception) -> str:
     """One line: the message, after the type where the message alone would say too little."""
     message = (str(error).strip() or "no message").splitlines()[0]
-    if isinstance(error, (NonFiniteError, DataError)):
+    if isinstance(error, (NonFiniteError, DataError, ConfigError)):
         return message
     return f"{type(error).__name__}: {message}"
 
@@ -101,5 +104,5 @@ def _dies_again(folder: Path) -> bool:
     attempts = folder / _ATTEMPTS
     before = json.loads(attempts.read_text()) if attempts.exists() else {}
     count = before.get("count", 0) + 1 if before.get("place") == place else 1
-    attempts.write_text(json.dumps({"place": place, "count": count}))
+    write_atomic(attempts, json.dumps({"place": place, "count": count}))
     return bool(count > _DEATHS_ALLOWED)

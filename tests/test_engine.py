@@ -320,6 +320,23 @@ def test_a_known_report_changes_nothing(tmp_path: Path, clock: Clock) -> None:
     assert trial.state == "running"
 
 
+def test_processes_that_are_lost_in_vain_end_the_search(tmp_path: Path, clock: Clock) -> None:
+    """A lost process costs nothing, but one that can never start must not be started for ever."""
+    session = Session(tmp_path, clock)
+    engine = session.engine
+    spec = engine.next()
+    assert spec is not None
+    for _ in range(9):
+        engine.lost(spec.id, "no raudio there")
+    assert engine.report(spec.id, 1, {METRIC: 0.5}, 1.0, False)  # it did start after all
+    for _ in range(9):
+        engine.lost(spec.id, "no raudio there")
+    assert engine.broken is None
+    engine.lost(spec.id, "no raudio there")
+    assert engine.broken == "processes are lost before they report anything: no raudio there"
+    assert engine.exhausted
+
+
 def test_what_comes_after_the_end_is_ignored(tmp_path: Path, clock: Clock) -> None:
     session = Session(tmp_path, clock)
     engine = session.engine
@@ -407,7 +424,7 @@ SAME = [("error", f"RuntimeError: step {n} of 1.5e-{n:02d} at {n / 7}") for n in
 def test_the_same_failure_of_the_first_trials_ends_the_search(tmp_path: Path, clock: Clock) -> None:
     session = Session(tmp_path, clock, max_failures=3, experiment_for=possible)
     assert run_failing(session, [*SAME]) == 3
-    assert session.engine.broken == f"error: {SAME[0][1]}"
+    assert session.engine.broken == f"every trial fails: error: {SAME[0][1]}"
 
 
 @pytest.mark.parametrize(
@@ -440,7 +457,7 @@ def test_rates_and_steps_differ_where_the_error_is_the_same(tmp_path: Path, cloc
 def test_a_search_of_one_trial_that_fails_has_failed(tmp_path: Path, clock: Clock) -> None:
     session = Session(tmp_path, clock, trials=1, experiment_for=possible)
     run_failing(session, [SAME[0]])
-    assert session.engine.broken == f"error: {SAME[0][1]}"
+    assert session.engine.broken == f"every trial fails: error: {SAME[0][1]}"
 
 
 def test_a_failed_trial_is_failed_whatever_it_reported(tmp_path: Path, clock: Clock) -> None:
@@ -465,7 +482,10 @@ def test_settings_that_never_work_together_end_the_search(tmp_path: Path, clock:
 
     session = Session(tmp_path, clock, trials=100, max_failures=3, experiment_for=never)
     assert session.engine.next() is None
-    assert session.engine.broken == "configuration: features.f_max is above half the sample rate"
+    assert (
+        session.engine.broken
+        == "every trial fails: configuration: features.f_max is above half the sample rate"
+    )
     assert len(session.engine.history.trials) == 3
 
 

@@ -61,8 +61,8 @@ def test_a_trial_s_process_finds_the_plugins_from_its_own_folder(tmp_path: Path)
     experiment = python(
         "import json\n"
         "from raudio.config.validate import to_mapping\n"
-        "from raudio.search.runner import prepare\n"
-        "job = prepare(['plugins=[my plugin.py]', 'model=mine'], single=True, echo=print)\n"
+        "from raudio.search.runner import check\n"
+        "job = check(['plugins=[my plugin.py]', 'model=mine'], single=True, echo=print)\n"
         "trial = job.experiment_for({})\n"
         "assert trial == job.experiment\n"
         "print(json.dumps(to_mapping(trial)))\n",
@@ -155,4 +155,4 @@ def test_a_run_says_where_it_ran(
 )
 def test_no_trial_is_stopped_in_its_warm_up(overrides: list[str], expected: float) -> None:
     """The grace is one for all trials, so it follows the longest warm-up that may be drawn."""
-    assert runner.longest_warmup(runner.prepare(overrides, echo=print)) == expected
+    assert runner.longest_warmup(runner.check(overrides, echo=print)) == expected

@@ -17,7 +17,6 @@ _PACKAGES = {
     "soundfile": "reading audio",
     "soxr": "resampling",
     "safetensors": "bundles",
-    "torchmetrics": "metrics",
 }
 
 

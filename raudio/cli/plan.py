@@ -28,10 +28,10 @@ def plan(
 
     from rich.console import Console
 
-    from raudio.search.runner import prepare
+    from raudio.search.runner import check
 
     errors = Console(stderr=True, highlight=False, markup=False)
-    job = prepare(overrides or [], echo=lambda line: errors.print(line, soft_wrap=True))
+    job = check(overrides or [], echo=lambda line: errors.print(line, soft_wrap=True))
     examples = draw(job.space, EXAMPLES, job.configuration.search.seed)
     if json:
         print(dumps(_data(job, examples), ensure_ascii=False))

@@ -84,19 +84,21 @@ def session(settings: Cluster, log: Path, *, dashboard: bool = False) -> Iterato
     Raises:
         ConfigError: no cluster answers at the address.
     """
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    set_here = {name: value for name, value in _ENVIRONMENT.items() if name not in os.environ}
+    os.environ.update(set_here)
     import ray
 
     started = not ray.is_initialized()
-    if started:
-        _connect(settings, dashboard)
     try:
+        if started:
+            _connect(settings, dashboard)
         with _logs_in(log):
             yield _capacity(settings)
     finally:
         if started:
             ray.shutdown()
+        for name in set_here:
+            os.environ.pop(name, None)
 
 
 def _connect(settings: Cluster, dashboard: bool) -> None:

@@ -384,7 +384,7 @@ class Training:
         None, "stop after so many epochs without a better value; none: never", unit="epochs", min=1
     )
     metric: str | None = setting(
-        None, "what is optimised, such as valid/accuracy; none: the task's own", result=False
+        None, "what is optimised, such as valid/accuracy; none: the task's own"
     )
 
 

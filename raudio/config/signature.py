@@ -14,15 +14,17 @@ from raudio.config.schema import Experiment
 def signature(experiment: Experiment, fingerprint: str) -> str:
     """16 hexadecimal digits, equal for experiments that train the same model on the same data.
 
-    Where the data is, how it is fed and what resources a trial gets are left out, and so are the
-    magnitudes of augmentations that are off. A plugin counts by its content.
+    Where the data is, how it is fed and what resources a trial gets are left out, but for the
+    number of its workers, and so are the magnitudes of augmentations that are off. A plugin counts
+    by its content.
 
     Args:
         experiment: a resolved one.
         fingerprint: of its dataset's labels and shards.
     """
     settings = _settings(experiment)
-    del settings["resources"]
+    # Batch normalisation looks at a worker's own share of a batch.
+    settings["resources"] = {"workers": experiment.resources.workers}
     settings["plugins"] = [_digest(plugin) for plugin in experiment.plugins]
     settings["augment"] = {
         name: values for name, values in settings["augment"].items() if values["p"] > 0

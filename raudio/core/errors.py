@@ -30,10 +30,6 @@ class RunError(UserError):
     """A run folder or a bundle that is missing, foreign, damaged or in use."""
 
 
-class MissingExtraError(UserError):
-    """An optional dependency that is not installed."""
-
-
 class NonFiniteError(RaudioError):
     """The loss or a gradient became NaN or infinite: the trial has failed."""
 

@@ -36,6 +36,9 @@ from raudio.search.scheduler import Scheduler
 #: The ways in which a trial ends for good; a stopped one can go on.
 _ENDED = (COMPLETED, PRUNED, FAILED)
 
+#: Processes lost in a row, with no report of any trial between, before the search is to blame.
+_LOST_IN_VAIN = 10
+
 _NUMBER = re.compile(r"-?\b(nan|inf|\d+(\.\d+)?(e[-+]?\d+)?)\b")
 
 
@@ -97,6 +100,7 @@ class Engine:
         self._reopened: list[str] = []
         self._undone: set[str] = set()  # to be pruned, but the driver died before it was
         self._files: set[str] = set()  # trials that may have checkpoints
+        self._lost_in_vain = 0
         self.broken: str | None = None
         self._replay(past)
 
@@ -195,6 +199,7 @@ class Engine:
         if name not in self._started:
             return False
         if epoch > trial.epochs:
+            self._lost_in_vain = 0
             self._record(
                 "report", id=name, epoch=epoch, metrics=metrics, seconds=seconds, final=final
             )
@@ -211,8 +216,12 @@ class Engine:
 
     def lost(self, name: str, reason: str) -> None:
         """The process or machine of a running trial is gone; the trial goes on elsewhere."""
-        if name in self._started:
-            self._record("lost", id=name, reason=reason)
+        if name not in self._started:
+            return
+        self._record("lost", id=name, reason=reason)
+        self._lost_in_vain += 1
+        if self._lost_in_vain >= _LOST_IN_VAIN:
+            self.broken = f"processes are lost before they report anything: {reason}"
 
     def close(self, state: str, reason: str | None) -> None:
         """Ends the search: trials not at their end are stopped; a resumed search takes them up.
@@ -226,6 +235,7 @@ class Engine:
                 self._started[name] = self._clock()
         for name in list(self._started):
             self._end(name, STOPPED, None, reason)
+        self._drop_losers()  # a worker of a pruned trial may have written on until it was ended
         self._record("search_end", state=state, reason=reason)
 
     # --- inside ----------------------------------------------------------------------------
@@ -271,7 +281,11 @@ class Engine:
             return
         value = finite(trial.value(self.history.metric, self.history.mode))
         state = FAILED if trial.state == COMPLETED and value is None else trial.state
-        attributes: dict[str, Any] = {"epochs": trial.epochs, "seconds": round(trial.seconds, 1)}
+        attributes: dict[str, Any] = {
+            "state": state,  # by our name: Optuna sees a failed trial as pruned and infeasible
+            "epochs": trial.epochs,
+            "seconds": round(trial.seconds, 1),
+        }
         if trial.reason:
             attributes["reason"] = trial.reason
         self._sampler.tell(int(trial.id), state, value, attributes)
@@ -304,7 +318,7 @@ class Engine:
             return None
         # Steps, rates and paths differ from trial to trial where the error is the same.
         same = {(trial.kind, _NUMBER.sub("#", trial.reason or "")) for trial in ended}
-        return f"{ended[0].kind}: {ended[0].reason}" if len(same) == 1 else None
+        return f"every trial fails: {ended[0].kind}: {ended[0].reason}" if len(same) == 1 else None
 
     def _replay(self, past: Iterable[Mapping[str, Any]]) -> None:
         """Rebuilds the sampler's study and the scheduler's rungs from the records.

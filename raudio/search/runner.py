@@ -179,7 +179,7 @@ def resume(run: str | Path, *overrides: str, quiet: bool = False) -> SearchResul
 
 def _new(overrides: Sequence[str], *, quiet: bool, single: bool) -> SearchResult:
     display = _display(quiet)
-    job = prepare(overrides, single=single, echo=display.say)
+    job = check(overrides, single=single, echo=display.say)
     folder = local_run(job.configuration.run.dir or _default_folder())
     _make_run(job, folder)
     return _run(job, folder, quiet=quiet, resumed=False)
@@ -198,7 +198,7 @@ def _as_overrides(groups: Mapping[str, Any]) -> list[str]:
 # --- checking ----------------------------------------------------------------------------------
 
 
-def prepare(overrides: Sequence[str], *, single: bool = False, echo: Callable[[str], None]) -> Job:
+def check(overrides: Sequence[str], *, single: bool = False, echo: Callable[[str], None]) -> Job:
     """Resolves and checks a command line; starts nothing.
 
     Args:
@@ -386,6 +386,11 @@ def _recorded(folder: Path, overrides: Sequence[str]) -> Job:
             mapping[group][name] = value
     except (OSError, yaml.YAMLError, TypeError, KeyError) as error:
         raise RunError(f"{str(path)!r} is missing or damaged; this run cannot go on") from error
+    if single and "search.trials" in changed:
+        raise ConfigError(
+            f"search.trials={changed['search.trials']}: {str(folder)!r} has nothing to search, and "
+            "a further trial would be the same; `raudio search` makes a run with a space"
+        )
     configuration = validate.configuration_from(mapping, plugins=True)
     space = Space("none") if single else Space.load(str(folder / SPACE_YAML), overrides=given)
     job = _job(configuration, given, space, lambda text: None)
@@ -503,7 +508,7 @@ def _trials(job: Job, folder: Path, engine: Engine, display: Display) -> tuple[s
         from raudio.search.trial import open_trial, run_trial
         from raudio.search.tune import run_trials
 
-        fit = job.plan or plan(capacity, experiment.resources, configuration.search, job.feed)
+        fit = plan(capacity, experiment.resources, configuration.search, job.feed)
         ray_seconds = time.monotonic() - started
         data = Data(_reachable(job.manifest.path), None)
         if job.feed == "resident":

@@ -70,7 +70,7 @@ def run_trials(
         except SearchEnded as end:
             return end.state, end.reason
     if engine.broken:
-        return "failed", f"every trial fails: {engine.broken}"
+        return "failed", engine.broken
     return "completed", None
 
 
@@ -222,7 +222,7 @@ class _Watcher(tune.Callback):  # type: ignore[misc]
         if self._interrupted.is_set():
             raise SearchEnded("stopped", "interrupted")
         if self._engine.broken:
-            raise SearchEnded("failed", f"every trial fails: {self._engine.broken}")
+            raise SearchEnded("failed", self._engine.broken)
         budget = self._engine.time_budget
         if budget is not None and self._engine.out_of_time:
             raise SearchEnded("completed", f"time budget of {format_seconds(budget)}")

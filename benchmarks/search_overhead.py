@@ -11,6 +11,7 @@ import argparse
 import dataclasses
 import json
 import re
+import signal
 import statistics
 import subprocess
 import sys
@@ -234,7 +235,7 @@ def measure_peers(
     Returns:
         Seconds that raudio takes for an epoch of the widest network.
     """
-    from raudio.search.runner import prepare as checked
+    from raudio.search.runner import check
 
     count = len(size.configurations)
     common = _common(dataset, size.epochs)
@@ -243,7 +244,7 @@ def measure_peers(
     mine = [f"space={space}", "search.sampler=grid", f"search.trials={count}"]
     found = Search.run([*common, *mine], work / "grid")
     values = [trial.value("valid/accuracy", "max") for trial in found.history.trials.values()]
-    experiment = checked(common, single=True, echo=lambda line: None).experiment
+    experiment = check(common, single=True, echo=lambda line: None).experiment
     ours = Peer(
         start=found.first_step - found.began,
         seconds=found.end - found.first_step,
@@ -588,6 +589,7 @@ def _measures(outcome: Outcome, size: Size, args: argparse.Namespace, work: Path
 def main(argv: Sequence[str] | None = None) -> None:
     """Measures, prints the table, writes the JSON."""
     args = _arguments(argv)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
     size = QUICK if args.quick else Size()
     on, outcome = machine(), Outcome()
     with ExitStack() as stack:

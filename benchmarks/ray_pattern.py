@@ -2,11 +2,11 @@
 
 A Tune function starts a TorchTrainer of one worker with Ray Data datasets, two trials at once
 (docs.ray.io: "Hyperparameter Tuning with Ray Tune" and "Data Loading and Preprocessing" of Ray
-Train). The training itself is `plain_loop.py`'s. The dataset is read and decoded once for the whole
-search, materialised as the documentation's performance tips say, or with `--lazy` once an epoch, as
-its first examples do.
+Train). The training itself is `plain_loop.py`'s. Clips are read and decoded once for the whole
+search, once a trial (both with `materialize`, a performance tip of the documentation), or once an
+epoch (its first examples).
 
-Run as `python ray_pattern.py JOB.json [--lazy]`. Shapes as in `plain_loop.py`.
+Run as `python ray_pattern.py JOB.json --decode search|trial|epoch`. Shapes as in `plain_loop.py`.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ def decoded(batch: dict[str, np.ndarray], job: Job) -> dict[str, np.ndarray]:
     }
 
 
-def datasets_of(job: Job, lazy: bool) -> dict[str, ray.data.Dataset]:
-    """Both splits as Ray Data datasets."""
+def datasets_of(job: Job, *, lazy: bool) -> dict[str, ray.data.Dataset]:
+    """Both splits as Ray Data datasets, decoded now or, if lazy, whenever they are iterated."""
     datasets = {}
     for split, shards in job.shards.items():
         data = ray.data.read_parquet(shards, columns=["audio", "label"])
@@ -102,11 +102,11 @@ def train_worker(config: Mapping[str, Any]) -> None:
 
 
 def train_driver(config: Mapping[str, Any], datasets: Any, common: Any, storage: str) -> None:
-    """Tune's function: starts Ray Train for one configuration."""
+    """Tune's function: starts Ray Train for one configuration; no datasets: reads them itself."""
     TorchTrainer(
         train_worker,
         train_loop_config={**common, **config["configuration"]},
-        datasets=datasets,
+        datasets=datasets or datasets_of(Job(**common["job"]), lazy=False),
         scaling_config=ray.train.ScalingConfig(num_workers=1),
         run_config=ray.train.RunConfig(
             name=f"train-{ray.tune.get_context().get_trial_id()}",
@@ -130,7 +130,7 @@ def main() -> None:
     """Runs every configuration of the job; writes the results."""
     parser = argparse.ArgumentParser()
     parser.add_argument("job")
-    parser.add_argument("--lazy", action="store_true")
+    parser.add_argument("--decode", choices=("search", "trial", "epoch"), default="search")
     args = parser.parse_args()
     job = Job.read(args.job)
     ray.init(
@@ -140,14 +140,16 @@ def main() -> None:
         log_to_driver=False,
         _node_ip_address="127.0.0.1",
     )
-    datasets = datasets_of(job, args.lazy)
+    datasets = None
+    if args.decode != "trial":
+        datasets = datasets_of(job, lazy=args.decode == "epoch")
+    waves, _ = plain_loop.load(job, "train")
     spectrogram = Spectrogram(job)
-    first = datasets["train"].take_batch(job.fit_clips)
-    spectrogram.fit(torch.from_numpy(first["wave"]))
+    spectrogram.fit(waves[: job.fit_clips])
     common = {
         "job": asdict(job),
         "spectrogram": spectrogram.state_dict(),
-        "clips": datasets["train"].count(),
+        "clips": len(waves),
     }
     clock = Clock()
     with tempfile.TemporaryDirectory() as storage:

@@ -14,6 +14,7 @@ from memory_feed import MemoryFeed, tones
 from torch import Tensor, nn
 
 from raudio import checkpoint
+from raudio.audio.frontends import FrontEnd
 from raudio.config import schema
 from raudio.core.errors import ConfigError, DataError, NonFiniteError, RunError
 from raudio.system import System, build_system
@@ -203,7 +204,7 @@ class _Mean(nn.Module):
         return logits
 
 
-class _Frames(nn.Module):
+class _Frames(FrontEnd):
     """Frames of 40 samples, divided by a scale that is fitted."""
 
     n_features = 40
@@ -214,11 +215,14 @@ class _Frames(nn.Module):
         self.fitted: list[Tensor] = []
         self.register_buffer("scale", torch.ones(()))
 
-    def forward(self, waves: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        return waves.unflatten(1, (-1, 40)) / self.scale, lengths // 40
+    def transform(self, waves: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        return waves.unflatten(1, (-1, 40)), lengths // 40
+
+    def standardise(self, features: Tensor, frame_lengths: Tensor) -> Tensor:
+        return features / self.scale
 
     def fit(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
-        self.fitted = [waves.clone() for waves, _ in batches]
+        self.fitted = [frames.flatten(1) for frames, _ in batches]
         self.scale.fill_(torch.cat(self.fitted).std())
         self.needs_fit = False
 

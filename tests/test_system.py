@@ -111,7 +111,7 @@ def test_evaluation_averages_the_windows_of_a_clip(batch_size: int) -> None:
 
 def test_evaluation_is_in_eval_mode_and_gives_the_mode_back() -> None:
     system = build_system(experiment(), labels="abc")
-    system.front_end.fit([(tones(6)[0], torch.full((6,), 800))])
+    system.front_end.fit([system.front_end.transform(tones(6)[0], torch.full((6,), 800))])
     system.train()
     before = {name: value.clone() for name, value in system.state_dict().items()}
     feed = MemoryFeed(*tones(6))
@@ -131,7 +131,7 @@ def test_evaluation_is_in_eval_mode_and_gives_the_mode_back() -> None:
 
 def test_scores_that_are_not_finite_are_refused() -> None:
     system = build_system(experiment(), labels="abc")
-    system.front_end.fit([(tones(6)[0], torch.full((6,), 800))])
+    system.front_end.fit([system.front_end.transform(tones(6)[0], torch.full((6,), 800))])
     waves, targets = tones(6)
     waves[2] = float("nan")
     with pytest.raises(NonFiniteError, match="scores of 1 of 6 clips are not finite"):

@@ -35,7 +35,38 @@ def frame_mask(lengths: Tensor, frames: int) -> Tensor:
     return torch.arange(frames, device=lengths.device) < lengths[:, None]
 
 
-class LogMel(nn.Module):
+class FrontEnd(nn.Module):
+    """Waveform to features in two halves: what is fixed by the settings, and what is fitted.
+
+    A plugin's front end may be any `nn.Module` with `n_features` and this `forward`. One that is a
+    `FrontEnd` has its `transform` computed once and kept, where the waves it gets are always the
+    same.
+    """
+
+    #: N, features a frame.
+    n_features: int
+    #: Whether `fit` has to be called before the features are as asked for.
+    needs_fit = False
+
+    def forward(self, waves: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, T) float32 waves and (B,) int64 lengths in samples to (B, F, N) features and (B,)
+        int64 lengths in frames; frames beyond a clip's length are 0."""
+        features, frame_lengths = self.transform(waves, lengths)
+        return self.standardise(features, frame_lengths), frame_lengths
+
+    def transform(self, waves: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """The first half of `forward`, a function of the settings alone."""
+        raise NotImplementedError
+
+    def standardise(self, features: Tensor, frame_lengths: Tensor) -> Tensor:
+        """(B, F, N) features of `transform` as the model gets them; unchanged by default."""
+        return features
+
+    def fit(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+        """Sets what `standardise` needs from batches that `transform` gave."""
+
+
+class LogMel(FrontEnd):
     """Log-mel spectrogram: the natural logarithm of the energy in bands equally wide in mel.
 
     Hann window, power spectrum, triangular bands on the HTK mel scale (the definition, and the
@@ -98,32 +129,52 @@ class LogMel(nn.Module):
         self.register_buffer("_filters", filters, persistent=False)
         self._register_statistics()
 
-    def forward(self, waves: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, T) float32 waves and (B,) int64 lengths in samples to (B, F, N) features and (B,)
-        int64 lengths in frames; frames beyond a clip's length are 0."""
-        features, frame_lengths, mask = self._unnormalized(waves, lengths)
-        if self.normalize == "dataset":
-            features = (features - self.mean) / self.std
-        elif self.normalize == "channel":
-            features = _normalize_clips(features, frame_lengths, mask)
-        if mask is not None:
-            features = features * mask
+    def transform(self, waves: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """See `FrontEnd`: log-mel energies before they are normalised."""
+        frame_lengths = 1 + lengths.div(self.hop_samples, rounding_mode="floor")
+        frames = 1 + waves.shape[1] // self.hop_samples
+        full = _all_full(lengths, waves.shape[1])
+        if not full:
+            waves = waves * frame_mask(lengths, waves.shape[1])
+        # Energies span more than half precision holds: never under the training loop's autocast.
+        with torch.autocast(waves.device.type, enabled=False):
+            padded = nn.functional.pad(waves.float(), (self.n_fft // 2, self.n_fft // 2))
+            if padded.device.type != "cpu":
+                features = self._transform(padded)
+            else:
+                group = max(1, _CPU_GROUP_BYTES // (4 * frames * self.n_fft))
+                parts = [self._transform(part) for part in torch.split(padded, group)]
+                features = parts[0] if len(parts) == 1 else torch.cat(parts)
+        if not full:
+            features = features * frame_mask(frame_lengths, frames)[:, :, None]
         return features, frame_lengths
 
+    def standardise(self, features: Tensor, frame_lengths: Tensor) -> Tensor:
+        """See `FrontEnd`: normalised as asked for."""
+        if self.normalize == "none":
+            return features
+        mask = None
+        if not _all_full(frame_lengths, features.shape[1]):
+            mask = frame_mask(frame_lengths, features.shape[1])[:, :, None]
+        if self.normalize == "dataset":
+            features = (features - self.mean) / self.std
+        else:
+            features = _normalize_clips(features, frame_lengths, mask)
+        return features if mask is None else features * mask
+
     @property
-    def needs_fit(self) -> bool:
-        """Whether `fit` has to be called before the features are normalised as asked for."""
+    def needs_fit(self) -> bool:  # type: ignore[override]
+        """See `FrontEnd`."""
         return self.normalize == "dataset" and int(self.fitted_frames) == 0
 
     @torch.no_grad()
     def fit(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
-        """Sets the statistics of "dataset" from the valid frames of batches of (waves (B, T),
-        lengths (B,)); one pass, nothing is kept but sums."""
+        """Sets the statistics of "dataset" from the valid frames of batches that `transform` gave:
+        (features (B, F, N), lengths (B,)); one pass, nothing is kept but sums."""
         total = torch.zeros(2, self.n_features, dtype=torch.float64, device=self.mean.device)
         count = 0
-        for waves, lengths in batches:
-            features, frame_lengths, mask = self._unnormalized(waves, lengths)
-            values = features.double() if mask is None else features.double() * mask
+        for features, frame_lengths in batches:
+            values = features.double()  # 0 in frames that are not valid
             total += torch.stack([values.sum((0, 1)), values.square().sum((0, 1))])
             count += int(frame_lengths.sum())
         assert count, "no batch to fit the front end on"
@@ -137,24 +188,6 @@ class LogMel(nn.Module):
         self.register_buffer("mean", torch.zeros(self.n_features))
         self.register_buffer("std", torch.ones(self.n_features))
         self.register_buffer("fitted_frames", torch.zeros((), dtype=torch.int64))
-
-    def _unnormalized(self, waves: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Features (B, F, N) before normalisation, frame lengths (B,), and the mask (B, F, 1) of
-        valid frames, None when all are valid."""
-        frame_lengths = 1 + lengths.div(self.hop_samples, rounding_mode="floor")
-        frames = 1 + waves.shape[1] // self.hop_samples
-        mask = None
-        if not _all_full(lengths, waves.shape[1]):
-            waves = waves * frame_mask(lengths, waves.shape[1])
-            mask = frame_mask(frame_lengths, frames)[:, :, None]
-        # Energies span more than half precision holds: never under the training loop's autocast.
-        with torch.autocast(waves.device.type, enabled=False):
-            padded = nn.functional.pad(waves.float(), (self.n_fft // 2, self.n_fft // 2))
-            if padded.device.type != "cpu":
-                return self._transform(padded), frame_lengths, mask
-            group = max(1, _CPU_GROUP_BYTES // (4 * frames * self.n_fft))
-            parts = [self._transform(part) for part in torch.split(padded, group)]
-        return (parts[0] if len(parts) == 1 else torch.cat(parts)), frame_lengths, mask
 
     def _transform(self, padded: Tensor) -> Tensor:
         """(B, n_fft // 2 + T + n_fft // 2) waves to (B, F, N) log-mel energies."""

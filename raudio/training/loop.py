@@ -322,7 +322,9 @@ def _fit_front_end(
     On the clips as they are: augmentations come after. All ranks take what the first one found.
     """
     first = list(itertools.islice(batches, count))
-    system.front_end.fit((b.waves.to(device), b.lengths.to(device)) for _, b in first)
+    system.front_end.fit(
+        system.front_end.transform(b.waves.to(device), b.lengths.to(device)) for _, b in first
+    )
     _share_buffers(system, world)
     return itertools.chain(first, batches)
 

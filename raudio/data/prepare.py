@@ -49,6 +49,7 @@ class Options:
             manifest, instead of stopping.
         seed: of the splits and of the order of the clips.
         licence: of the recordings, for the manifest.
+        source: where the recordings came from, for the manifest; empty: the folder's name.
     """
 
     shares: splitting.Shares = splitting.EIGHTY_TEN_TEN
@@ -58,6 +59,7 @@ class Options:
     skip_bad: bool = False
     seed: int = 0
     licence: str = ""
+    source: str = ""
 
     def __post_init__(self) -> None:
         if self.format not in FORMATS:
@@ -135,7 +137,7 @@ def plan(found: Source, options: Options) -> Task[Item]:
         key=found.key(options),
         metadata=found.metadata,
         taken=(*found.taken, f"{len(labels)} classes: {shown}", f"splits {how}: {sizes}"),
-        source=found.folder.resolve().name,
+        source=options.source or found.folder.resolve().name,
         licence=options.licence,
         made_with={**asdict(options), "shares": list(options.shares), "splits": how},
         shard_bytes=options.shard_mb * 10**6,

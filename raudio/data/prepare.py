@@ -24,15 +24,13 @@ from raudio.core.errors import DataError, unknown
 from raudio.core.seeding import key
 from raudio.data import splits as splitting
 from raudio.data.manifest import SPLITS, Manifest, Skipped
-from raudio.data.sources import Item, Source, duplicates, read_source
+from raudio.data.sources import DEEP, Item, Source, duplicates, read_item, read_source
 from raudio.data.writer import Echo, Progress, Row, Task, check_new, silent, write_dataset
 
 FORMATS = ("flac", "wav", "source")
 
 #: At or above this value a sample counts as clipped: the largest of 16 bits is 0.99997.
 _FULL_SCALE = 0.9999
-# Sources of more than 16 bits; the codecs that throw information away have less than 16.
-_DEEP = frozenset({"PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ALAC_20", "ALAC_24", "ALAC_32"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +126,7 @@ def plan(found: Source, options: Options) -> Task[Item]:
     for members in clips.values():
         # Not by class: a window of neighbouring shards is to hold all classes.
         members.sort(key=lambda item: (key(options.seed, "order", item.clip_id), item.clip_id))
-    labels = sorted({item.label for item in items})
+    labels = sorted({label for item in items for label in item.classes})
     shown = ", ".join(labels[:12]) + (", ..." if len(labels) > 12 else "")
     return Task(
         clips=clips,
@@ -137,11 +135,11 @@ def plan(found: Source, options: Options) -> Task[Item]:
         key=found.key(options),
         metadata=found.metadata,
         taken=(*found.taken, f"{len(labels)} classes: {shown}", f"splits {how}: {sizes}"),
-        source=options.source or found.folder.resolve().name,
+        source=options.source or found.name,
         licence=options.licence,
         made_with={**asdict(options), "shares": list(options.shares), "splits": how},
         shard_bytes=options.shard_mb * 10**6,
-        total_bytes=sum(item.path.stat().st_size for item in items),
+        total_bytes=sum(item.size for item in items),
         skipped=found.missing,
     )
 
@@ -149,7 +147,7 @@ def plan(found: Source, options: Options) -> Task[Item]:
 def _splits(items: Sequence[Item], options: Options) -> tuple[list[str], str]:
     """The split of each item, and how it was found."""
     ids = [item.clip_id for item in items]
-    labels = [item.label for item in items]
+    labels = [str(item.label) for item in items]
     groups: list[str] | None = None
     if any(item.group for item in items):
         groups = [f"group {item.group}" if item.group else item.clip_id for item in items]
@@ -189,13 +187,9 @@ class _Encoder:
         self._options = options
 
     def __call__(self, item: Item) -> Row | Skipped:
-        where = f"{item.path} ({item.where})" if item.where else str(item.path)
         try:
-            try:
-                content = item.path.read_bytes()
-            except OSError as error:
-                raise DataError(f"{where}: cannot be read ({error.strerror})") from error
-            row = encode_clip(content, self._options.format, self._options.sample_rate, where)
+            content = read_item(item)
+            row = encode_clip(content, self._options.format, self._options.sample_rate, item.name)
         except DataError as error:
             if self._options.skip_bad:
                 return Skipped(item.clip_id, str(error))
@@ -228,7 +222,7 @@ def encode_clip(content: bytes, format: str, sample_rate: int | None, where: str
     if format == "source":
         stored, frames = content, len(wave)
     else:
-        if sample_rate in (None, rate) and header.subtype not in _DEEP:
+        if sample_rate in (None, rate) and header.subtype not in DEEP:
             samples, _ = soundfile.read(io.BytesIO(content), dtype="int16", always_2d=True)
         else:
             samples, _ = soundfile.read(io.BytesIO(content), dtype="float32", always_2d=True)
@@ -236,7 +230,7 @@ def encode_clip(content: bytes, format: str, sample_rate: int | None, where: str
                 samples = soxr.resample(samples, rate, sample_rate, quality="HQ")
                 rate = int(sample_rate or rate)
         frames = len(samples)
-        stored = encode_samples(samples, rate, format, deep=header.subtype in _DEEP, where=where)
+        stored = encode_samples(samples, rate, format, deep=header.subtype in DEEP, where=where)
     return {
         "audio": stored,
         "sample_rate": rate,

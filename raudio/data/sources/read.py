@@ -24,6 +24,7 @@ from raudio.core.errors import DataError, closest, unknown
 from raudio.core.storage import is_remote
 from raudio.data.manifest import SPLITS, Skipped
 from raudio.data.rows import RESERVED
+from raudio.data.sources.item import Item
 
 AUDIO_SUFFIXES = (
     ".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3",
@@ -54,41 +55,18 @@ _SPLIT_NAMES = {
 
 
 @dataclass(frozen=True)
-class Item:
-    """One recording that is to become a clip.
-
-    Attributes:
-        clip_id: its path inside the source, with forward slashes.
-        path: where it is.
-        label: its class.
-        split: train, valid or test where that was predefined.
-        group: speaker, site, ...
-        metadata: the label file's other columns.
-        where: its line in the label file, for messages; empty without one.
-    """
-
-    clip_id: str
-    path: Path
-    label: str
-    split: str | None = None
-    group: str | None = None
-    metadata: Mapping[str, Any] | None = None
-    where: str = ""
-
-
-@dataclass(frozen=True)
 class Source:
     """Recordings and labels, as found.
 
     Attributes:
-        folder: the source.
+        location: of the source: local path or URI.
         items: in the order of the label file, or by name.
         taken: what was taken for what, a sentence each.
         metadata: the further columns and their types.
         missing: files that the label file names and that are not there (only when skipping).
     """
 
-    folder: Path
+    location: str
     items: tuple[Item, ...]
     taken: tuple[str, ...]
     metadata: Mapping[str, pa.DataType]
@@ -96,11 +74,17 @@ class Source:
 
     def key(self, *options: object) -> str:
         """A hash of all items, their files' sizes and times, and `options`."""
-        digest = hashlib.sha256(repr((str(self.folder), self.missing, options)).encode())
+        digest = hashlib.sha256(repr((self.location, self.missing, options)).encode())
         for item in self.items:
-            stat = item.path.stat()
-            digest.update(repr((item, stat.st_size, stat.st_mtime_ns)).encode())
+            digest.update(repr(item).encode())
         return digest.hexdigest()
+
+    @property
+    def name(self) -> str:
+        """The last part of its location."""
+        if is_remote(self.location):
+            return self.location.rstrip("/").rpartition("/")[2]
+        return Path(self.location).resolve().name
 
 
 def read_source(
@@ -165,12 +149,12 @@ def closest_path(path: Path) -> str:
 
 def duplicates(items: Sequence[Item]) -> list[str]:
     """For each item a name that those with the same bytes share."""
-    sizes = [item.path.stat().st_size for item in items]
+    sizes = [item.size for item in items]
     several = {size for size, count in Counter(sizes).items() if count > 1}
     names: list[str] = []
     for item, size in zip(items, sizes, strict=True):
         if size in several:
-            with item.path.open("rb") as file:
+            with open(item.path, "rb") as file:
                 names.append(hashlib.file_digest(file, "sha256").hexdigest())
         else:
             names.append(item.clip_id)
@@ -210,13 +194,17 @@ def _from_folders(folder: Path, columns: Mapping[str, str]) -> Source:
                 f"{file.as_posix()!r} in {str(folder)!r} lies in the split {split!r} but in no "
                 "class: put each class into a folder of its own"
             )
-        items.append(Item(file.as_posix(), folder / file, parts[0], split))
+        items.append(
+            Item(
+                file.as_posix(), str(folder / file), parts[0], split=split, **_facts(folder / file)
+            )
+        )
     taken = ["labels from the folders' names"]
     if level is not None and columns.get("split") == NOTHING:
         items = [replace(item, split=None) for item in items]
     elif level is not None:
         taken.append("splits from the folders " + ", ".join(_split_folders(files, level)))
-    return Source(folder, tuple(items), tuple(taken), {})
+    return Source(str(folder), tuple(items), tuple(taken), {})
 
 
 def _audio_files(folder: Path) -> Iterator[Path]:
@@ -304,12 +292,13 @@ def _from_labels(
         items.append(
             Item(
                 clip_id=clip_id,
-                path=path,
+                path=str(path),
                 label=str(_text(label)),
                 split=split_of[_text(row[roles["split"]]) or ""] if split_of else None,
                 group=_text(row[roles["group"]]) if "group" in roles else None,
                 metadata={name: column[index] for name, column in values.items()},
                 where=f"{line} of {file.name}",
+                **_facts(path),
             )
         )
     if missing and not skip_missing:
@@ -322,7 +311,7 @@ def _from_labels(
         )
     if not items:
         raise DataError(f"{file}: none of its {len(rows)} files is there; correct the paths")
-    return Source(folder, tuple(items), tuple(taken), types, tuple(missing))
+    return Source(str(folder), tuple(items), tuple(taken), types, tuple(missing))
 
 
 def _read_rows(file: Path) -> tuple[list[dict[str, Any]], list[str]]:
@@ -485,6 +474,11 @@ def _text(value: Any) -> str | None:
     return str(value).strip() or None
 
 
+def _facts(path: Path) -> dict[str, Any]:
+    stat = path.stat()
+    return {"size": stat.st_size, "stamp": str(stat.st_mtime_ns)}
+
+
 def _locate(folder: Path, beside: Path, named: str) -> Path | None:
     path = Path(named).expanduser()
     for candidate in (folder / path, beside / path):
@@ -501,20 +495,20 @@ def _clip_id(folder: Path, path: Path) -> str:
 
 
 def _check_classes(source: Source, labels: str | os.PathLike[str] | None) -> None:
-    classes = {item.label for item in source.items}
+    classes = {label for item in source.items for label in item.classes}
     if len(classes) > 1:
         return
     only = next(iter(classes))
     if labels is not None:
         cure = f"check the label column ({source.taken[1]})"
     else:
-        inner = source.folder / only
+        inner = Path(source.location) / only
         deeper = [p for p in inner.iterdir() if p.is_dir()] if inner.is_dir() else []
         cure = "put each class into a folder of its own, or give a label file with --labels FILE"
         if len(deeper) > 1:
             cure = f"if the classes are the folders in it, give {str(inner)!r}; else " + cure
-        cure += _label_file_hint(source.folder)
+        cure += _label_file_hint(Path(source.location))
     raise DataError(
-        f"all {len(source.items)} clips of {str(source.folder)!r} have the label {only!r}, and a "
+        f"all {len(source.items)} clips of {source.location!r} have the label {only!r}, and a "
         f"classifier needs at least two: {cure}"
     )

@@ -1,0 +1,33 @@
+"""Where clips and their labels come from. Reads names only, no audio: everything that a label file
+or a folder can have wrong is found here, before anything is written.
+"""
+
+from raudio.data.sources.item import (
+    DEEP,
+    Event,
+    Item,
+    check_events,
+    read_item,
+)
+from raudio.data.sources.read import (
+    AUDIO_SUFFIXES,
+    LABEL_SUFFIXES,
+    Source,
+    closest_path,
+    duplicates,
+    read_source,
+)
+
+__all__ = [
+    "AUDIO_SUFFIXES",
+    "DEEP",
+    "LABEL_SUFFIXES",
+    "Event",
+    "Item",
+    "Source",
+    "check_events",
+    "closest_path",
+    "duplicates",
+    "read_item",
+    "read_source",
+]

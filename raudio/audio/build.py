@@ -6,19 +6,18 @@ B clips, T samples, F frames, N features a frame, C classes.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any, TypeGuard, cast
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
-from raudio.audio.augment import Augmentation, Mixup
+from raudio.audio.augment.base import STAGES, Augmentation, Examples, Mixing
 from raudio.config.schema import Augment
 from raudio.core.components import AUGMENTATIONS, FRONT_ENDS
 from raudio.core.errors import ConfigError
-
-_STAGES = ("wave", "spectrogram", "mix")
 
 
 def build_front_end(settings: Any, sample_rate: int) -> nn.Module:
@@ -39,73 +38,106 @@ def build_front_end(settings: Any, sample_rate: int) -> nn.Module:
 class Augmenter:
     """All augmentations of an experiment, in the order of the schema, each at its stage.
 
-    Each method returns its input untouched when nothing is set for its stage.
+    Runs wherever its clips are: it needs no trial, and what a clip gets does not depend on the
+    clips beside it (but for mixing). Each method returns its very input when nothing is set for its
+    stage.
 
     Args:
-        augmentations: of any stage; those whose p is 0 are dropped.
+        augmentations: of any stage.
         seed: of everything that they draw.
     """
 
-    def __init__(self, augmentations: Sequence[Augmentation | Mixup], *, seed: int) -> None:
+    def __init__(self, augmentations: Sequence[Augmentation | Mixing], *, seed: int) -> None:
         self._seed = seed
-        active = [each for each in augmentations if each.p > 0]
-        self._wave = [each for each in active if _is_stage(each, "wave")]
-        self._spectrogram = [each for each in active if _is_stage(each, "spectrogram")]
-        self._mix = [cast(Mixup, each) for each in active if each.stage == "mix"]
+        self._each: dict[str, list[Augmentation]] = {stage: [] for stage in STAGES}
+        self._mixing: dict[str, list[Mixing]] = {stage: [] for stage in STAGES}
+        for each in augmentations:
+            if isinstance(each, Mixing):
+                self._mixing[each.stage].append(each)
+            else:
+                self._each[each.stage].append(each)
 
-    def wave(self, waves: Tensor, lengths: Tensor, keys: NDArray[np.uint64], epoch: int) -> Tensor:
-        """(B, T) waves with (B,) lengths in samples, of the clips with (B,) keys, augmented."""
-        return self._apply(self._wave, waves, lengths, keys, epoch)
+    def wave(self, examples: Examples, keys: NDArray[np.uint64], epoch: int) -> Examples:
+        """Waves (B, T) of the clips with (B,) keys, each augmented by itself."""
+        return self._clips("wave", examples, keys, epoch)
+
+    def mix(self, examples: Examples, step: int) -> Examples:
+        """Waves (B, T) with float targets, the clips of a batch mixed with each other."""
+        return self._mix("wave", examples, step)
 
     def spectrogram(
-        self, features: Tensor, frame_lengths: Tensor, keys: NDArray[np.uint64], epoch: int
-    ) -> Tensor:
-        """(B, F, N) features with (B,) lengths in frames, of clips with (B,) keys, augmented."""
-        return self._apply(self._spectrogram, features, frame_lengths, keys, epoch)
+        self, examples: Examples, keys: NDArray[np.uint64], epoch: int, step: int
+    ) -> Examples:
+        """Features (B, F, N) of the clips with (B,) keys: each by itself, then mixed."""
+        return self._mix("spectrogram", self._clips("spectrogram", examples, keys, epoch), step)
 
-    def mix(
-        self, waves: Tensor, lengths: Tensor, targets: Tensor, step: int
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, T) waves, (B,) lengths and (B, C) float targets, each clip mixed with another."""
-        for each in self._mix:
-            drawn = each.draw(len(waves), seed=self._seed, step=step)
-            waves, lengths, targets = each.apply(waves, lengths, targets, drawn)
-        return waves, lengths, targets
+    def _clips(
+        self, stage: str, examples: Examples, keys: NDArray[np.uint64], epoch: int
+    ) -> Examples:
+        for each in self._each[stage]:
+            examples = each(examples, keys, seed=self._seed, epoch=epoch)
+        return examples
 
-    def _apply(
-        self,
-        augmentations: Sequence[Augmentation],
-        batch: Tensor,
-        lengths: Tensor,
-        keys: NDArray[np.uint64],
-        epoch: int,
-    ) -> Tensor:
-        for each in augmentations:
-            batch = each.apply(batch, lengths, each.draw(keys, seed=self._seed, epoch=epoch))
-        return batch
+    def _mix(self, stage: str, examples: Examples, step: int) -> Examples:
+        for each in self._mixing[stage]:
+            examples = each(examples, seed=self._seed, step=step)
+        return examples
 
 
-def build_augmenter(augment: Augment, seed: int) -> Augmenter:
-    """The augmentations that are switched on in `augment`.
+def build_augmenter(augment: Augment, *, sample_rate: int, seed: int) -> Augmenter:
+    """The augmentations that are switched on in `augment`: those whose p is above 0.
 
     Every field of `augment`, a plugin's too, names an entry of the registry and holds its
     arguments.
 
+    Args:
+        augment: the settings.
+        sample_rate: of the waves it will get, in Hz.
+        seed: of everything drawn.
+
     Raises:
         ConfigError: settings that contradict each other, or a plugin of an unknown stage.
     """
-    built = []
-    for field in dataclasses.fields(augment):
-        settings = getattr(augment, field.name)
-        each = AUGMENTATIONS.get(field.name)(**dataclasses.asdict(settings))
-        if getattr(each, "stage", None) not in _STAGES:
-            raise ConfigError(
-                f"augmentation {field.name!r}: its class attribute stage is "
-                f"{getattr(each, 'stage', None)!r}; it has to be one of {', '.join(_STAGES)}"
-            )
-        built.append(each)
-    return Augmenter(built, seed=seed)
+    names = [field.name for field in dataclasses.fields(augment)]
+    return Augmenter(
+        [
+            build_augmentation(name, dataclasses.asdict(settings), sample_rate, stream=name)
+            for name in names
+            for settings in [getattr(augment, name)]
+            if settings.p > 0
+        ],
+        seed=seed,
+    )
 
 
-def _is_stage(each: Augmentation | Mixup, stage: str) -> TypeGuard[Augmentation]:
-    return each.stage == stage
+def build_augmentation(
+    name: str, arguments: Mapping[str, Any], sample_rate: int, *, stream: str
+) -> Augmentation | Mixing:
+    """One augmentation of the registry.
+
+    Args:
+        name: its name there.
+        arguments: its keyword arguments, but for `sample_rate`.
+        sample_rate: of the waves, in Hz, for those that ask for it.
+        stream: its path in the configuration, which names its draws.
+
+    Raises:
+        ConfigError: settings that contradict each other, or a plugin that is no augmentation.
+    """
+    component = AUGMENTATIONS.get(name)
+    given = dict(arguments)
+    if "sample_rate" in inspect.signature(component).parameters:
+        given["sample_rate"] = sample_rate
+    each = component(**given)
+    if not isinstance(each, (Augmentation, Mixing)):
+        raise ConfigError(
+            f"augmentation {name!r} is a {type(each).__name__}; derive it from "
+            "raudio.audio.augment.Augmentation or Mixing"
+        )
+    if getattr(each, "stage", None) not in STAGES:
+        raise ConfigError(
+            f"augmentation {name!r}: its class attribute stage is "
+            f"{getattr(each, 'stage', None)!r}; it has to be one of {', '.join(STAGES)}"
+        )
+    each.stream = stream
+    return each

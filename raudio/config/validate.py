@@ -415,12 +415,14 @@ def _check_together(experiment: Experiment, problems: list[str]) -> None:
             f"dataset.clip_seconds={data.clip_seconds:g} is shorter than one analysis window, "
             f"features.window={window:g} (s)"
         )
-    noise = experiment.augment.noise
-    if noise.min_snr > noise.max_snr:
-        problems.append(
-            f"augment.noise.min_snr={noise.min_snr:g} must not be above "
-            f"augment.noise.max_snr={noise.max_snr:g} (dB)"
-        )
+    for name, values in dataclasses.asdict(experiment.augment).items():
+        for low in (key for key in values if key.startswith("min_")):
+            high = low.replace("min_", "max_", 1)
+            if None not in (values[low], values.get(high)) and values[low] > values[high]:
+                problems.append(
+                    f"augment.{name}.{low}={values[low]:g} must not be above "
+                    f"augment.{name}.{high}={values[high]:g}"
+                )
     if training.steps is None and training.steps_per_epoch is not None:
         problems.append(
             f"training.steps_per_epoch={training.steps_per_epoch} needs training.steps, "

@@ -19,12 +19,24 @@ FRONT_ENDS = Registry(
 AUGMENTATIONS = Registry(
     "augmentation",
     {
-        "gain": ("raudio.audio.augment:Gain", "level up or down by a random number of decibels"),
-        "noise": ("raudio.audio.augment:Noise", "white noise at a random signal-to-noise ratio"),
-        "shift": ("raudio.audio.augment:Shift", "earlier or later in the clip, zeros in the gap"),
-        "time_mask": ("raudio.audio.augment:TimeMask", "SpecAugment: frames set to the mean"),
-        "freq_mask": ("raudio.audio.augment:FreqMask", "SpecAugment: bands set to the mean"),
-        "mixup": ("raudio.audio.augment:Mixup", "convex mixture of two clips and their labels"),
+        "gain": (
+            "raudio.audio.augment.level:Gain",
+            "level up or down by a random number of decibels",
+        ),
+        "noise": (
+            "raudio.audio.augment.noise:Noise",
+            "white noise at a random signal-to-noise ratio",
+        ),
+        "shift": (
+            "raudio.audio.augment.time:Shift",
+            "earlier or later in the clip, zeros in the gap",
+        ),
+        "time_mask": ("raudio.audio.augment.masks:TimeMask", "SpecAugment: frames set to the mean"),
+        "freq_mask": ("raudio.audio.augment.masks:FreqMask", "SpecAugment: bands set to the mean"),
+        "mixup": (
+            "raudio.audio.augment.mixing:Mixup",
+            "convex mixture of two clips and their labels",
+        ),
     },
 )
 MODELS = Registry(

@@ -29,6 +29,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from raudio import checkpoint
+from raudio.audio.augment import Examples
 from raudio.audio.build import build_augmenter
 from raudio.config.schema import Experiment
 from raudio.core import seeding
@@ -202,7 +203,11 @@ class _Stepper:
         self.optimizer = build_optimizer(experiment.optimizer, system.model)
         # A gradient in fp16 underflows unless the loss is scaled up.
         self.scaler = GradScaler(device.type, enabled=self.half == torch.float16)
-        self.augmenter = build_augmenter(experiment.augment, experiment.seed)
+        sample_rate = experiment.dataset.sample_rate
+        assert sample_rate is not None, "the experiment is not resolved"
+        self.augmenter = build_augmenter(
+            experiment.augment, sample_rate=sample_rate, seed=experiment.seed
+        )
         self.schedule = build_schedule(experiment.schedule)
         self.peak: float = experiment.optimizer.lr
         self.lr = math.nan
@@ -221,27 +226,30 @@ class _Stepper:
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr
 
-        waves = batch.waves.to(device, non_blocking=True)  # (B, T)
-        lengths = batch.lengths.to(device, non_blocking=True)  # (B,)
-        targets = task.targets(batch.targets.to(device, non_blocking=True))  # (B, C)
-        waves = augmenter.wave(waves, lengths, batch.keys, number)
-        waves, lengths, targets = augmenter.mix(waves, lengths, targets, step)
+        examples = Examples(
+            batch.waves.to(device, non_blocking=True),  # (B, T)
+            batch.lengths.to(device, non_blocking=True),  # (B,)
+            task.targets(batch.targets.to(device, non_blocking=True)),  # (B, C)
+        )
+        examples = augmenter.mix(augmenter.wave(examples, batch.keys, number), step)
 
         # Each part adds its share of the mean over all clips of all ranks.
-        clips = len(waves)
+        clips = len(examples)
         scale = self._scale(clips)
         size = -(-clips // self.accumulate)
         loss = torch.zeros((), device=device)
         self.optimizer.zero_grad()
         for start in range(0, clips, size):
             part = slice(start, start + size)
-            share = len(waves[part]) / clips
+            waves = examples[part]
+            share = len(waves) / clips
             with self._alone(more=start + size < clips):
-                features, frames = self.system.front_end(waves[part], lengths[part])
-                features = augmenter.spectrogram(features, frames, batch.keys[part], number)
+                data, frames = self.system.front_end(waves.data, waves.lengths)
+                features = Examples(data, frames, waves.targets)  # (B, F, N)
+                features = augmenter.spectrogram(features, batch.keys[part], number, step)
                 with self._arithmetic():
-                    logits = self.model(features, frames)  # (B, C) from (B, F, N)
-                mean = task.loss(logits.float(), targets[part])
+                    logits = self.model(features.data, features.lengths)  # (B, C)
+                mean = task.loss(logits.float(), features.targets)
                 self.scaler.scale(mean * (share * scale)).backward()
             loss += mean.detach() * share
 

@@ -22,9 +22,10 @@ from numpy.typing import NDArray
 from raudio.audio.decode import decode
 from raudio.config.schema import Dataset
 from raudio.core.errors import DataError
+from raudio.data.facts import clip_facts
 from raudio.data.locate import locate
 from raudio.data.manifest import Manifest, Skipped
-from raudio.data.prepare import Options, clip_facts, encode_samples, plan, prepare
+from raudio.data.prepare import Options, encode_samples, plan, prepare
 from raudio.data.rows import read_shard
 from raudio.data.sources import read_source
 from raudio.data.splits import Shares
@@ -323,7 +324,7 @@ def _encode(number: int) -> Row | Skipped:
     return {
         "clip_id": str(number), "audio": encode_samples(samples, RATE, "wav"), "sample_rate": RATE,
         "frames": 2000, "channels": 1, "group": None, "label": str(number % 2),
-        **clip_facts(samples[:, 0].astype(np.float32) / 32768),
+        **clip_facts(samples[:, 0].astype(np.float32) / 32768, RATE),
     }  # fmt: skip
 
 

@@ -21,24 +21,14 @@ from raudio.audio.decode import Precision, decode, to_precision
 from raudio.core import seeding
 from raudio.core.errors import DataError
 from raudio.data.manifest import Manifest
-from raudio.data.rows import read_content, read_shard, shard_columns
+from raudio.data.rows import FACTS, read_content, read_shard, shard_columns
 
 #: The column of the samples; a name that no metadata column of a dataset has.
 WAVE = "__wave__"
 
 # What describes the stored file and not the decoded clip.
 _OF_THE_FILE = frozenset(
-    {
-        "audio",
-        "sample_rate",
-        "frames",
-        "channels",
-        "split",
-        "peak",
-        "rms",
-        "clipped",
-        "content",
-    }
+    {"audio", "sample_rate", "frames", "channels", "split", *(name for name, _ in FACTS)}
 )
 _TYPES: dict[str, type[np.int16] | type[np.float32]] = {"int16": np.int16, "float32": np.float32}
 

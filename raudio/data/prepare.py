@@ -6,7 +6,6 @@ Local threads do the work; see `raudio.data.writer` for what is promised of the 
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 from collections import Counter
@@ -14,23 +13,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
 import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from raudio.audio.decode import decode, info, to_precision
+from raudio.audio.decode import decode, info
 from raudio.core.errors import DataError, unknown
 from raudio.core.seeding import key
 from raudio.data import splits as splitting
+from raudio.data.facts import clip_facts
 from raudio.data.manifest import SPLITS, Manifest, Skipped
 from raudio.data.sources import DEEP, Item, Source, duplicates, read_item, read_source
 from raudio.data.writer import Echo, Progress, Row, Task, check_new, silent, write_dataset
 
 FORMATS = ("flac", "wav", "source")
-
-#: At or above this value a sample counts as clipped: the largest of 16 bits is 0.99997.
-_FULL_SCALE = 0.9999
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,7 +214,7 @@ def encode_clip(content: bytes, format: str, sample_rate: int | None, where: str
     """
     wave, rate = decode(content, where=where)
     header = info(content, where=where)
-    facts = clip_facts(wave)
+    facts = clip_facts(wave, rate)
     if format == "source":
         stored, frames = content, len(wave)
     else:
@@ -237,18 +233,6 @@ def encode_clip(content: bytes, format: str, sample_rate: int | None, where: str
         "frames": frames,
         "channels": header.channels,
         **facts,
-    }
-
-
-def clip_facts(wave: NDArray[np.float32]) -> Row:
-    """What `inspect` wants to know of (T,) mono samples: peak, rms, clipped, content."""
-    size = np.abs(wave)
-    samples: NDArray[Any] = to_precision(wave, "int16")
-    return {
-        "peak": float(size.max()),
-        "rms": float(np.sqrt(np.mean(np.square(wave, dtype=np.float64)))),
-        "clipped": int((size >= _FULL_SCALE).sum()),
-        "content": hashlib.blake2b(samples.tobytes(), digest_size=12).hexdigest(),
     }
 
 

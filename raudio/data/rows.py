@@ -11,6 +11,11 @@
 | peak, rms | float32 | largest and root mean square value of the mono samples, full scale is 1 |
 | clipped | int32 | samples at full scale |
 | content | string | hash of the decoded samples: equal for the same sound |
+| dc | float32 | mean of the samples |
+| silence | float32 | share of the clip, in frames of 20 ms, below -60 dB of full scale |
+| snr | float32 or null | estimate in dB; null for digital silence, as is the bandwidth |
+| speech | float32 | estimate of how much it is like speech, 0 to 1 |
+| bandwidth | float32 or null | highest frequency in Hz that has power |
 | events | list of {label, onset, offset} | where the data has them; in seconds |
 
 and any further column of the label file, as metadata, with its own name.
@@ -36,6 +41,18 @@ from raudio.data.manifest import Shard
 EVENTS = pa.list_(
     pa.struct([("label", pa.string()), ("onset", pa.float64()), ("offset", pa.float64())])
 )
+#: What `raudio.data.facts` measures.
+FACTS: tuple[tuple[str, pa.DataType], ...] = (
+    ("peak", pa.float32()),
+    ("rms", pa.float32()),
+    ("clipped", pa.int32()),
+    ("content", pa.string()),
+    ("dc", pa.float32()),
+    ("silence", pa.float32()),
+    ("snr", pa.float32()),
+    ("speech", pa.float32()),
+    ("bandwidth", pa.float32()),
+)
 COLUMNS: tuple[tuple[str, pa.DataType], ...] = (
     ("clip_id", pa.string()),
     ("audio", pa.binary()),
@@ -45,10 +62,7 @@ COLUMNS: tuple[tuple[str, pa.DataType], ...] = (
     ("split", pa.string()),
     ("group", pa.string()),
     ("label", pa.string()),
-    ("peak", pa.float32()),
-    ("rms", pa.float32()),
-    ("clipped", pa.int32()),
-    ("content", pa.string()),
+    *FACTS,
 )
 RESERVED = frozenset(name for name, _ in COLUMNS)
 

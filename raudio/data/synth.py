@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from raudio.core.seeding import generator, key
 from raudio.core.units import Seconds
 from raudio.data import rows
+from raudio.data.facts import clip_facts
 from raudio.data.manifest import Manifest
-from raudio.data.prepare import clip_facts, encode_samples
+from raudio.data.prepare import encode_samples
 from raudio.data.splits import Shares, assign
 from raudio.data.writer import Echo, Progress, Row, Task, check_new, silent, write_dataset
 
@@ -155,7 +156,7 @@ def synth(
             "channels": 1,
             "group": None,
             "label": label,
-            **clip_facts(wave),
+            **clip_facts(wave, SAMPLE_RATE),
             "events": [{"label": label, "onset": onset, "offset": offset}],
         }
 

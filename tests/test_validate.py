@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from raudio.config import compose, schema, validate
+from raudio.config.setting import Setting
 from raudio.core.errors import ConfigError
 
 
@@ -26,7 +27,7 @@ def mapping(**changes: Any) -> dict[str, Any]:
     return found
 
 
-def every_leaf() -> list[validate.Setting]:
+def every_leaf() -> list[Setting]:
     found = {}
     for section, variants in schema.VARIANTS.items():
         for name in variants:
@@ -36,7 +37,7 @@ def every_leaf() -> list[validate.Setting]:
 
 
 @pytest.mark.parametrize("setting", every_leaf(), ids=lambda setting: setting.key)
-def test_every_default_is_allowed_and_every_bound_is_kept(setting: validate.Setting) -> None:
+def test_every_default_is_allowed_and_every_bound_is_kept(setting: Setting) -> None:
     assert setting.checked(setting.default) == setting.default
     meta = setting.meta
     assert meta.help

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from raudio.config.validate import Setting
+    from raudio.config.setting import Setting
 
 
 def list_(

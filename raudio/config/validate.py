@@ -10,11 +10,8 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import inspect
-import math
-import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cache
 from typing import Any, TypeVar
 
 import yaml
@@ -22,6 +19,7 @@ import yaml
 from raudio.config import schema
 from raudio.config.axes import text
 from raudio.config.schema import Configuration, Experiment, Meta
+from raudio.config.setting import Setting, settings_in, unwrap
 from raudio.core.errors import ConfigError, closest, unknown
 from raudio.core.registry import Registry, load_plugins
 from raudio.core.units import parse_bytes, parse_seconds
@@ -30,106 +28,6 @@ T = TypeVar("T", Experiment, Configuration)
 
 #: Registries that name a component in a message, by the group of settings that chooses it.
 _KINDS = {"features": "front end"}
-
-
-@dataclasses.dataclass(frozen=True)
-class Setting:
-    """One setting: where it is, and what it may be.
-
-    Attributes:
-        key: dotted name, as the command line writes it ("optimizer.lr").
-        kind: int, float, bool, str, or tuple (of texts).
-        optional: whether it may be None.
-        default: its value unless set.
-        meta: help, unit, bounds and choices.
-    """
-
-    key: str
-    kind: type
-    optional: bool
-    default: Any
-    meta: Meta
-
-    @property
-    def allowed(self) -> str:
-        """What it may be, as messages and `raudio list settings` say it."""
-        if self.meta.choices:
-            words = f"one of {', '.join(self.meta.choices)}"
-        else:
-            names = {int: "a whole number", float: "a number", bool: "true or false"}
-            words = names.get(self.kind, "a text" if self.kind is str else "a list of texts")
-            words += "".join(f" {bound}" for bound in self._bounds())
-        if self.meta.unit:
-            words += f", in {self.meta.unit}"
-        return words + (", or none" if self.optional else "")
-
-    def checked(self, value: Any) -> Any:
-        """`value` in this setting's type.
-
-        Raises:
-            ConfigError: it is of another type, out of bounds, or none of the choices.
-        """
-        if value is None or (isinstance(value, str) and value.lower() in ("none", "null")):
-            if self.optional:
-                return None
-            if value is None:
-                raise self._error(value)
-        converted = self._converted(value)
-        if self.kind in (int, float) and not self._within(converted):
-            raise self._error(value)
-        if self.meta.choices and converted not in self.meta.choices:
-            raise self._error(value, closest(converted, self.meta.choices))
-        return converted
-
-    def _converted(self, value: Any) -> Any:
-        if self.kind is bool:
-            if isinstance(value, bool):
-                return value
-        elif self.kind is int:
-            if isinstance(value, int) and not isinstance(value, bool):
-                return value
-            if isinstance(value, float) and value.is_integer():
-                return int(value)
-        elif self.kind is float:
-            if isinstance(value, (int, float)) and not isinstance(value, bool):
-                return float(value)
-        elif self.kind is str:
-            if isinstance(value, (bool, int, float, str)):
-                return value if isinstance(value, str) else text(value)
-        elif isinstance(value, str):
-            return (value,)
-        elif isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):
-            return tuple(value)
-        raise self._error(value)
-
-    def _within(self, value: float) -> bool:
-        meta = self.meta
-        return (
-            math.isfinite(value)
-            and (meta.min is None or value >= meta.min)
-            and (meta.max is None or value <= meta.max)
-            and (meta.above is None or value > meta.above)
-            and (meta.below is None or value < meta.below)
-        )
-
-    def _bounds(self) -> list[str]:
-        meta = self.meta
-        if meta.min is not None and meta.max is not None:
-            return [f"from {meta.min:g} to {meta.max:g}"]
-        bounds: list[str] = []
-        for bound, words in (
-            (meta.min, "of at least"),
-            (meta.above, "above"),
-            (meta.max, "at most"),
-            (meta.below, "below"),
-        ):
-            if bound is not None:
-                bounds.append(f"{'and ' if bounds else ''}{words} {bound:g}")
-        return bounds
-
-    def _error(self, value: Any, match: str = "") -> ConfigError:
-        about = f" ({self.meta.help})" if self.meta.help else ""
-        return ConfigError(f"{self.key}={text(value)}: must be {self.allowed}{match}{about}")
 
 
 # --- what there is to set ------------------------------------------------------------------------
@@ -171,14 +69,14 @@ def settings(variants: Mapping[str, str]) -> dict[str, Setting]:
 
     Groups that `variants` leaves out give none.
     """
-    found = dict(_settings(Experiment, ""))
+    found = dict(settings_in(Experiment, ""))
     found["space"] = Setting(
         "space", str, False, "default", Meta("search space: a name of search_spaces/ or a path")
     )
     for section in groups():
         if section not in schema.VARIANTS or section in variants:
             cls = settings_class(section, variants.get(section))
-            found.update(_settings(cls, f"{section}."))
+            found.update(settings_in(cls, f"{section}."))
     return found
 
 
@@ -187,7 +85,7 @@ def unknown_setting(key: str, value: Any, variants: Mapping[str, str]) -> str:
     shown = f"{key}={text(value)}"
     section, _, rest = key.partition(".")
     if not rest and section in groups():
-        example = next(iter(_settings(settings_class(section), f"{section}.")))
+        example = next(iter(settings_in(settings_class(section), f"{section}.")))
         return (
             f"{shown}: {section!r} is a group of settings; set one of them, such as {example}=..."
         )
@@ -196,7 +94,7 @@ def unknown_setting(key: str, value: Any, variants: Mapping[str, str]) -> str:
     known = settings(variants)
     elsewhere: dict[str, list[str]] = {}
     for name, cls in schema.VARIANTS.get(section, {}).items():
-        for other in _settings(cls, f"{section}."):
+        for other in settings_in(cls, f"{section}."):
             elsewhere.setdefault(other, []).append(f"{section}={name}")
     if key in elsewhere:
         return (
@@ -217,30 +115,6 @@ def unknown_setting(key: str, value: Any, variants: Mapping[str, str]) -> str:
 
 def _kind(section: str) -> str:
     return _KINDS.get(section, section)
-
-
-@cache
-def _settings(cls: type, prefix: str) -> dict[str, Setting]:
-    """The settings of a dataclass and of the groups inside it; `name` and sections left out."""
-    found: dict[str, Setting] = {}
-    hints = typing.get_type_hints(cls)
-    for field in dataclasses.fields(cls):
-        key, hint = f"{prefix}{field.name}", hints[field.name]
-        if dataclasses.is_dataclass(hint):
-            if prefix:
-                found.update(_settings(typing.cast(type, hint), f"{key}."))
-        elif "meta" in field.metadata:
-            kind, optional = _unwrap(hint)
-            found[key] = Setting(key, kind, optional, field.default, field.metadata["meta"])
-    return found
-
-
-def _unwrap(hint: Any) -> tuple[type, bool]:
-    """`int | None` -> (int, True); `tuple[str, ...]` -> (tuple, False)."""
-    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
-        inner = [part for part in typing.get_args(hint) if part is not type(None)]
-        return _unwrap(inner[0])[0], len(inner) < len(typing.get_args(hint))
-    return typing.get_origin(hint) or hint, False
 
 
 # --- mappings to settings ------------------------------------------------------------------------
@@ -328,7 +202,7 @@ def _experiment(mapping: Mapping[str, Any], problems: list[str]) -> Experiment:
     hints = typing.get_type_hints(Experiment)
     start = len(problems)
     known = [field.name for field in dataclasses.fields(Experiment)]
-    top = _settings(Experiment, "")
+    top = settings_in(Experiment, "")
     for name in known:
         given = mapping.get(name)
         if name in schema.VARIANTS:
@@ -362,7 +236,7 @@ def _built(cls: type, given: Any, prefix: str, problems: list[str]) -> Any:
         return None
     values: dict[str, Any] = {}
     hints = typing.get_type_hints(cls)
-    known = _settings(cls, prefix)
+    known = settings_in(cls, prefix)
     for field in dataclasses.fields(cls):
         name, key = field.name, f"{prefix}{field.name}"
         if key in known:
@@ -583,7 +457,7 @@ def _settings_of(registry: Registry, name: str) -> type:
             meta = next((extra for extra in extras if isinstance(extra, Meta)), meta)
         if typing.get_origin(hint) is typing.Literal:
             hint, meta = str, dataclasses.replace(meta, choices=typing.get_args(hint))
-        if _unwrap(hint)[0] not in (int, float, bool, str):
+        if unwrap(hint)[0] not in (int, float, bool, str):
             raise ConfigError(
                 f"{where}: argument {parameter.name!r} is of type {hint}; a setting is an int, "
                 "float, bool or str, or one of them or None"

@@ -30,6 +30,7 @@ import yaml
 from raudio.config import compose, schema, validate
 from raudio.config.axes import Axis, Choice, Interval, Range, Value, text
 from raudio.config.schema import Configuration
+from raudio.config.setting import Setting
 from raudio.core.errors import ConfigError, closest, unknown
 
 if TYPE_CHECKING:
@@ -436,7 +437,7 @@ class _Draft:
             axis = _checked_choice(entry, compose.options(key), problems)
             return None if axis is None else Param(key, axis, when, key)
 
-        found: dict[str | None, validate.Setting] = {}
+        found: dict[str | None, Setting] = {}
         chosen: tuple[Value, ...] = ()
         if section not in schema.VARIANTS:
             known = validate.settings({})
@@ -531,7 +532,7 @@ def _get(base: Mapping[str, Any], key: str, overrides: Sequence[str]) -> Value:
     return found.get("name") if isinstance(found, Mapping) else found
 
 
-def _settings_anywhere(key: str) -> list[validate.Setting]:
+def _settings_anywhere(key: str) -> list[Setting]:
     """The settings of this name in any variant."""
     section = key.partition(".")[0]
     variants: Sequence[Mapping[str, str]] = [
@@ -578,7 +579,7 @@ def _checked_choice(entry: _Entry, options: Sequence[str], problems: list[str]) 
     return entry.axis if len(problems) == count else None
 
 
-def _typed(entry: _Entry, setting: validate.Setting, problems: list[str]) -> Axis | None:
+def _typed(entry: _Entry, setting: Setting, problems: list[str]) -> Axis | None:
     """The axis with its values in the setting's type; None, with problems, when one can't be."""
     axis, key, where = entry.axis, entry.key, entry.where
     count = len(problems)

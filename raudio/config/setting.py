@@ -1,0 +1,138 @@
+"""One setting of the schema: its key, its type, what it may be, and the check of a value."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+import typing
+from functools import cache
+from typing import Any
+
+from raudio.config.axes import text
+from raudio.config.schema import Meta
+from raudio.core.errors import ConfigError, closest
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """One setting: where it is, and what it may be.
+
+    Attributes:
+        key: dotted name, as the command line writes it ("optimizer.lr").
+        kind: int, float, bool, str, or tuple (of texts).
+        optional: whether it may be None.
+        default: its value unless set.
+        meta: help, unit, bounds and choices.
+    """
+
+    key: str
+    kind: type
+    optional: bool
+    default: Any
+    meta: Meta
+
+    @property
+    def allowed(self) -> str:
+        """What it may be, as messages and `raudio list settings` say it."""
+        if self.meta.choices:
+            words = f"one of {', '.join(self.meta.choices)}"
+        else:
+            names = {int: "a whole number", float: "a number", bool: "true or false"}
+            words = names.get(self.kind, "a text" if self.kind is str else "a list of texts")
+            words += "".join(f" {bound}" for bound in self._bounds())
+        if self.meta.unit:
+            words += f", in {self.meta.unit}"
+        return words + (", or none" if self.optional else "")
+
+    def checked(self, value: Any) -> Any:
+        """`value` in this setting's type.
+
+        Raises:
+            ConfigError: it is of another type, out of bounds, or none of the choices.
+        """
+        if value is None or (isinstance(value, str) and value.lower() in ("none", "null")):
+            if self.optional:
+                return None
+            if value is None:
+                raise self._error(value)
+        converted = self._converted(value)
+        if self.kind in (int, float) and not self._within(converted):
+            raise self._error(value)
+        if self.meta.choices and converted not in self.meta.choices:
+            raise self._error(value, closest(converted, self.meta.choices))
+        return converted
+
+    def _converted(self, value: Any) -> Any:
+        if self.kind is bool:
+            if isinstance(value, bool):
+                return value
+        elif self.kind is int:
+            if isinstance(value, int) and not isinstance(value, bool):
+                return value
+            if isinstance(value, float) and value.is_integer():
+                return int(value)
+        elif self.kind is float:
+            if isinstance(value, (int, float)) and not isinstance(value, bool):
+                return float(value)
+        elif self.kind is str:
+            if isinstance(value, (bool, int, float, str)):
+                return value if isinstance(value, str) else text(value)
+        elif isinstance(value, str):
+            return (value,)
+        elif isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):
+            return tuple(value)
+        raise self._error(value)
+
+    def _within(self, value: float) -> bool:
+        meta = self.meta
+        return (
+            math.isfinite(value)
+            and (meta.min is None or value >= meta.min)
+            and (meta.max is None or value <= meta.max)
+            and (meta.above is None or value > meta.above)
+            and (meta.below is None or value < meta.below)
+        )
+
+    def _bounds(self) -> list[str]:
+        meta = self.meta
+        if meta.min is not None and meta.max is not None:
+            return [f"from {meta.min:g} to {meta.max:g}"]
+        bounds: list[str] = []
+        for bound, words in (
+            (meta.min, "of at least"),
+            (meta.above, "above"),
+            (meta.max, "at most"),
+            (meta.below, "below"),
+        ):
+            if bound is not None:
+                bounds.append(f"{'and ' if bounds else ''}{words} {bound:g}")
+        return bounds
+
+    def _error(self, value: Any, match: str = "") -> ConfigError:
+        about = f" ({self.meta.help})" if self.meta.help else ""
+        return ConfigError(f"{self.key}={text(value)}: must be {self.allowed}{match}{about}")
+
+
+@cache
+def settings_in(cls: type, prefix: str) -> dict[str, Setting]:
+    """The settings of a dataclass and of the groups inside it, by dotted key; `name` is left out."""
+    found: dict[str, Setting] = {}
+    hints = typing.get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        key, hint = f"{prefix}{field.name}", hints[field.name]
+        if dataclasses.is_dataclass(hint):
+            if prefix:
+                found.update(settings_in(typing.cast(type, hint), f"{key}."))
+        elif "meta" in field.metadata:
+            kind, optional = unwrap(hint)
+            found[key] = Setting(key, kind, optional, field.default, field.metadata["meta"])
+    return found
+
+
+def unwrap(hint: Any) -> tuple[type, bool]:
+    """`int | None` -> (int, True); `tuple[str, ...]` -> (tuple, False)."""
+    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+        inner = [part for part in typing.get_args(hint) if part is not type(None)]
+        return unwrap(inner[0])[0], len(inner) < len(typing.get_args(hint))
+    return typing.get_origin(hint) or hint, False

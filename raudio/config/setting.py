@@ -116,7 +116,7 @@ class Setting:
 
 @cache
 def settings_in(cls: type, prefix: str) -> dict[str, Setting]:
-    """The settings of a dataclass and of the groups inside it, by dotted key; `name` is left out."""
+    """The settings of a dataclass and of the groups inside it; `name` is left out."""
     found: dict[str, Setting] = {}
     hints = typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):

@@ -1,14 +1,50 @@
-"""Local paths and URIs through fsspec, and writing that is whole or not there at all."""
+"""Local paths and URIs through fsspec, and writing that is whole or not there at all.
+
+What goes wrong at a store for a moment is tried again here, and nowhere else: s3fs and botocore,
+which would each retry by themselves, are told not to. Endpoint, region, profile and keys of S3
+come from the usual AWS_* variables and files; AWS_NO_SIGN_REQUEST=1 reads a public bucket without.
+"""
 
 from __future__ import annotations
 
+import itertools
+import logging
 import os
+import random
+import shutil
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
 import fsspec
 
 from raudio.core.errors import RunError
+from raudio.core.units import Seconds
+
+T = TypeVar("T")
+
+#: How long an operation on a store is tried again after errors that may pass.
+RETRY_SECONDS: Seconds = 60.0
+#: The pause after the first try; each further one is twice as long, up to the longest.
+FIRST_PAUSE: Seconds = 0.5
+LONGEST_PAUSE: Seconds = 15.0
+#: A store that sends nothing for so long has dropped the connection.
+SILENCE: Seconds = 30.0
+
+_log = logging.getLogger(__name__)
+
+
+class StoreError(OSError):
+    """A store that went on failing until the time for trying again was over."""
+
+
+class Stat(NamedTuple):
+    """A file in a listing: its bytes, and a text that changes when it does (time or ETag)."""
+
+    size: int
+    stamp: str
 
 
 def is_remote(path: str | os.PathLike[str]) -> bool:
@@ -22,11 +58,24 @@ def join(base: str | os.PathLike[str], *parts: str) -> str:
     return "/".join([os.fspath(base).rstrip("/"), *parts])
 
 
-def read_bytes(path: str | os.PathLike[str]) -> bytes:
-    """The whole content of a file, wherever it is."""
-    with fsspec.open(os.fspath(path), "rb") as file:
-        content: bytes = file.read()
-    return content
+def read_bytes(path: str | os.PathLike[str], span: tuple[int, int] | None = None) -> bytes:
+    """The content of a file, wherever it is.
+
+    Args:
+        path: local path or URI.
+        span: offset and size in bytes of the part that is wanted; None is the whole.
+
+    Raises:
+        OSError: as `open`; `StoreError` when the store does not recover.
+    """
+    fs, inner = filesystem(path)
+    start, end = (None, None) if span is None else (span[0], sum(span))
+
+    def read() -> bytes:
+        content: bytes = fs.cat_file(inner, start=start, end=end)
+        return content
+
+    return _retrying("reading", path, read)
 
 
 def write_atomic(path: str | os.PathLike[str], content: bytes | str) -> None:
@@ -34,11 +83,14 @@ def write_atomic(path: str | os.PathLike[str], content: bytes | str) -> None:
 
     On local storage: a temporary file beside it, flushed to the disk, then renamed over it. Object
     stores make an object visible only when its upload is complete.
+
+    Raises:
+        OSError: as `open`; `StoreError` when a store does not recover.
     """
     data = content.encode() if isinstance(content, str) else content
     if is_remote(path):
-        with fsspec.open(os.fspath(path), "wb") as remote:
-            remote.write(data)
+        fs, inner = filesystem(path)
+        _retrying("writing", path, lambda: fs.pipe_file(inner, data))
         return
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -53,6 +105,88 @@ def write_atomic(path: str | os.PathLike[str], content: bytes | str) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def listing(folder: str | os.PathLike[str]) -> dict[str, Stat]:
+    """All files below a folder: path inside it, with forward slashes, to what is known of it.
+
+    Sorted by path; empty when the folder is not there. Local links to folders are followed.
+
+    Raises:
+        OSError: the folder cannot be read; `StoreError` when a store does not recover.
+    """
+    if not is_remote(folder):
+        return dict(sorted(_local_files(Path(folder))))
+    fs, inner = filesystem(folder)
+    base = inner.rstrip("/")
+    found = _retrying("listing", folder, lambda: fs.find(base, detail=True))
+    return {
+        path[len(base) + 1 :]: Stat(int(facts["size"] or 0), _stamp(facts))
+        for path, facts in sorted(found.items())
+        if path.startswith(f"{base}/")
+    }
+
+
+def exists(path: str | os.PathLike[str]) -> bool:
+    """Whether there is a file, a folder or anything below it at `path`.
+
+    Raises:
+        OSError: that cannot be found out.
+    """
+    fs, inner = filesystem(path)
+    return bool(_retrying("looking for", path, lambda: fs.exists(inner)))
+
+
+def remove(path: str | os.PathLike[str]) -> None:
+    """Removes a file or a folder with all that is in it; nothing there is fine too.
+
+    Raises:
+        OSError: it cannot be removed.
+    """
+    if not is_remote(path):
+        target = Path(path)
+        if target.is_dir() and not target.is_symlink():
+            shutil.rmtree(target)
+        else:
+            target.unlink(missing_ok=True)
+        return
+    fs, inner = filesystem(path)
+
+    def delete() -> None:
+        if fs.exists(inner):
+            fs.rm(inner, recursive=True)
+
+    _retrying("removing", path, delete)
+
+
+def filesystem(path: str | os.PathLike[str]) -> tuple[Any, str]:
+    """The fsspec file system of a path or URI, without retries of its own, and the path in it.
+
+    Raises:
+        OSError: there is no such kind of store, or its library is not installed.
+    """
+    text = os.fspath(path)
+    on_s3 = text.startswith(("s3://", "s3a://"))
+    options: dict[str, Any] = {}
+    if on_s3:
+        options = {
+            "anon": os.environ.get("AWS_NO_SIGN_REQUEST", "").lower() in ("1", "true", "yes"),
+            "use_listings_cache": False,  # other processes write there too
+            "max_concurrency": 1,  # one request an object, without asking for its size first
+            "config_kwargs": {
+                "retries": {"total_max_attempts": 1},
+                "connect_timeout": SILENCE,
+                "read_timeout": SILENCE,
+                "max_pool_connections": 64,
+            },
+        }
+    try:
+        fs, inner = fsspec.core.url_to_fs(text, **options)
+    except (ImportError, ValueError) as error:
+        raise OSError(str(error)) from error
+    if on_s3:
+        fs.retries = 1
+    return fs, inner
 
 
 def local_run(path: str | os.PathLike[str]) -> Path:
@@ -72,3 +206,100 @@ def local_run(path: str | os.PathLike[str]) -> Path:
 def cache_dir() -> Path:
     """Where raudio keeps what it can make again: $RAUDIO_CACHE, else ~/.cache/raudio."""
     return Path(os.environ.get("RAUDIO_CACHE") or Path.home() / ".cache" / "raudio").expanduser()
+
+
+def _local_files(folder: Path) -> list[tuple[str, Stat]]:
+    found: list[tuple[str, Stat]] = []
+    seen: set[str] = set()
+    for root, folders, names in os.walk(folder, followlinks=True):
+        seen.add(os.path.realpath(root))
+        folders[:] = [f for f in folders if os.path.realpath(os.path.join(root, f)) not in seen]
+        for name in names:
+            path = Path(root, name)
+            stat = path.stat()
+            inside = path.relative_to(folder).as_posix()
+            found.append((inside, Stat(stat.st_size, str(stat.st_mtime_ns))))
+    return found
+
+
+def _stamp(facts: dict[str, Any]) -> str:
+    for name in ("ETag", "LastModified", "mtime", "created"):
+        if facts.get(name):
+            return str(facts[name]).strip('"')
+    return ""
+
+
+# --- what may pass, and what will not ------------------------------------------------------------
+
+
+def _retrying(doing: str, path: str | os.PathLike[str], call: Callable[[], T]) -> T:
+    """What `call` returns: called again, after ever longer pauses, while its error may pass."""
+    started = time.monotonic()
+    for attempt in itertools.count():
+        try:
+            return call()
+        except Exception as error:
+            if not _may_pass(error):
+                raise _readable(error) from error
+            # Jitter keeps many tasks from coming back at the same moment; no result depends on it.
+            pause = random.uniform(0.5, 1) * min(LONGEST_PAUSE, FIRST_PAUSE * 2**attempt)
+            waited = time.monotonic() - started
+            reason = str(error) or type(error).__name__
+            if waited + pause > RETRY_SECONDS:
+                raise StoreError(
+                    f"{reason} (given up after {attempt + 1} tries in {waited:.0f} s)"
+                ) from error
+            _log.warning("%s %s: %s; trying again in %.1f s", doing, os.fspath(path), reason, pause)
+            time.sleep(pause)
+    raise AssertionError("unreachable")
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether trying again can help: the store is overloaded, or the connection was lost."""
+    if isinstance(error, TimeoutError | ConnectionError):
+        return True
+    status = _http_status(error)
+    if status is not None:
+        return status in (408, 429) or (status >= 500 and status != 501)
+    return any(
+        name
+        in {
+            "aiohttp.client_exceptions.ClientConnectionError",
+            "aiohttp.client_exceptions.ClientPayloadError",
+            "botocore.exceptions.HTTPClientError",
+            "botocore.exceptions.IncompleteReadError",
+            "botocore.parsers.ResponseParserError",
+        }
+        for name in _type_names(error)
+    )
+
+
+def _http_status(error: BaseException) -> int | None:
+    """What the server answered, as botocore, aiohttp, or s3fs in an error's cause have it."""
+    for each in (error, error.__cause__):
+        response = getattr(each, "response", None)
+        if isinstance(response, dict):
+            status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        else:
+            status = getattr(each, "status", None)
+        if isinstance(status, int):
+            return status
+    return None
+
+
+def _readable(error: Exception) -> Exception:
+    """Errors of the stores' libraries as `OSError`; others as they are."""
+    names = _type_names(error)
+    if "botocore.exceptions.NoCredentialsError" in names:
+        return PermissionError(
+            "no credentials for S3: set AWS_PROFILE, or AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY; for a public bucket AWS_NO_SIGN_REQUEST=1"
+        )
+    if any(name.startswith(("botocore.", "aiohttp.")) for name in names):
+        return OSError(str(error) or type(error).__name__)
+    return error
+
+
+def _type_names(error: BaseException) -> list[str]:
+    """The error's class and those it derives from: named, so that no library is imported here."""
+    return [f"{kind.__module__}.{kind.__qualname__}" for kind in type(error).__mro__]

@@ -7,6 +7,7 @@ come from the usual AWS_* variables and files; AWS_NO_SIGN_REQUEST=1 reads a pub
 
 from __future__ import annotations
 
+import io
 import itertools
 import logging
 import os
@@ -16,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import IO, Any, NamedTuple, TypeVar
 
 import fsspec
 
@@ -32,6 +33,9 @@ FIRST_PAUSE: Seconds = 0.5
 LONGEST_PAUSE: Seconds = 15.0
 #: A store that sends nothing for so long has dropped the connection.
 SILENCE: Seconds = 30.0
+
+# What is fetched at least of an object that is read in parts.
+_BLOCK = 2**20
 
 _log = logging.getLogger(__name__)
 
@@ -76,6 +80,17 @@ def read_bytes(path: str | os.PathLike[str], span: tuple[int, int] | None = None
         return content
 
     return _retrying("reading", path, read)
+
+
+def open_bytes(path: str | os.PathLike[str]) -> IO[bytes]:
+    """A file opened for reading, of which only what is asked for is fetched from a store.
+
+    Raises:
+        OSError: as `open`; reading raises what `read_bytes` does.
+    """
+    if not is_remote(path):
+        return open(os.fspath(path).removeprefix("file://"), "rb")
+    return io.BufferedReader(_Ranges(path), _BLOCK)
 
 
 def write_atomic(path: str | os.PathLike[str], content: bytes | str) -> None:
@@ -208,6 +223,38 @@ def cache_dir() -> Path:
     return Path(os.environ.get("RAUDIO_CACHE") or Path.home() / ".cache" / "raudio").expanduser()
 
 
+class _Ranges(io.RawIOBase):
+    """An object as a file that can seek: every read is a request for that range."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        fs, inner = filesystem(path)
+        self._path, self._position = path, 0
+        self._size = int(_retrying("looking for", path, lambda: fs.size(inner)))
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
+        self._position = max(0, start + offset)
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        size = min(len(buffer), self._size - self._position)
+        if size <= 0:
+            return 0
+        content = read_bytes(self._path, (self._position, size))
+        buffer[: len(content)] = content
+        self._position += len(content)
+        return len(content)
+
+
 def _local_files(folder: Path) -> list[tuple[str, Stat]]:
     found: list[tuple[str, Stat]] = []
     seen: set[str] = set()
@@ -266,6 +313,7 @@ def _may_pass(error: Exception) -> bool:
         in {
             "aiohttp.client_exceptions.ClientConnectionError",
             "aiohttp.client_exceptions.ClientPayloadError",
+            "botocore.exceptions.ConnectionError",
             "botocore.exceptions.HTTPClientError",
             "botocore.exceptions.IncompleteReadError",
             "botocore.parsers.ResponseParserError",

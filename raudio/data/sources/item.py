@@ -11,11 +11,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Any, NamedTuple
 
-import fsspec
 import soundfile
 
+from raudio.core import storage
 from raudio.core.errors import DataError
-from raudio.core.storage import is_remote
 from raudio.core.units import Seconds
 
 # Encodings of more than 16 bits; the codecs that throw information away have less than 16.
@@ -113,6 +112,7 @@ def read_item(item: Item) -> bytes:
 
     Raises:
         DataError: it cannot be read or decoded, or the part lies outside the recording.
+        StoreError: its store is out of reach; that says nothing of the recording.
     """
     try:
         if not item.is_part:
@@ -122,21 +122,17 @@ def read_item(item: Item) -> bytes:
     except soundfile.SoundFileRuntimeError as error:
         reason = getattr(error, "error_string", "") or str(error)
         raise DataError(f"{item.name}: can't be decoded ({reason.strip().rstrip('.')})") from error
-    except (OSError, ImportError) as error:
+    except storage.StoreError:
+        raise
+    except OSError as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise DataError(f"{item.name}: cannot be read ({reason})") from error
 
 
 def _read_bytes(item: Item) -> bytes:
-    with fsspec.open(item.path, "rb") as file:
-        if item.span is None:
-            content: bytes = file.read()
-            return content
-        offset, size = item.span
-        file.seek(offset)
-        content = file.read(size)
-    if len(content) < size:
-        raise OSError(f"it ends inside the member at byte {offset}")
+    content = storage.read_bytes(item.path, item.span)
+    if item.span is not None and len(content) < item.span[1]:
+        raise OSError(f"it ends inside the member at byte {item.span[0]}")
     return content
 
 
@@ -145,8 +141,8 @@ def _opened(item: Item) -> Iterator[str | IO[bytes]]:
     """What soundfile reads the recording from, without fetching it whole where that is possible."""
     if item.span is not None:
         yield io.BytesIO(_read_bytes(item))
-    elif is_remote(item.path):
-        with fsspec.open(item.path, "rb") as file:
+    elif storage.is_remote(item.path):
+        with storage.open_bytes(item.path) as file:
             yield file
     else:
         yield os.fspath(item.path).removeprefix("file://")

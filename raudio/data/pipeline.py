@@ -1,14 +1,11 @@
 """The part that runs on Ray Data: decoding shards once into the object store, or as a stream.
 
-Without torch, so that neither a search's driver nor the tasks that decode import it. Ray's own
-messages and progress bars are kept off the screen; what goes wrong comes back as `DataError`.
+Without torch, so that neither a search's driver nor the tasks that decode import it.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -19,8 +16,8 @@ from numpy.typing import NDArray
 
 from raudio.audio.decode import Precision
 from raudio.config.schema import Dataset
-from raudio.core.errors import DataError
 from raudio.core.units import format_bytes, parse_bytes
+from raudio.data import raydata
 from raudio.data.clips import Clips, decode_shard
 from raudio.data.manifest import Manifest, Shard
 from raudio.data.sampling import epoch_order, epoch_share, shard_order
@@ -84,8 +81,8 @@ def materialise(
     """
     jobs = [(split, shard) for split in splits for shard in manifest.shards_of(split)]
     files = [(manifest.shard_path(shard), shard.sha256) for _, shard in jobs]
-    with _surfacing():
-        dataset = _dataset(
+    with raydata.surfacing():
+        dataset = raydata.dataset(
             [{"job": number} for number in range(len(jobs))],
             _decode_file,
             files=files,
@@ -115,7 +112,7 @@ def _decode_file(
     batch: pa.Table, files: Sequence[tuple[str, str]], sample_rate: int, precision: Precision
 ) -> pa.Table:
     path, sha256 = files[batch["job"][0].as_py()]
-    with _marking():
+    with raydata.marking():
         return decode_shard(path, sample_rate=sample_rate, precision=precision, sha256=sha256)
 
 
@@ -201,8 +198,8 @@ class Stream(Iterator[tuple[Clips, NDArray[np.int64]]]):
             for shard in share.shards(epoch).tolist():
                 if not skip or len(share.positions(shard, epoch, skip)):
                     jobs.append({"epoch": epoch, "start": skip, "shard": shard})
-        with _surfacing():
-            dataset = _dataset(
+        with raydata.surfacing():
+            dataset = raydata.dataset(
                 jobs,
                 _decode_share,
                 limits=(cpus, _memory(shards, share, sample_rate, precision)),
@@ -223,7 +220,7 @@ class Stream(Iterator[tuple[Clips, NDArray[np.int64]]]):
         import ray
 
         assert self._bundles is not None, "the stream is closed"
-        with _surfacing():
+        with raydata.surfacing():
             while not self._blocks:
                 self._blocks = list(next(self._bundles).block_refs)
             table = ray.get(self._blocks.pop(0))
@@ -247,7 +244,7 @@ def _decode_share(
     epoch, start, shard = (batch[name][0].as_py() for name in ("epoch", "start", "shard"))
     positions = share.positions(shard, epoch, start)
     path, sha256 = files[shard]
-    with _marking():
+    with raydata.marking():
         table = decode_shard(
             path,
             sample_rate=sample_rate,
@@ -263,80 +260,3 @@ def _memory(shards: Sequence[Shard], share: Share, sample_rate: int, precision: 
     width = {"int16": 2, "float32": 4}[precision]
     largest = max(shard.seconds for shard in shards) * sample_rate * width / share.world
     return round(largest * max(2, share.window or len(shards)))
-
-
-# --- Ray Data ----------------------------------------------------------------------------------
-
-
-def _dataset(
-    jobs: list[dict[str, int]],
-    decode: Callable[..., pa.Table],
-    limits: tuple[float, int] | None = None,
-    **arguments: Any,
-) -> Any:
-    """A lazy `ray.data.Dataset` that gives `decode(job, **arguments)`: a job a task, in order.
-
-    Args:
-        jobs: one row each.
-        decode: a function of this module, which goes to the workers by its name.
-        limits: CPUs, and bytes of blocks that nobody has taken yet; None: Ray Data's own.
-        arguments: of `decode`.
-    """
-    import ray.data
-
-    # On the screen Ray Data says when each execution starts, ends and fails. The log file of
-    # Ray's session still gets it all.
-    for handler in logging.getLogger("ray.data").handlers:
-        if isinstance(handler, logging.StreamHandler):
-            handler.setLevel(logging.CRITICAL + 1)
-    dataset = ray.data.from_items(jobs, override_num_blocks=len(jobs))
-    context = dataset.context
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    context.target_max_block_size = None  # a shard stays one block
-    context.raise_original_map_exception = True  # see _surfacing
-    options = context.execution_options
-    options.preserve_order = True
-    num_cpus = 1.0
-    if limits is not None:
-        cpus, memory = limits
-        num_cpus = min(1.0, cpus)
-        options.resource_limits = options.resource_limits.copy(cpu=cpus, object_store_memory=memory)
-    return dataset.map_batches(
-        decode,
-        batch_size=None,
-        batch_format="pyarrow",
-        num_cpus=num_cpus,
-        fn_kwargs=arguments,
-    )
-
-
-class _BadShardError(Exception):
-    """A `DataError` on its way out of a task; Ray Data adds advice of its own to its text."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message)
-        self.message = message
-
-
-@contextmanager
-def _marking() -> Iterator[None]:
-    """In a task: keeps the message of a `DataError` as it is."""
-    try:
-        yield
-    except DataError as error:
-        raise _BadShardError(str(error)) from None
-
-
-@contextmanager
-def _surfacing() -> Iterator[None]:
-    """In the process that waits: raises a task's `DataError` without what Ray wraps around it."""
-    try:
-        yield
-    except Exception as error:
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, _BadShardError):
-            cause = getattr(cause, "cause", None) or cause.__cause__
-        if cause is None:
-            raise
-        raise DataError(cause.message) from None

@@ -1,0 +1,90 @@
+"""Ray Data as raudio uses it: a task a job, in order, quietly, and errors as they were raised.
+
+What goes wrong in a task comes back as the `DataError` that it was; Ray's own messages and progress
+bars are kept off the screen.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pyarrow as pa
+
+from raudio.core.errors import DataError
+
+
+def dataset(
+    jobs: list[dict[str, Any]],
+    work: Callable[..., pa.Table],
+    limits: tuple[float, int] | None = None,
+    **arguments: Any,
+) -> Any:
+    """A lazy `ray.data.Dataset` that gives `work(job, **arguments)`: a job a task, in order.
+
+    Args:
+        jobs: one row each.
+        work: a function of a module, which goes to the workers by its name.
+        limits: CPUs, and bytes of blocks that nobody has taken yet; None: Ray Data's own.
+        arguments: of `work`.
+    """
+    import ray.data
+
+    # On the screen Ray Data says when each execution starts, ends and fails. The log file of
+    # Ray's session still gets it all.
+    for handler in logging.getLogger("ray.data").handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.setLevel(logging.CRITICAL + 1)
+    lazy = ray.data.from_items(jobs, override_num_blocks=len(jobs))
+    context = lazy.context
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.target_max_block_size = None  # what a task gives stays one block
+    context.raise_original_map_exception = True  # see surfacing
+    options = context.execution_options
+    options.preserve_order = True
+    num_cpus = 1.0
+    if limits is not None:
+        cpus, memory = limits
+        num_cpus = min(1.0, cpus)
+        options.resource_limits = options.resource_limits.copy(cpu=cpus, object_store_memory=memory)
+    return lazy.map_batches(
+        work,
+        batch_size=None,
+        batch_format="pyarrow",
+        num_cpus=num_cpus,
+        fn_kwargs=arguments,
+    )
+
+
+class _BadShardError(Exception):
+    """A `DataError` on its way out of a task; Ray Data adds advice of its own to its text."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+@contextmanager
+def marking() -> Iterator[None]:
+    """In a task: keeps the message of a `DataError` as it is."""
+    try:
+        yield
+    except DataError as error:
+        raise _BadShardError(str(error)) from None
+
+
+@contextmanager
+def surfacing() -> Iterator[None]:
+    """In the process that waits: raises a task's `DataError` without what Ray wraps around it."""
+    try:
+        yield
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, _BadShardError):
+            cause = getattr(cause, "cause", None) or cause.__cause__
+        if cause is None:
+            raise
+        raise DataError(cause.message) from None

@@ -1,4 +1,4 @@
-"""`raudio data`: make, check and synthesise datasets."""
+"""`raudio data`: make, check, download and synthesise datasets."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 app = typer.Typer(
-    help="Make, check and synthesise datasets.",
+    help="Make, check, download and synthesise datasets.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
@@ -149,6 +149,69 @@ def synth(
     with _progress("making") as progress:
         manifest = make(out, clips or CLIPS, seed, echo=_echo, progress=progress)
     _summary(manifest.path, manifest.clips, manifest.seconds, len(manifest.labels))
+
+
+@app.command()
+def fetch(
+    name: Annotated[
+        str | None, typer.Argument(help="data set, or a recipe of your own (FILE.yaml)")
+    ] = None,
+    out: Annotated[
+        str | None, typer.Option(help="folder of the new dataset; none: data/NAME")
+    ] = None,
+    list_: Annotated[bool, typer.Option("--list", help="what there is; also without NAME")] = False,
+    mirror: Annotated[
+        str | None,
+        typer.Option(metavar="URL|FOLDER", help="where the archives are, by their file names"),
+    ] = None,
+    checksum: Annotated[
+        list[str] | None,
+        typer.Option(metavar="[FILE=]SHA256", help="of an archive, instead of the recipe's"),
+    ] = None,
+    cache: Annotated[
+        str | None, typer.Option(metavar="DIR", help="for archives; none: raudio's cache")
+    ] = None,
+    drop_archives: Annotated[
+        bool, typer.Option("--drop-archives", help="remove them when the dataset is made")
+    ] = False,
+    format: Annotated[str, typer.Option(help="of the stored audio; see `prepare`")] = "flac",
+    sample_rate: Annotated[
+        int | None, typer.Option(metavar="HZ", help="resample to; none: each file's own")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="print the manifest as JSON")] = False,
+) -> None:
+    """Downloads a public data set, verifies it, and makes a dataset with its official splits.
+
+    After an interruption the same command goes on where it stopped. Licences differ: see the list.
+
+    Example: raudio data fetch esc50 --out data/esc50
+    """
+    from json import dumps
+
+    from raudio.data import recipe
+    from raudio.data.fetch import fetch as make
+    from raudio.data.prepare import Options
+
+    if name is None or list_:
+        rows = recipe.names()
+        width = max(map(len, rows))
+        print(dumps(rows) if json else "\n".join(f"{n:<{width}}  {rows[n]}" for n in rows))
+        return
+    manifest = make(
+        name,
+        out,
+        mirror=mirror,
+        checksums=checksum or (),
+        cache=cache,
+        drop_archives=drop_archives,
+        options=Options(format=format, sample_rate=sample_rate),
+        echo=_echo,
+        stage=_progress,
+    )
+    if json:
+        print(dumps({"path": manifest.path, **manifest.to_mapping()}, ensure_ascii=False))
+    else:
+        _summary(manifest.path, manifest.clips, manifest.seconds, len(manifest.labels))
 
 
 def _summary(path: str, clips: int, seconds: float, classes: int) -> None:

@@ -50,6 +50,7 @@ def list_(
 def _tables() -> dict[str, dict[str, str]]:
     """Kind -> name -> one line."""
     from raudio.config import compose, schema, validate
+    from raudio.data import recipe
     from raudio.search import space
 
     tables = {
@@ -59,6 +60,7 @@ def _tables() -> dict[str, dict[str, str]]:
     tables = {kind.replace(" ", "-"): rows for kind, rows in tables.items()}
     tables["augment-presets"] = {name: f"augment={name}" for name in compose.options("augment")}
     tables["spaces"] = space.names()
+    tables["recipes"] = recipe.names()
     tables["settings"] = {
         f"{setting.key} ({section}={variant})" if variant else setting.key: _line(setting)
         for section, variant in [

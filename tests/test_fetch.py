@@ -1,4 +1,4 @@
-"""Fetching public data sets: miniatures of them, and what servers, archives and recipes get wrong."""
+"""Fetching public data sets: miniatures, and what servers, archives and recipes get wrong."""
 
 from __future__ import annotations
 

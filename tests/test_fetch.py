@@ -409,7 +409,7 @@ def test_an_existing_dataset_is_refused_before_anything_is_downloaded(
     assert not server.seen
 
 
-def test_a_faulty_recording_leaves_no_dataset_and_the_archive(
+def test_a_faulty_recording_leaves_the_archive_and_no_dataset(
     server: Server, tmp_path: Path, cache: Path
 ) -> None:
     name, content = next(iter(fsdd().archives.items()))
@@ -422,6 +422,10 @@ def test_a_faulty_recording_leaves_no_dataset_and_the_archive(
     assert "0_theo_10.wav" in str(result.exception)
     assert not (tmp_path / "out").exists()
     assert (cache / "fsdd" / name).is_file()
+    result = command(server, "fsdd", tmp_path / "out", "--skip-bad")
+    assert result.exit_code == 0
+    assert len(all_rows(tmp_path / "out")) == 23
+    assert len(server.seen) == 1
 
 
 # --- checksums -----------------------------------------------------------------------------------

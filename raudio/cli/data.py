@@ -178,6 +178,9 @@ def fetch(
     sample_rate: Annotated[
         int | None, typer.Option(metavar="HZ", help="resample to; none: each file's own")
     ] = None,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="list files that can't be used instead of stopping")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="print the manifest as JSON")] = False,
 ) -> None:
     """Downloads a public data set, verifies it, and makes a dataset with its official splits.
@@ -204,10 +207,12 @@ def fetch(
         checksums=checksum or (),
         cache=cache,
         drop_archives=drop_archives,
-        options=Options(format=format, sample_rate=sample_rate),
+        options=Options(format=format, sample_rate=sample_rate, skip_bad=skip_bad),
         echo=_echo,
         stage=_progress,
     )
+    for skipped in manifest.skipped:
+        _echo(f"skipped {skipped.file}: {skipped.reason}")
     if json:
         print(dumps({"path": manifest.path, **manifest.to_mapping()}, ensure_ascii=False))
     else:

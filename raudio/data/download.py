@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import http.client
+import logging
 import os
 import shutil
 import time
@@ -29,6 +30,8 @@ _CHUNK = 1 << 20
 # Answers that another attempt may change, and the one that says there is no such part.
 _PASSING = frozenset({408, 429, 500, 502, 503, 504})
 _UNSATISFIABLE = 416
+
+_log = logging.getLogger(__name__)
 
 Bytes = Callable[[int, int], None]
 
@@ -75,7 +78,9 @@ def download(
                         f"({_size(part)} bytes are here and kept); check the connection and run "
                         "the same command again, or give a mirror with --mirror"
                     ) from lost
-                time.sleep(BACK_OFF[failures])
+                pause = BACK_OFF[failures]
+                _log.warning("downloading %s: %s; trying again in %.0f s", url, lost, pause)
+                time.sleep(pause)
                 failures += 1
         try:
             accept(part)

@@ -79,7 +79,7 @@ def fetch(
     """
     recipe = load(name)
     out = Path("data", recipe.name) if out is None else out
-    if not storage.is_remote(out) and Path(out).expanduser().exists():
+    if storage.exists(os.path.expanduser(out)):
         raise DataError(f"out {os.fspath(out)!r} exists; give a new folder, or remove this one")
     folder = Path(cache or storage.cache_dir() / "fetch").expanduser() / recipe.name
     expected = _expected(recipe, checksums)
@@ -100,13 +100,14 @@ def fetch(
     rows = label_rows(recipe, unpacked)
     labels = folder / _LABELS
     storage.write_atomic(labels, "".join(json.dumps(row) + "\n" for row in rows))
+    have = {column for row in rows for column in row}
     chosen = options or Options()
     with stage("preparing") as progress:
         manifest = prepare(
             unpacked,
             out,
             labels=labels,
-            columns={r: r if r in rows[0] else "none" for r in ("file", "label", "split", "group")},
+            columns={r: r if r in have else "none" for r in ("file", "label", "split", "group")},
             options=replace(
                 chosen, licence=recipe.licence, source=f"{recipe.title}, {recipe.page}"
             ),

@@ -252,7 +252,7 @@ def label_rows(recipe: Recipe, folder: Path) -> list[dict[str, str]]:
                 continue
             row = row | _matched(part.match, row)
             columns = {c: _value(c, r, row, path, lists) for c, r in part.columns.items()}
-            rows.append(columns | {"file": str(Path(part.folder, path))})
+            rows.append(columns | {"file": str(PurePosixPath(part.folder, path))})
     if not rows:
         raise DataError(f"recipe {recipe.name}: it leaves out every recording")
     return rows

@@ -747,6 +747,7 @@ def edited(edit: Callable[[dict[str, Any]], Any], folder: Path) -> str:
         (lambda r: r["clips"][0].update(match={"path": "("}), "match '[(]': missing"),
         (lambda r: r["clips"][0]["columns"].pop("label"), "lack 'label'"),
         (lambda r: r["clips"][0]["columns"].update(x={"of": "{take}"}), "column x: give values"),
+        (lambda r: r["clips"][0]["columns"]["split"].update({"else": "x"}), "unknown key 'else'"),
     ],
 )
 def test_a_faulty_recipe_is_one_message(
@@ -769,7 +770,7 @@ def test_an_unknown_recipe_names_the_closest() -> None:
         (lambda part: part.update(files="wav/*.wav"), "hold no files 'wav/"),
         (lambda part: part.update(match={"path": "x"}), "'recordings/0_.*' does not match 'x'"),
         (lambda part: part["columns"].update(label="{digits}"), "unknown column 'digits' .closest"),
-        (lambda part: part["columns"]["split"].pop("else"), "no split: '10' is none of 0, 1"),
+        (lambda part: part["columns"]["split"].pop("default"), "no split: '10' is none of 0, 1"),
         (lambda part: part["columns"].update(file="../{path}"), "lies outside"),
         (lambda part: part.update(leave_out={"files": ["*"]}), "leaves out every recording"),
         (lambda part: part.update(leave_out={"listed": ["gone.txt"]}), "gone.txt cannot be read"),

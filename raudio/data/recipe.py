@@ -23,12 +23,12 @@ A recipe is a YAML file, data and not code. Its vocabulary is closed: an unknown
         columns:                     # of the dataset: file and label, split, group, and metadata
           file: audio/{filename}     # text with columns in braces
           label: "{category}"
-          split: {of: "{fold}", values: {4: valid, 5: test}, else: train}
-          fold: {lists: {1: fold1.txt, 2: fold2.txt}, else: ""}
+          split: {of: "{fold}", values: {4: valid, 5: test}, default: train}
+          fold: {lists: {1: fold1.txt, 2: fold2.txt}, default: ""}
 
 `file` may name the table's own columns alone. `values` gives text for text. `lists` gives the name
 of the list that the clip's path is in: lists are text files with a path in the first of their
-tab-separated columns. Without `else`, a clip that none fits is an error.
+tab-separated columns. Without `default`, a clip that none fits is an error.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class Rule:
     of: str = ""
     values: Mapping[str, str] = field(default_factory=dict)
     lists: Mapping[str, str] = field(default_factory=dict)
-    otherwise: str | None = None
+    default: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,8 +197,7 @@ def _part(content: Any) -> Part:
 def _rule(column: str, content: Any) -> str | Rule:
     if not isinstance(content, dict):
         return str(content)
-    renamed = {"otherwise" if key == "else" else key: content[key] for key in content}
-    given = _keys(renamed, Rule, f"column {column}")
+    given = _keys(content, Rule, f"column {column}")
     if ("values" in given) == ("lists" in given):
         raise DataError(f"column {column}: give values (with of), or lists")
     for key in {"values", "lists"} & set(given):  # YAML takes a key such as 1 for a number
@@ -266,14 +265,14 @@ def _value(
         return _filled(rule, row)
     if rule.values:
         text = _filled(rule.of, row)
-        found = rule.values.get(text, rule.otherwise)
+        found = rule.values.get(text, rule.default)
         why = f"{text!r} is none of {', '.join(rule.values)}"
     else:
         inside_of = [name for name, file in rule.lists.items() if path in lists[file]]
-        found = inside_of[0] if inside_of else rule.otherwise
+        found = inside_of[0] if inside_of else rule.default
         why = f"it is in none of {', '.join(rule.lists.values())}"
     if found is None:
-        raise DataError(f"{path}: no {column}: {why}; correct the recipe, or give it an else")
+        raise DataError(f"{path}: no {column}: {why}; correct the recipe, or give it a default")
     return found
 
 

@@ -25,14 +25,28 @@ def _column(role: str, what: str) -> typer.models.OptionInfo:
 
 @app.command()
 def prepare(
-    source: Annotated[str, typer.Argument(help="folder of audio, any formats below it")],
+    source: Annotated[
+        str,
+        typer.Argument(help="folder of audio, tars or lhotse manifests; or a .tar; may be a URI"),
+    ],
     out: Annotated[str, typer.Option(help="folder of the new dataset; must not exist")],
     labels: Annotated[
         str | None,
-        typer.Option(metavar="FILE", help="CSV, TSV, JSONL or Parquet; none: a folder a class"),
+        typer.Option(metavar="FILE", help="CSV, TSV, JSONL or Parquet, may be a URI"),
     ] = None,
     file_column: Annotated[str | None, _column("file", "the recording's path")] = None,
-    label_column: Annotated[str | None, _column("label", "its class")] = None,
+    label_column: Annotated[str | None, _column("label", "its class or classes")] = None,
+    label_separator: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="stands between several labels of a clip")
+    ] = None,
+    start_column: Annotated[
+        str | None, _column("start", "second where a clip begins in its recording")
+    ] = None,
+    end_column: Annotated[str | None, _column("end", "second where it ends")] = None,
+    onset_column: Annotated[
+        str | None, _column("onset", "second where an event begins; a clip is a recording")
+    ] = None,
+    offset_column: Annotated[str | None, _column("offset", "second where it ends")] = None,
     split_column: Annotated[
         str | None, _column("split", "train, valid or test; 'none' makes splits anew")
     ] = None,
@@ -42,6 +56,18 @@ def prepare(
     splits: Annotated[
         str, typer.Option(metavar="T/V/T", help="shares, where splits are not predefined")
     ] = "80/10/10",
+    split_by: Annotated[
+        str, typer.Option(help="random (stratified), or time: oldest in train, newest in test")
+    ] = "random",
+    time_column: Annotated[
+        str | None, _column("time", "when it was recorded, for --split-by time")
+    ] = None,
+    folds: Annotated[
+        int | None, typer.Option(metavar="K", help="folds instead: the last is test, one valid")
+    ] = None,
+    allow_leaks: Annotated[
+        bool, typer.Option("--allow-leaks", help="splits may share groups or recordings")
+    ] = False,
     format: Annotated[
         str, typer.Option(help="of the stored audio: flac, wav, or source (files as they are)")
     ] = "flac",
@@ -59,10 +85,12 @@ def prepare(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="print the manifest as JSON")] = False,
 ) -> None:
-    """Makes a dataset from a folder of recordings.
+    """Makes a dataset from recordings and their labels.
 
-    Classes are the folders in SOURCE, or what a label file says. The columns of a label file are
-    recognised by usual names (file, label, split, speaker, ...) where options don't name them.
+    Labels come from a label file; else SOURCE is a folder for each class, a Hugging Face
+    AudioFolder, WebDataset tars, or lhotse manifests or Shar. The columns of a label file are
+    recognised by usual names (file, label, split, speaker, ...) where options don't name them: with
+    start and end a row is a part of a recording, with onset and offset an event in one.
 
     Example: raudio data prepare recordings --labels recordings/labels.csv --out data/birds
     """
@@ -72,16 +100,29 @@ def prepare(
     from raudio.data.prepare import prepare as make
     from raudio.data.splits import Shares
 
-    named = {"file": file_column, "label": label_column, "split": split_column}
-    named["group"] = group_column
+    named = {
+        "file": file_column,
+        "label": label_column,
+        "start": start_column,
+        "end": end_column,
+        "onset": onset_column,
+        "offset": offset_column,
+        "split": split_column,
+        "group": group_column,
+        "time": time_column,
+    }
     with _progress("preparing") as progress:
         manifest = make(
             source,
             out,
             labels=labels,
             columns={role: column for role, column in named.items() if column is not None},
+            label_separator=label_separator,
             options=Options(
                 shares=Shares.parse(splits),
+                split_by=split_by,
+                folds=folds,
+                allow_leaks=allow_leaks,
                 format=format,
                 sample_rate=sample_rate,
                 shard_mb=shard_mb,

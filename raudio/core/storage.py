@@ -142,6 +142,17 @@ def listing(folder: str | os.PathLike[str]) -> dict[str, Stat]:
     }
 
 
+def stat(path: str | os.PathLike[str]) -> Stat:
+    """What a listing would say of one file.
+
+    Raises:
+        OSError: it is not there (FileNotFoundError), or that cannot be found out.
+    """
+    fs, inner = filesystem(path)
+    facts = _retrying("looking for", path, lambda: fs.info(inner))
+    return Stat(int(facts["size"] or 0), _stamp(facts))
+
+
 def exists(path: str | os.PathLike[str]) -> bool:
     """Whether there is a file, a folder or anything below it at `path`.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 from raudio.audio.decode import decode, info
 from raudio.core.errors import DataError, unknown
 from raudio.core.seeding import key
-from raudio.data import splits as splitting
 from raudio.data.facts import clip_facts
 from raudio.data.manifest import SPLITS, Manifest, Skipped
-from raudio.data.sources import DEEP, Item, Source, duplicates, read_item, read_source
+from raudio.data.sources import DEEP, Item, Source, check_events, read_item, read_source
+from raudio.data.split_source import SPLIT_BY, split_source
+from raudio.data.splits import EIGHTY_TEN_TEN, Shares
 from raudio.data.writer import Echo, Progress, Row, Task, check_new, silent, write_dataset
 
 FORMATS = ("flac", "wav", "source")
@@ -35,6 +36,11 @@ class Options:
 
     Attributes:
         shares: of train, valid and test, where splits are not predefined.
+        split_by: random (stratified by class, no group straddling) or time (the oldest clips in
+            train, the newest in test), where splits are not predefined.
+        folds: makes so many folds instead, at least 3, kept as the column `fold`; the last is test,
+            the one before valid.
+        allow_leaks: predefined splits may share groups or recordings.
         format: of the stored audio: flac (lossless, 16 or 24 bits), wav (the same, uncompressed)
             or source (the files as they are).
         sample_rate: to resample to, in Hz; None keeps each file's.
@@ -46,7 +52,10 @@ class Options:
         source: where the recordings came from, for the manifest; empty: the folder's name.
     """
 
-    shares: splitting.Shares = splitting.EIGHTY_TEN_TEN
+    shares: Shares = EIGHTY_TEN_TEN
+    split_by: str = "random"
+    folds: int | None = None
+    allow_leaks: bool = False
     format: str = "flac"
     sample_rate: int | None = None
     shard_mb: int = 64
@@ -58,6 +67,14 @@ class Options:
     def __post_init__(self) -> None:
         if self.format not in FORMATS:
             raise DataError(unknown("format", self.format, FORMATS))
+        if self.split_by not in SPLIT_BY:
+            raise DataError(f"split_by: {unknown('way', self.split_by, SPLIT_BY)}")
+        if self.folds is not None and not 3 <= self.folds <= 100:
+            raise DataError(
+                f"folds={self.folds} is outside 3 to 100: one is test, one valid, the rest train"
+            )
+        if self.folds is not None and self.split_by != "random":
+            raise DataError(f"folds={self.folds} are made at random; leave split_by out")
         if self.format == "source" and self.sample_rate is not None:
             raise DataError(
                 f"sample_rate={self.sample_rate} with format=source: files that are kept as they "
@@ -75,6 +92,7 @@ def prepare(
     *,
     labels: str | os.PathLike[str] | None = None,
     columns: Mapping[str, str] | None = None,
+    label_separator: str | None = None,
     options: Options | None = None,
     workers: int | None = None,
     echo: Echo = silent,
@@ -83,11 +101,12 @@ def prepare(
     """Makes a dataset at `out` from the recordings below `source`.
 
     Args:
-        source: local folder of audio; without `labels`, with a folder for each class.
+        source: folder of audio, tars or manifests, local or a URI: see `sources.read_source`.
         out: the dataset's folder, which must not exist.
-        labels: label file (CSV, TSV, JSONL, Parquet).
-        columns: role (file, label, split, group) to column of the label file, "none" for no
+        labels: label file (CSV, TSV, JSONL, Parquet), local or a URI.
+        columns: role (file, label, split, group, ...) to column of the label file, "none" for no
             column; what is not given is recognised by name.
+        label_separator: what stands between several labels of a clip; makes the data multi-label.
         options: see `Options`.
         workers: threads; None is one a CPU. The result does not depend on it.
         echo: told what was taken for what.
@@ -99,7 +118,13 @@ def prepare(
     """
     target = check_new(out)
     chosen = options or Options()
-    found = read_source(source, labels=labels, columns=columns, skip_missing=chosen.skip_bad)
+    found = read_source(
+        source,
+        labels=labels,
+        columns=columns,
+        label_separator=label_separator,
+        skip_missing=chosen.skip_bad,
+    )
     task = plan(found, chosen)
     for sentence in task.taken:
         echo(sentence)
@@ -112,13 +137,25 @@ def plan(found: Source, options: Options) -> Task[Item]:
     Raises:
         DataError: the splits cannot be filled, or predefined ones lack `train`.
     """
-    items = found.items
-    of_item, how = _splits(items, options)
-    counts = Counter(of_item)
+    items, how, warnings = split_source(
+        found,
+        shares=options.shares,
+        split_by=options.split_by,
+        folds=options.folds,
+        allow_leaks=options.allow_leaks,
+        seed=options.seed,
+    )
+    if options.format == "source" and (part := next((i for i in items if i.is_part), None)):
+        raise DataError(
+            f"format=source with clips that are parts of recordings ({part.clip_id!r}): there is "
+            "no file to keep as it is; use format=flac"
+        )
+    counts = Counter(item.split for item in items)
     sizes = ", ".join(f"{split} {counts[split]}" for split in SPLITS if counts[split])
     clips: dict[str, list[Item]] = {split: [] for split in SPLITS}
-    for item, split in zip(items, of_item, strict=True):
-        clips[split].append(item)
+    for item in items:
+        assert item.split is not None
+        clips[item.split].append(item)
     for members in clips.values():
         # Not by class: a window of neighbouring shards is to hold all classes.
         members.sort(key=lambda item: (key(options.seed, "order", item.clip_id), item.clip_id))
@@ -130,7 +167,12 @@ def plan(found: Source, options: Options) -> Task[Item]:
         clip_id=lambda item: item.clip_id,
         key=found.key(options),
         metadata=found.metadata,
-        taken=(*found.taken, f"{len(labels)} classes: {shown}", f"splits {how}: {sizes}"),
+        taken=(
+            *found.taken,
+            f"{len(labels)} classes: {shown}",
+            f"splits {how}: {sizes}",
+            *(f"warning: {warning}" for warning in warnings),
+        ),
         source=options.source or found.name,
         licence=options.licence,
         made_with={**asdict(options), "shares": list(options.shares), "splits": how},
@@ -138,42 +180,6 @@ def plan(found: Source, options: Options) -> Task[Item]:
         total_bytes=sum(item.size for item in items),
         skipped=found.missing,
     )
-
-
-def _splits(items: Sequence[Item], options: Options) -> tuple[list[str], str]:
-    """The split of each item, and how it was found."""
-    ids = [item.clip_id for item in items]
-    labels = [str(item.label) for item in items]
-    groups: list[str] | None = None
-    if any(item.group for item in items):
-        groups = [f"group {item.group}" if item.group else item.clip_id for item in items]
-    predefined = [item.split for item in items if item.split]
-    if not predefined:
-        same = None if groups else duplicates(items)
-        made = splitting.assign(
-            ids, labels, groups=groups, same=same, shares=options.shares, seed=options.seed
-        )
-        return made, f"made at random, stratified{', by group' if groups else ''}"
-    assert len(predefined) == len(items), "a source gives all clips a split, or none"
-    if "train" not in predefined:
-        raise DataError(
-            f"the predefined splits are {', '.join(sorted(set(predefined)))}, and none is train; "
-            "correct them, or make splits anew with --split-column none"
-        )
-    if "valid" in predefined:
-        return predefined, "as predefined"
-    if groups and _straddle(groups, predefined):
-        groups = None  # the test split shares groups with train, and valid is to resemble it
-    train, valid, _ = options.shares
-    carved = splitting.carve_valid(
-        ids, labels, predefined, groups=groups, share=valid / (train + valid), seed=options.seed
-    )
-    return carved, "as predefined, with valid taken from train"
-
-
-def _straddle(groups: Sequence[str], of_item: Sequence[str]) -> bool:
-    pairs = set(zip(groups, of_item, strict=True))
-    return len(pairs) > len(set(groups))
 
 
 class _Encoder:
@@ -186,6 +192,11 @@ class _Encoder:
         try:
             content = read_item(item)
             row = encode_clip(content, self._options.format, self._options.sample_rate, item.name)
+            if item.events is not None:
+                seconds = row["frames"] / row["sample_rate"]
+                row["events"] = [
+                    event._asdict() for event in check_events(item.events, seconds, item.name)
+                ]
         except DataError as error:
             if self._options.skip_bad:
                 return Skipped(item.clip_id, str(error))
@@ -196,6 +207,8 @@ class _Encoder:
             "clip_id": item.clip_id,
             "group": item.group,
             "label": item.label,
+            "labels": item.labels,
+            "fold": item.fold,
         }
 
 

@@ -1,20 +1,28 @@
-"""Splits that nobody made beforehand: stratified by class, and by group where there are groups.
+"""Splits that nobody made beforehand: stratified by class, and by group where there are groups; k
+folds; or by time.
 
-Deterministic: a clip's split depends on the seed and the set of clips, not on their order. Every
-class is in `train`, and no group straddles two splits.
+Deterministic: a clip's split depends on the seed and the set of clips, not on their order. No group
+straddles two splits; every class is in `train`, except where time decides.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Collection, Sequence
+from itertools import accumulate
+from typing import NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
 from raudio.core.errors import DataError
 from raudio.core.seeding import key
+
+#: The class of a clip, or its classes (of multi-label data and events); a clip may have none.
+Labels: TypeAlias = str | Collection[str]
+
+# Clips without a class are spread over the splits like those of a class.
+_NO_CLASS = ""
 
 
 class Shares(NamedTuple):
@@ -48,7 +56,7 @@ EIGHTY_TEN_TEN = Shares()
 
 def assign(
     clip_ids: Sequence[str],
-    labels: Sequence[str],
+    labels: Sequence[Labels],
     *,
     groups: Sequence[str] | None = None,
     same: Sequence[str] | None = None,
@@ -59,30 +67,28 @@ def assign(
 
     Args:
         clip_ids: unique names.
-        labels: the class of each clip.
+        labels: the class or classes of each clip.
         groups: what must not straddle splits (speaker, site), or None.
-        same: without groups: clips of equal value stay together (the same recording twice).
+        same: clips of equal value stay together too (the same recording twice), or None.
         shares: of the splits.
         seed: another seed, another draw.
 
-    Without groups each class is within two clips of its shares; with groups as near as moving
-    whole groups greedily allows.
+    Without groups each class of single-label data is within two clips of its shares; with groups or
+    several labels a clip as near as moving units of clips greedily allows.
 
     Raises:
         DataError: there are too few clips or groups to fill the splits.
     """
-    units = _units(clip_ids, groups if groups is not None else same, labels, seed)
+    units = _units(clip_ids, labels, groups, same, seed)
     names = [name for name, share in zip(Shares._fields, shares, strict=True) if share]
-    if len(units) < len(names):
-        what = f"{len(units)} groups" if groups is not None else f"{len(units)} clips"
-        cure = "give more" if groups is None else "split without groups: --group-column none"
-        raise DataError(f"{what} cannot fill the splits {', '.join(names)}; {cure}")
-    choose = _grouped if groups is not None else _stratified
-    unit_splits = _cover_train(units, choose(units, shares))
-    splits = [""] * len(clip_ids)
-    for unit, split in zip(units, unit_splits, strict=True):
-        for clip in unit.clips:
-            splits[clip] = split
+    _check_enough(units, len(names), f"fill the splits {', '.join(names)}", groups)
+    if groups is None and all(len(unit.labels) == 1 for unit in units):
+        unit_splits = _stratified(units, shares)
+    else:
+        chosen = _balanced(units, [share for share in shares if share])
+        unit_splits = [names[number] for number in chosen]
+    unit_splits = _cover_train(units, unit_splits)
+    splits = _of_clips(units, unit_splits, len(clip_ids))
     if absent := [name for name in names if name not in splits]:
         cure = (
             "some class is in one group alone; split without groups: --group-column none"
@@ -95,12 +101,97 @@ def assign(
     return splits
 
 
+def assign_folds(
+    clip_ids: Sequence[str],
+    labels: Sequence[Labels],
+    folds: int,
+    *,
+    groups: Sequence[str] | None = None,
+    same: Sequence[str] | None = None,
+    seed: int = 0,
+) -> list[int]:
+    """The fold of each clip, from 0: stratified k folds, grouped where there are groups.
+
+    Args: as of `assign`; `folds` is how many, at least 3. Without groups each class of single-label
+    data has the same number of clips in each fold, give or take one. Fold 0 takes a clip more of
+    each class that would otherwise not be in train (see `fold_splits`).
+
+    Raises:
+        DataError: there are fewer clips or groups than folds.
+    """
+    units = _units(clip_ids, labels, groups, same, seed)
+    _check_enough(units, folds, f"fill {folds} folds", groups)
+    if groups is None and all(len(unit.labels) == 1 for unit in units):
+        # Dealt like cards, class by class: the next class goes on where the last one ended.
+        order = sorted(range(len(units)), key=lambda index: min(units[index].labels))
+        unit_folds = [0] * len(units)
+        for turn, index in enumerate(order):
+            unit_folds[index] = turn % folds
+    else:
+        unit_folds = _balanced(units, [1 / folds] * folds)
+    before = fold_splits(unit_folds, folds)
+    after = _cover_train(units, before)
+    unit_folds = [
+        fold if old == new else 0 for fold, old, new in zip(unit_folds, before, after, strict=True)
+    ]
+    return _of_clips(units, unit_folds, len(clip_ids))
+
+
+def fold_splits(of_clip: Sequence[int], folds: int) -> list[str]:
+    """Splits from folds: the last is test, the one before valid, the others are train."""
+    names = {folds - 1: "test", folds - 2: "valid"}
+    return [names.get(fold, "train") for fold in of_clip]
+
+
+def assign_by_time(
+    times: Sequence[float],
+    *,
+    together: Sequence[str] | None = None,
+    shares: Shares = EIGHTY_TEN_TEN,
+) -> list[str]:
+    """The split of each clip: the oldest in train, the newest in test.
+
+    Args:
+        times: of the clips, in any unit.
+        together: clips of equal value stay in one split (group); such clips count as old as their
+            newest. Clips of one time stay together as well.
+        shares: of the splits; each cut is at the time that comes nearest them.
+
+    Raises:
+        DataError: there are too few times to fill the splits.
+    """
+    names = [name for name, share in zip(Shares._fields, shares, strict=True) if share]
+    newest: dict[str, float] = {}
+    of_clip = list(together) if together is not None else [str(i) for i in range(len(times))]
+    for name, time in zip(of_clip, times, strict=True):
+        newest[name] = max(time, newest.get(name, time))
+    counts = Counter(newest[name] for name in of_clip)
+    moments = sorted(counts)
+    if len(moments) < len(names):
+        raise DataError(
+            f"{len(moments)} different times cannot fill the splits {', '.join(names)}; give more, "
+            "or split without time: --split-by random"
+        )
+    ends = list(accumulate(counts[moment] for moment in moments))
+    wanted = accumulate(share * len(times) for share in shares if share)
+    split_of: dict[float, str] = {}
+    first = 0
+    for left, (name, want) in enumerate(zip(names, wanted, strict=True), start=1 - len(names)):
+        # At least one moment for this split, and one for each that is left.
+        possible = range(first, len(moments) + left) if left else [len(moments) - 1]
+        last = min(possible, key=lambda index: (abs(ends[index] - want), index))
+        split_of.update(dict.fromkeys(moments[first : last + 1], name))
+        first = last + 1
+    return [split_of[newest[name]] for name in of_clip]
+
+
 def carve_valid(
     clip_ids: Sequence[str],
-    labels: Sequence[str],
+    labels: Sequence[Labels],
     splits: Sequence[str],
     *,
     groups: Sequence[str] | None = None,
+    same: Sequence[str] | None = None,
     share: float = 1 / 9,
     seed: int = 0,
 ) -> list[str]:
@@ -114,6 +205,7 @@ def carve_valid(
         [clip_ids[i] for i in train],
         [labels[i] for i in train],
         groups=None if groups is None else [groups[i] for i in train],
+        same=None if same is None else [same[i] for i in train],
         shares=Shares(1 - share, share, 0),
         seed=seed,
     )
@@ -121,6 +213,29 @@ def carve_valid(
     for index, split in zip(train, inner, strict=True):
         result[index] = split
     return result
+
+
+def join_parts(*parts: Sequence[str]) -> list[str]:
+    """A name for each clip, equal for clips that any of `parts` puts together, also by way of
+    others: the connected components."""
+    of_part: dict[tuple[int, str], int] = {}
+    parent = list(range(len(parts[0])))
+
+    def root(clip: int) -> int:
+        while parent[clip] != clip:
+            parent[clip] = parent[parent[clip]]
+            clip = parent[clip]
+        return clip
+
+    for number, part in enumerate(parts):
+        for clip, name in enumerate(part):
+            other = of_part.setdefault((number, name), clip)
+            parent[root(clip)] = root(other)
+    # Named by their smallest name, so that the order of the clips does not matter.
+    names: dict[int, str] = {}
+    for clip, name in enumerate(parts[0]):
+        names[root(clip)] = min(name, names.get(root(clip), name))
+    return [names[root(clip)] for clip in range(len(parts[0]))]
 
 
 class _Unit(NamedTuple):
@@ -131,15 +246,42 @@ class _Unit(NamedTuple):
 
 
 def _units(
-    clip_ids: Sequence[str], together: Sequence[str] | None, labels: Sequence[str], seed: int
+    clip_ids: Sequence[str],
+    labels: Sequence[Labels],
+    groups: Sequence[str] | None,
+    same: Sequence[str] | None,
+    seed: int,
 ) -> list[_Unit]:
     """Units in an order drawn by the seed."""
-    names = clip_ids if together is None else together
     members: dict[str, list[int]] = defaultdict(list)
-    for index, name in enumerate(names):
+    for index, name in enumerate(join_parts(groups or clip_ids, same or clip_ids)):
         members[name].append(index)
     order = sorted(members, key=lambda name: (key(seed, "split", name), name))
-    return [_Unit(members[n], Counter(labels[i] for i in members[n])) for n in order]
+    return [
+        _Unit(members[n], Counter(c for i in members[n] for c in _set(labels[i]))) for n in order
+    ]
+
+
+def _set(labels: Labels) -> Collection[str]:
+    return {labels} if isinstance(labels, str) else set(labels) or {_NO_CLASS}
+
+
+def _check_enough(
+    units: Sequence[_Unit], needed: int, purpose: str, groups: Sequence[str] | None
+) -> None:
+    if len(units) < needed:
+        what = f"{len(units)} groups" if groups is not None else f"{len(units)} clips"
+        cure = "give more" if groups is None else "split without groups: --group-column none"
+        raise DataError(f"{what} cannot {purpose}; {cure}")
+
+
+_T = TypeVar("_T")
+
+
+def _of_clips(units: Sequence[_Unit], values: Sequence[_T], clips: int) -> list[_T]:
+    """What the units have, for each clip."""
+    of_clip = {i: value for unit, value in zip(units, values, strict=True) for i in unit.clips}
+    return [of_clip[index] for index in range(clips)]
 
 
 def _stratified(units: Sequence[_Unit], shares: Shares) -> list[str]:
@@ -171,28 +313,32 @@ def _stratified(units: Sequence[_Unit], shares: Shares) -> list[str]:
     return splits
 
 
-def _grouped(units: Sequence[_Unit], shares: Shares) -> list[str]:
-    """Largest group first, each to the split whose class counts it brings nearest its shares."""
+def _balanced(units: Sequence[_Unit], shares: Sequence[float]) -> list[int]:
+    """Largest unit first, each to the part whose class counts it brings nearest its share."""
     classes = sorted({label for unit in units for label in unit.labels})
-    counts = np.array([[unit.labels[c] for c in classes] for unit in units], dtype=np.float64)
-    relative = counts / counts.sum(axis=0)  # (units, classes): share of a class in each group
-    names = [name for name, share in zip(Shares._fields, shares, strict=True) if share]
-    target = np.array([share for share in shares if share])[:, None]
-    filled = np.zeros((len(names), len(classes)))
+    number = {label: index for index, label in enumerate(classes)}
+    totals = np.zeros(len(classes))
+    for unit in units:
+        for label, count in unit.labels.items():
+            totals[number[label]] += count
+    target = np.array(shares)[:, None]
+    filled = np.zeros((len(shares), len(classes)))
     used: set[int] = set()
 
-    splits = [""] * len(units)
+    parts = [0] * len(units)
     order = sorted(range(len(units)), key=lambda index: -len(units[index].clips))
     for position, index in enumerate(order):
-        change = (filled + relative[index] - target) ** 2 - (filled - target) ** 2
-        cost = change.sum(axis=1)
-        if len(order) - position <= len(names) - len(used):
-            cost[list(used)] = np.inf  # the groups left just suffice to fill the empty splits
-        choice = int(np.argmin(cost))
+        labels = units[index].labels
+        mine = [number[label] for label in labels]
+        relative = np.array(list(labels.values())) / totals[mine]  # the unit's share of each class
+        after = filled[:, mine] + relative
+        cost = ((after - target) ** 2 - (filled[:, mine] - target) ** 2).sum(axis=1)
+        if len(order) - position <= len(shares) - len(used):
+            cost[list(used)] = np.inf  # the units left just suffice to fill the empty parts
+        parts[index] = choice = int(np.argmin(cost))
         used.add(choice)
-        filled[choice] += relative[index]
-        splits[index] = names[choice]
-    return splits
+        filled[choice, mine] = after[choice]
+    return parts
 
 
 def _cover_train(units: Sequence[_Unit], splits: list[str]) -> list[str]:

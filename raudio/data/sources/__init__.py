@@ -2,21 +2,11 @@
 or a folder can have wrong is found here, before anything is written.
 """
 
-from raudio.data.sources.item import (
-    DEEP,
-    Event,
-    Item,
-    check_events,
-    read_item,
-)
-from raudio.data.sources.read import (
-    AUDIO_SUFFIXES,
-    LABEL_SUFFIXES,
-    Source,
-    closest_path,
-    duplicates,
-    read_source,
-)
+from raudio.data.sources.files import AUDIO_SUFFIXES, closest_path
+from raudio.data.sources.item import DEEP, Event, Item, check_events, read_item
+from raudio.data.sources.read import read_source
+from raudio.data.sources.source import Source
+from raudio.data.sources.tables import LABEL_SUFFIXES
 
 __all__ = [
     "AUDIO_SUFFIXES",
@@ -27,7 +17,6 @@ __all__ = [
     "Source",
     "check_events",
     "closest_path",
-    "duplicates",
     "read_item",
     "read_source",
 ]

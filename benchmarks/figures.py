@@ -47,18 +47,29 @@ class Figure:
 
     def as_row(self) -> tuple[str, str, str, str, str]:
         """Its cells in the table."""
-        expected = ""
-        if self.at_most is not None:
-            expected = f"≤ {self._text(self.at_most)}"
-        elif self.at_least is not None:
-            expected = f"≥ {self._text(self.at_least)}"
-        style = {"pass": "green", "falls short": "bold red"}.get(self.verdict, "none")
-        verdict = f"[{style}]{self.verdict}[/]"
-        return self.name, expected, self._text(self.value), verdict, self.note
+        verdict = f"[{self._style}]{self.verdict}[/]"
+        return self.name, self._expected, self._text(self.value), verdict, self.note
+
+    def as_cell(self) -> str:
+        """In a table of many figures, under a heading with the unit: the value and its bound."""
+        text = f"{self._text(self.value)} {self._expected.replace(' ', '', 1)}".rstrip()
+        return f"[{self._style}]{text if self.unit == 'B' else text.replace(' s', '')}[/]"
 
     def as_data(self) -> dict[str, Any]:
         """The same for JSON."""
         return {**vars(self), "verdict": self.verdict or None}
+
+    @property
+    def _expected(self) -> str:
+        if self.at_most is not None:
+            return f"≤ {self._text(self.at_most)}"
+        if self.at_least is not None:
+            return f"≥ {self._text(self.at_least)}"
+        return ""
+
+    @property
+    def _style(self) -> str:
+        return {"pass": "green", "falls short": "bold red"}.get(self.verdict, "none")
 
     def _text(self, value: float) -> str:
         if self.unit == "B":
@@ -77,8 +88,8 @@ def table(title: str, figures: Sequence[Figure]) -> Table:
     return made
 
 
-def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
+def machine(packages: Sequence[str] = ()) -> dict[str, Any]:
+    """What the figures were measured on; `packages`: whose versions matter besides `PACKAGES`."""
     cpu = Path("/proc/cpuinfo").read_text()
     model = next((line for line in cpu.splitlines() if line.startswith("model name")), ":")
     commit = subprocess.run(
@@ -95,6 +106,13 @@ def machine() -> dict[str, Any]:
         "load": os.getloadavg(),
         "system": platform.platform(),
         "python": platform.python_version(),
-        "packages": {name: metadata.version(name) for name in PACKAGES},
+        "packages": {name: _version(name) for name in (*PACKAGES, *packages)},
         "commit": commit.stdout.strip() or None,
     }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

@@ -79,8 +79,19 @@ def members(session: int) -> list[int]:
     return [process for process, (its, _) in _processes().items() if its == session]
 
 
-def _processes() -> dict[int, tuple[int, int]]:
-    """Each living process's session, and the CPU time that it has used, in ticks."""
+def cpu_seconds(session: int) -> float:
+    """CPU seconds of a session's living processes and of those ended that they waited for."""
+    return sum(sum(times) for its, times in _processes().values() if its == session) / _TICKS
+
+
+def session_memory(session: int) -> int:
+    """Bytes (PSS) of all processes of a session."""
+    found = (memory_of(process) for process in members(session))
+    return sum(each.private + each.files + each.shared for each in found if each)
+
+
+def _processes() -> dict[int, tuple[int, tuple[int, int]]]:
+    """Each living process's session, and the CPU time that it has used and its ended children."""
     found = {}
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
@@ -90,7 +101,8 @@ def _processes() -> dict[int, tuple[int, int]]:
         except OSError:  # it has just ended
             continue
         if state != "Z":
-            found[int(entry.name)] = int(numbers[2]), int(numbers[10]) + int(numbers[11])
+            own, waited = (int(numbers[i]) + int(numbers[i + 1]) for i in (10, 12))
+            found[int(entry.name)] = int(numbers[2]), (own, waited)
     return found
 
 
@@ -129,7 +141,7 @@ class Others:
         user, nice, system = Path("/proc/stat").read_text().split(maxsplit=4)[1:4]
         mine = {
             process: ticks
-            for process, (session, ticks) in _processes().items()
+            for process, (session, (ticks, _)) in _processes().items()
             if session in _sessions or process == os.getpid()
         }
         return int(user) + int(nice) + int(system), mine

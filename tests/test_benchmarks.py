@@ -7,8 +7,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
+import torch
+
+from raudio.audio.decode import decode
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -57,6 +63,130 @@ def test_search_overhead_runs_from_end_to_end(tmp_path: Path) -> None:
         assert 0.9 < figures[name]["value"] < 1.5
 
     assert not _left_behind(work), "processes of the benchmark are still there"
+
+
+def _throughput(tmp_path: Path, *arguments: str) -> tuple[dict[str, Any], str]:
+    """Runs the smoke size of the benchmark; its JSON and its table."""
+    out, work = tmp_path / "result.json", tmp_path / "work"
+    command = [sys.executable, str(BENCHMARKS / "data_throughput.py"), "--smoke"]
+    done = subprocess.run(
+        [*command, *arguments, "--out", str(out), "--work", str(work)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert not _left_behind(work), "processes of the benchmark are still there"
+    result: dict[str, Any] = json.loads(out.read_text())
+    assert result["smoke"] is True
+    assert result["machine"]["packages"]["soxr"]
+    return result, done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_data_throughput_of_resident_clips_and_peers(tmp_path: Path) -> None:
+    names = ["floor-cached-2", "raudio-resident-2", "dataloader"]
+    result, table = _throughput(
+        tmp_path, "--set", "L", "--contenders", ",".join(names), "--epochs", "2"
+    )
+    rows = {row["contender"]: row for row in result["rows"]}
+    assert list(rows) == names
+    clips = result["sets"][0]["clips"]
+    for name, row in rows.items():
+        assert row["problem"] is None
+        assert name in table
+        (run,) = row["runs"]
+        assert len(run["epochs"]) == 2
+        assert row["rate"] == pytest.approx((1 + name.endswith("-2")) * clips / run["epochs"][1])
+        assert row["start"] > 0.1, "Python has to start, and to import torch"
+        assert row["cpu"] > 0
+        assert row["memory"] > 100e6
+    # Quotients, recomputed from what they come from.
+    figures = {figure["name"]: figure for figure in result["figures"]}
+    assert len(figures) == len(result["figures"])
+    rate = rows["raudio-resident-2"]["rate"]
+    of_floor = figures["L raudio-resident-2 of cached floor"]
+    assert of_floor["value"] == rate / rows["floor-cached-2"]["rate"]
+    assert of_floor["at_least"] == 0.95
+    to_peer = figures["L raudio-resident-2 to best peer"]
+    assert to_peer["value"] == rate / rows["dataloader"]["rate"]
+    assert to_peer["at_least"] == 3
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_data_throughput_of_what_does_not_fit(tmp_path: Path) -> None:
+    names = "raudio-resident-1,raudio-streamed-1"
+    result, table = _throughput(
+        tmp_path, "--set", "L-large", "--contenders", names, "--epochs", "2"
+    )
+    resident, streamed = result["rows"]
+    assert "do not fit the budget" in resident["problem"]
+    assert "do not fit the budget" in table
+    (run,) = streamed["runs"]
+    assert 0 < run["ray_alone"] < run["memory"]
+    figures = {figure["name"]: figure for figure in result["figures"]}
+    beyond = figures["L-large raudio-streamed-1 beyond Ray"]
+    assert beyond["value"] == run["memory"] - run["ray_alone"]
+    assert beyond["at_most"] == 1.5e9
+
+
+@pytest.mark.parametrize("length", [8000, 5000])
+def test_kernels_of_data_throughput(monkeypatch: pytest.MonkeyPatch, length: int) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from throughput.kernels import Kernels, Shape
+
+    compute = Kernels(Shape(sample_rate=8000, frames=8000))
+    wave = torch.sin(torch.arange(length) / 7)
+    out = torch.zeros(8000)
+    compute._augment(wave, out, 2.0, 0.0, -1200)
+    assert torch.equal(out[:length], 2 * torch.roll(wave, -1200))
+    assert not out[length:].any()
+    compute._augment(wave, out, 0.5, 0.1, 0)  # noise at 20 dB below, before the gain
+    noise = out[:length] / 0.5 - wave
+    assert float(noise.square().sum() / wave.square().sum()) == pytest.approx(0.01, rel=1e-3)
+    features = compute.features([wave.numpy(), (wave * 32767).to(torch.int16).numpy()])
+    assert features.shape == (2, 101, 64)
+    valid = 1 + length // 80
+    assert features[:, :valid].all()
+    assert not features[:, valid:].any()
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_decoding_of_data_throughput(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, channels: int
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from throughput.kernels import Kernels, Shape
+
+    path = tmp_path / "clip.flac"
+    sound = np.random.default_rng(0).uniform(-0.5, 0.5, (44_100, channels))
+    soundfile.write(path, sound, 44_100)
+    compute = Kernels(Shape(sample_rate=16_000, frames=8_000))
+    expected, _ = decode(path, 16_000)
+    for source in (str(path), path.read_bytes()):
+        assert np.allclose(compute.decode(source), expected, atol=1e-6)
+    assert len(compute.load(str(path))) == 8_000
+
+
+def test_times_of_data_throughput(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from throughput.measure import Consumed, Epoch
+    from throughput.run import Run
+
+    # Batches a second apart. Each waits half a second at an epoch's end and more at the next
+    # one's start: 1.0 and 2.5 s. The seconds in between, 5 to 7, are its own.
+    one = [Epoch(1, 2, 4, 4.5, 60, 1.0), Epoch(7, 8.5, 10, 10.5, 60, 1.0)]
+    other = [Epoch(1, 2.5, 4, 4.5, 60, 1.0), Epoch(7, 10, 11, 11.5, 60, 1.0)]
+    consumed = [Consumed(one, 6.0, 0.2), Consumed(other, 4.0, 0.1)]
+    run = Run.of(consumed, began=0.5, watched=False, memory=0, ray_alone=0)
+    assert run.start == 2.0
+    assert run.again == 0.2
+    assert run.epochs == [3.5, 4.5]
+    assert run.rate == pytest.approx(120 / 4.5)
+    assert run.cpu == pytest.approx(5.0 / 120)
+    assert run.gap == pytest.approx(2.5)
 
 
 def _left_behind(work: Path) -> list[str]:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from augment_kit import CLIPS, KEYS, SAMPLE_RATE, assert_same, examples, masked, run
 
@@ -40,6 +41,16 @@ class Late(Augmentation):
     def apply(self, given: Examples, draw: dict[str, np.ndarray]) -> Examples:
         level = torch.as_tensor(draw["level"], dtype=torch.float32)[:, None]
         return dataclasses.replace(given, data=-level * given.data)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def noises(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A folder of noises, for the augmentations that need one."""
+    folder = tmp_path_factory.mktemp("noises")
+    for number, samples in enumerate((700, 5000, 12000)):
+        noise = np.random.default_rng(number).standard_normal(samples) * 0.1
+        soundfile.write(folder / f"{number}.wav", noise, SAMPLE_RATE)
+    NEEDED["background"] = {"source": str(folder)}
 
 
 @pytest.fixture(autouse=True)

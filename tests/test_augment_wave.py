@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from augment_kit import KEYS, SAMPLES, examples, run
+from augment_kit import KEYS, SAMPLE_RATE, SAMPLES, examples, run
 
 from raudio.audio.augment import Examples
 from raudio.audio.augment.level import Gain
@@ -22,7 +22,7 @@ def test_gain_in_decibels() -> None:
 
 
 def test_noise_has_the_ratio_drawn_over_the_valid_part() -> None:
-    noise = Noise(p=1.0, min_snr=-5, max_snr=30)
+    noise = Noise(sample_rate=SAMPLE_RATE, p=1.0, min_snr=-5, max_snr=30)
     given = examples("wave")
     draw = noise.draw(KEYS, seed=1, epoch=0)
     added = noise.apply(given, draw).data - given.data
@@ -36,7 +36,7 @@ def test_noise_has_the_ratio_drawn_over_the_valid_part() -> None:
 
 
 def test_noise_is_new_in_every_epoch_and_for_every_clip() -> None:
-    noise = Noise(p=1.0)
+    noise = Noise(sample_rate=SAMPLE_RATE, p=1.0)
     fields = [
         noise.draw(KEYS, seed=seed, epoch=epoch)["field"] for seed in (0, 1) for epoch in (0, 1)
     ]
@@ -45,7 +45,7 @@ def test_noise_is_new_in_every_epoch_and_for_every_clip() -> None:
 
 def test_noise_leaves_silence_silent() -> None:
     silence = Examples(torch.zeros(6, 2000), SAMPLES, torch.zeros(6, 1))
-    assert not run(Noise(p=1.0), silence).data.any()
+    assert not run(Noise(sample_rate=SAMPLE_RATE, p=1.0), silence).data.any()
 
 
 def test_shift_by_hand() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from raudio.config import compose, schema
+from raudio.config import augment, compose, schema
 from raudio.config.axes import Choice, Interval, Range
 from raudio.core.errors import ConfigError
 
@@ -50,7 +50,7 @@ def test_variant_presets_and_values() -> None:
     experiment = configuration.experiment
     assert experiment.model == schema.CRNN(rnn_layers=2)
     assert (experiment.augment.gain.p, experiment.augment.mixup.p) == (0.5, 0.2)
-    assert experiment.augment.noise == schema.Noise()
+    assert experiment.augment.noise == augment.Noise()
     assert configuration.search.time_budget == "90"
     assert experiment.training.clip_norm is None
     assert isinstance(experiment.optimizer.lr, float)
@@ -241,7 +241,7 @@ PLUGIN = '''
 from typing import Annotated, Literal
 
 import raudio
-from raudio.config.schema import Meta
+from raudio.config.meta import Meta
 
 
 @raudio.register.model("mlp", "two dense layers")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from raudio import checkpoint
 from raudio.audio.frontends import FrontEnd
-from raudio.config import schema
+from raudio.config import augment, schema
 from raudio.core.errors import ConfigError, DataError, NonFiniteError, RunError
 from raudio.system import System, build_system
 from raudio.tasks.classification import Classification
@@ -50,12 +50,12 @@ def experiment(
 
 
 EVERYTHING = schema.Augment(
-    gain=schema.Gain(p=0.7),
-    noise=schema.Noise(p=0.7),
-    shift=schema.Shift(p=0.7),
-    time_mask=schema.TimeMask(p=0.7),
-    freq_mask=schema.FreqMask(p=0.7),
-    mixup=schema.Mixup(p=0.7),
+    gain=augment.Gain(p=0.7),
+    noise=augment.Noise(p=0.7),
+    shift=augment.Shift(p=0.7),
+    time_mask=augment.TimeMask(p=0.7),
+    freq_mask=augment.FreqMask(p=0.7),
+    mixup=augment.Mixup(p=0.7),
 )
 
 

@@ -8,10 +8,11 @@ the machine"; what was decided is in the resolved experiment that a run keeps.
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from raudio.config.augment import Augment as Augment  # plugins replace it here, by a larger one
+from raudio.config.meta import setting
 from raudio.core.components import (
     AUGMENTATIONS,
     FRONT_ENDS,
@@ -21,40 +22,6 @@ from raudio.core.components import (
     TASKS,
 )
 from raudio.core.registry import Registry
-
-
-@dataclass(frozen=True)
-class Meta:
-    """What is known of a setting besides its type and default.
-
-    Attributes:
-        help: its meaning, one sentence.
-        unit: of the value, empty when it has none.
-        min, max: inclusive bounds.
-        above, below: exclusive bounds.
-        choices: the values allowed, empty for any.
-        result: whether it can change a trial's result (and so belongs to the signature).
-    """
-
-    help: str
-    unit: str = ""
-    min: float | None = None
-    max: float | None = None
-    above: float | None = None
-    below: float | None = None
-    choices: tuple[str, ...] = ()
-    result: bool = True
-
-
-def setting(default: Any, help: str, **meta: Any) -> Any:
-    """A dataclass field with its `Meta`."""
-    return dataclasses.field(default=default, metadata={"meta": Meta(help, **meta)})
-
-
-def group(default: Any, help: str) -> Any:
-    """A dataclass field that holds further settings."""
-    return dataclasses.field(default_factory=default, metadata={"meta": Meta(help)})
-
 
 # --- dataset -----------------------------------------------------------------------------------
 
@@ -144,66 +111,6 @@ class MFCC:
         "mean 0, deviation 1 a band: over each clip (channel), the training set (dataset), or not",
         choices=_NORMALIZE,
     )
-
-
-# --- augment -----------------------------------------------------------------------------------
-
-
-def _p() -> Any:
-    return setting(0.0, "probability a clip (mixup: a batch); 0 is off", min=0, max=1)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Gain:
-    p: float = _p()
-    max_db: float = setting(6.0, "largest change, either way", unit="dB", min=0, max=60)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Noise:
-    p: float = _p()
-    min_snr: float = setting(10.0, "loudest noise", unit="dB", min=-20, max=80)
-    max_snr: float = setting(40.0, "quietest noise, at least min_snr", unit="dB", min=-20, max=80)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shift:
-    p: float = _p()
-    max_share: float = setting(0.1, "longest shift, as a share of the clip", min=0, max=1)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TimeMask:
-    p: float = _p()
-    max_share: float = setting(0.2, "longest mask, as a share of the frames", min=0, max=1)
-    count: int = setting(1, "masks a clip", min=1, max=10)
-
-
-@dataclass(frozen=True, kw_only=True)
-class FreqMask:
-    p: float = _p()
-    max_share: float = setting(0.2, "widest mask, as a share of the bands", min=0, max=1)
-    count: int = setting(1, "masks a clip", min=1, max=10)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Mixup:
-    p: float = _p()
-    alpha: float = setting(
-        0.2, "the mixing weight is drawn from Beta(alpha, alpha)", above=0, max=10
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Augment:
-    """Augmentations of training batches, in this order; each is off until its p is set."""
-
-    gain: Gain = group(Gain, "level")
-    noise: Noise = group(Noise, "white noise")
-    shift: Shift = group(Shift, "position in time")
-    time_mask: TimeMask = group(TimeMask, "SpecAugment along time")
-    freq_mask: FreqMask = group(FreqMask, "SpecAugment along frequency")
-    mixup: Mixup = group(Mixup, "two clips at once")
 
 
 # --- model -------------------------------------------------------------------------------------

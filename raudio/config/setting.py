@@ -10,7 +10,7 @@ from functools import cache
 from typing import Any
 
 from raudio.config.axes import text
-from raudio.config.schema import Meta
+from raudio.config.meta import Meta
 from raudio.core.errors import ConfigError, closest
 
 

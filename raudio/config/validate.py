@@ -18,7 +18,8 @@ import yaml
 
 from raudio.config import schema
 from raudio.config.axes import text
-from raudio.config.schema import Configuration, Experiment, Meta
+from raudio.config.meta import Meta, group
+from raudio.config.schema import Configuration, Experiment
 from raudio.config.setting import Setting, settings_in, unwrap
 from raudio.core.errors import ConfigError, closest, unknown
 from raudio.core.registry import Registry, load_plugins
@@ -422,7 +423,7 @@ def adopt() -> None:
         if section == "augment":
             present = {field.name for field in dataclasses.fields(schema.Augment)}
             added = [
-                (name, cls, schema.group(cls, registry.about(name)))
+                (name, cls, group(cls, registry.about(name)))
                 for name in registry.names()
                 if name not in present
                 for cls in [_settings_of(registry, name)]

@@ -16,26 +16,50 @@ FRONT_ENDS = Registry(
         "mfcc": ("raudio.audio.frontends:MFCC", "mel-frequency cepstral coefficients"),
     },
 )
+_AUGMENT = "raudio.audio.augment"
 AUGMENTATIONS = Registry(
     "augmentation",
     {
-        "gain": (
-            "raudio.audio.augment.level:Gain",
-            "level up or down by a random number of decibels",
+        "speed": (f"{_AUGMENT}.rate:Speed", "faster or slower, with the pitch"),
+        "stretch": (f"{_AUGMENT}.rate:Stretch", "faster or slower at the same pitch"),
+        "pitch": (f"{_AUGMENT}.rate:Pitch", "higher or lower at the same tempo"),
+        "shift": (f"{_AUGMENT}.time:Shift", "earlier or later in the clip, zeros in the gap"),
+        "roll": (f"{_AUGMENT}.time:Roll", "turned round in time"),
+        "polarity": (f"{_AUGMENT}.level:Polarity", "the sign turned"),
+        "reverb": (f"{_AUGMENT}.reverb:Reverb", "a room's impulse response, given or generated"),
+        "background": (
+            f"{_AUGMENT}.noise:Background",
+            "recordings of noise at a random signal-to-noise ratio",
         ),
-        "noise": (
-            "raudio.audio.augment.noise:Noise",
-            "white noise at a random signal-to-noise ratio",
+        "noise": (f"{_AUGMENT}.noise:Noise", "white, pink or brown noise at a random ratio"),
+        "low_pass": (f"{_AUGMENT}.filters:LowPass", "frequencies above a random cutoff fade"),
+        "high_pass": (f"{_AUGMENT}.filters:HighPass", "frequencies below a random cutoff fade"),
+        "band_pass": (f"{_AUGMENT}.filters:BandPass", "frequencies outside a random band fade"),
+        "gain": (f"{_AUGMENT}.level:Gain", "level up or down by a random number of decibels"),
+        "clipping": (f"{_AUGMENT}.level:Clipping", "samples cut off below the peak"),
+        "bandwidth": (f"{_AUGMENT}.filters:Bandwidth", "the bandwidth of a lower sample rate"),
+        "mu_law": (f"{_AUGMENT}.codecs:MuLaw", "few levels, spaced by telephony's mu-law"),
+        "codec": (f"{_AUGMENT}.codecs:Codec", "MP3 or Vorbis and back"),
+        "mute": (f"{_AUGMENT}.time:Mute", "a span set to zero"),
+        "concat": (f"{_AUGMENT}.mixing:Concat", "a part of one clip, then of another"),
+        "cutmix": (f"{_AUGMENT}.mixing:CutMix", "a span replaced by another clip's"),
+        "mixup": (f"{_AUGMENT}.mixing:Mixup", "convex mixture of two clips and their labels"),
+        "between_class": (f"{_AUGMENT}.mixing:BetweenClass", "two clips mixed by their levels"),
+        "hard_mix": (f"{_AUGMENT}.mixing:HardMix", "two clips at once, each with all its labels"),
+        "time_warp": (f"{_AUGMENT}.spectrogram:TimeWarp", "SpecAugment: a point of time moved"),
+        "freq_crop": (
+            f"{_AUGMENT}.spectrogram:FreqCrop",
+            "a range of the bands stretched over all",
         ),
-        "shift": (
-            "raudio.audio.augment.time:Shift",
-            "earlier or later in the clip, zeros in the gap",
+        "filter_augment": (
+            f"{_AUGMENT}.spectrogram:FilterAugment",
+            "random weights of random bands",
         ),
-        "time_mask": ("raudio.audio.augment.masks:TimeMask", "SpecAugment: frames set to the mean"),
-        "freq_mask": ("raudio.audio.augment.masks:FreqMask", "SpecAugment: bands set to the mean"),
-        "mixup": (
-            "raudio.audio.augment.mixing:Mixup",
-            "convex mixture of two clips and their labels",
+        "time_mask": (f"{_AUGMENT}.masks:TimeMask", "SpecAugment: frames set to the mean"),
+        "freq_mask": (f"{_AUGMENT}.masks:FreqMask", "SpecAugment: bands set to the mean"),
+        "freq_mixstyle": (
+            f"{_AUGMENT}.mixing:FreqMixStyle",
+            "each band's statistics mixed with another clip's",
         ),
     },
 )

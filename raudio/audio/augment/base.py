@@ -173,6 +173,11 @@ def check_range(name: str, what: str, low: float, high: float) -> None:
         )
 
 
+def fft_size(samples: int) -> int:
+    """The smallest length of a fast transform, 1, 3 or 5 times a power of two, that holds them."""
+    return min(factor << (-(-samples // factor) - 1).bit_length() for factor in (1, 3, 5))
+
+
 def moved_targets(
     examples: Examples, lengths: Tensor, source: Callable[[Tensor], Tensor]
 ) -> Tensor:

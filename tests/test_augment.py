@@ -256,3 +256,21 @@ def test_mistakes_are_named() -> None:
     AUGMENTATIONS.register("test_no")(type("No", (), {}))
     with pytest.raises(ConfigError, match=r"'test_no' is a No; derive it from raudio\.audio"):
         build_augmentation("test_no", {}, SAMPLE_RATE, stream="test_no")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("name", [*CLIP_BY_CLIP, *MIXING])
+def test_the_same_on_a_gpu(name: str) -> None:
+    """The examples stay on it, and become what they do on a CPU, but for generated noise."""
+    each = build(name)
+    given = examples(each.stage)
+    there = Examples(given.data.cuda(), given.lengths.cuda(), given.targets.cuda())
+    if isinstance(each, Augmentation):
+        expected, got = run(each, given), run(each, there)
+    else:
+        expected, got = each(given, seed=1, step=2), each(there, seed=1, step=2)
+    assert {part.device.type for part in (got.data, got.lengths, got.targets)} == {"cuda"}
+    assert torch.equal(got.lengths.cpu(), expected.lengths)
+    torch.testing.assert_close(got.targets.cpu(), expected.targets)
+    if name not in ("noise", "reverb"):
+        torch.testing.assert_close(got.data.cpu(), expected.data, atol=1e-3, rtol=1e-3)

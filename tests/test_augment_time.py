@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 import torchaudio.functional as audio_functional
+from augment_kit import KEYS, SAMPLE_RATE, examples, wave
 from torch import Tensor
 
-from augment_kit import KEYS, SAMPLE_RATE, examples, wave
 from raudio.audio.augment import Augmentation, Draw, Examples
 from raudio.audio.augment.rate import Pitch, Speed, Stretch, stretched
 from raudio.audio.augment.time import Mute, Roll, Shift

@@ -18,6 +18,7 @@ from raudio.audio.frontends import frame_mask
 from raudio.core.errors import ConfigError
 
 _FORMATS = {"mp3": ("MP3", "MPEG_LAYER_III"), "vorbis": ("OGG", "VORBIS")}
+_WORST = 0.99  # MP3 refuses a full 1
 _MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 
 
@@ -119,7 +120,7 @@ class Codec(Augmentation):
             self.sample_rate,
             format=container,
             subtype=subtype,
-            compression_level=compression,
+            compression_level=min(compression, _WORST),
         )
         file.seek(0)
         decoded: NDArray[np.float32] = soundfile.read(file, dtype="float32")[0]

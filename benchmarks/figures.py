@@ -47,34 +47,35 @@ class Figure:
 
     def as_row(self) -> tuple[str, str, str, str, str]:
         """Its cells in the table."""
+        sign, bound = self._bound
+        expected = f"{sign} {self._text(bound)}" if bound is not None else ""
         verdict = f"[{self._style}]{self.verdict}[/]"
-        return self.name, self._expected, self._text(self.value), verdict, self.note
+        return self.name, expected, self._text(self.value), verdict, self.note
 
     def as_cell(self) -> str:
-        """In a table of many figures, under a heading with the unit: the value and its bound."""
-        text = f"{self._text(self.value)} {self._expected.replace(' ', '', 1)}".rstrip()
-        return f"[{self._style}]{text if self.unit == 'B' else text.replace(' s', '')}[/]"
+        """Its cell in a column whose heading has the unit: the value and what is expected of it."""
+        sign, bound = self._bound
+        expected = f" {sign}{self._number(bound)}" if bound is not None else ""
+        return f"[{self._style}]{self._number(self.value)}{expected}[/]"
 
     def as_data(self) -> dict[str, Any]:
         """The same for JSON."""
         return {**vars(self), "verdict": self.verdict or None}
 
     @property
-    def _expected(self) -> str:
-        if self.at_most is not None:
-            return f"≤ {self._text(self.at_most)}"
-        if self.at_least is not None:
-            return f"≥ {self._text(self.at_least)}"
-        return ""
+    def _bound(self) -> tuple[str, float | None]:
+        return ("≤", self.at_most) if self.at_most is not None else ("≥", self.at_least)
 
     @property
     def _style(self) -> str:
         return {"pass": "green", "falls short": "bold red"}.get(self.verdict, "none")
 
     def _text(self, value: float) -> str:
-        if self.unit == "B":
-            return format_bytes(round(value))
-        return f"{value:.3g} {self.unit}".rstrip()
+        text = self._number(value)
+        return text if self.unit == "B" else f"{text} {self.unit}".rstrip()
+
+    def _number(self, value: float) -> str:
+        return format_bytes(round(value)) if self.unit == "B" else f"{value:.3g}"
 
 
 def table(title: str, figures: Sequence[Figure]) -> Table:

@@ -70,6 +70,7 @@ class Job:
 #: Epochs that contenders of one execution plan beyond those measured. What they make ahead at the
 #: beginning of the epochs that count, they then make ahead at their end too.
 AHEAD = 2
+_PATIENCE = 300.0  # seconds that one consumer may begin an epoch after another
 
 #: Opens a trial with a seed, as a training would: its feed, loader or pipeline.
 Trial: TypeAlias = Callable[[Job, int], AbstractContextManager[Batches]]
@@ -143,7 +144,9 @@ def _meet(job: Job, epoch: int) -> None:
     place = Path(job.out).with_suffix(f".epoch-{epoch}")
     place.mkdir(exist_ok=True)
     (place / str(os.getpid())).touch()
+    until = time.monotonic() + _PATIENCE
     while len(list(place.iterdir())) < job.consumers:
+        assert time.monotonic() < until, f"another consumer did not come to epoch {epoch}"
         time.sleep(0.001)
 
 

@@ -38,6 +38,7 @@ EXPERIMENT_YAML = "experiment.yaml"
 SPACE_YAML = "space.yaml"
 ENVIRONMENT_JSON = "environment.json"
 DATASET_JSON = "dataset.json"  # the dataset's manifest, as it was: the model card quotes it
+PREFLIGHT_JSON = "preflight.json"  # what was found in the dataset before the search started
 RECORDS = "records.jsonl"
 JOURNAL = "optuna.journal"
 TRIALS = "trials"

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import base64
+import csv
+import io
 import json
+from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import soundfile
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from rich.console import Console
 from typer.testing import CliRunner
 
 from raudio.cli.data import app
 from raudio.core.errors import DataError
-from raudio.data.inspect import Inspection, inspect, render
+from raudio.data.inspect import Inspection, inspect
+from raudio.data.inspect.text import bar, render
 from raudio.data.prepare import Options, prepare
 
 RATE = 8000
@@ -94,7 +102,15 @@ def test_classes_and_groups(tmp_path: Path) -> None:
     labels = tmp_path / "s" / "labels.csv"
     labels.write_text("\n".join(rows))
     found = inspect(prepare(tmp_path / "s", tmp_path / "d", labels=labels))
-    assert [error for error in found.errors if "unheard is in train" in error] == found.errors != []
+    assert (
+        [
+            error
+            for error in found.errors
+            if "no clip of 1 class is in train, such as unheard" in error
+        ]
+        == found.errors
+        != []
+    )
     assert found.imbalance == pytest.approx(52 / 2)
     straddling = {
         row.split(",")[3]
@@ -103,7 +119,7 @@ def test_classes_and_groups(tmp_path: Path) -> None:
     }
     assert {group.name for group in found.straddling} == straddling
     text = " ".join(found.warnings)
-    for part in ("groups are in more than one split", "26 times", "valid has no clip of rare"):
+    for part in ("groups in more than one split", "26 times", "valid has no clip of 1 class"):
         assert part in text
 
 
@@ -116,9 +132,10 @@ def test_a_damaged_shard_and_a_missing_one(tmp_path: Path) -> None:
     train.write_bytes(content)
     valid.unlink()
     found = inspect(manifest)
-    assert len(found.errors) == 2
-    assert "train-00000.parquet has changed" in found.errors[0]
-    assert "missing" in found.errors[1]
+    problem, *_ = found.problems
+    assert (problem.code, problem.count) == ("damaged-shard", 36)
+    assert "train-00000.parquet has changed" in problem.examples[0]
+    assert "missing" in problem.examples[1]
     assert CliRunner().invoke(app, ["inspect", str(tmp_path / "d")]).exit_code == 1
 
 
@@ -128,8 +145,145 @@ def test_many_classes_are_shown_in_part(tmp_path: Path) -> None:
     console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(render(_inspected(tmp_path / "s", tmp_path / "d")))
     text = console.export_text()
-    assert "(20 smaller classes)" in text
+    assert "(20 classes between)" in text
     assert "240 clips" in text
+
+
+def test_lengths_against_a_clip_length(tmp_path: Path) -> None:
+    for number in range(40):
+        _write(tmp_path / "s" / ("cat", "dog")[number % 2] / f"{number}.wav",
+               _noise(number, 800 if number < 30 else 2400))  # fmt: skip
+    manifest = prepare(tmp_path / "s", tmp_path / "d")
+    found = inspect(manifest, clip_seconds=0.2)
+    assert (found.padded, found.cut) == (0.75, 0.25)
+    assert found.padding == pytest.approx(30 * 0.1 / (40 * 0.2))
+    assert found.histogram["counts"][0] == 30
+    assert found.histogram["counts"][-1] == 10
+    assert sum(found.histogram["counts"]) == 40
+    assert (found.histogram["edges"][0], found.histogram["edges"][-1]) == (0.1, 0.3)
+    # What a search would take: the 95th percentile.
+    assert inspect(manifest).clip_seconds == 0.3
+
+
+def test_the_cheap_look_sees_the_same_and_reads_no_shard_whole(tmp_path: Path) -> None:
+    _good(tmp_path / "s")
+    _write(tmp_path / "s" / "cat" / "silent.wav", _noise(1) * 1e-4)
+    manifest = prepare(tmp_path / "s", tmp_path / "d")
+    whole = inspect(manifest)
+    assert inspect(manifest, verify=False) == whole
+    shard = tmp_path / "d" / manifest.shards[0].file
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1  # in the audio, which is nearly all of it
+    shard.write_bytes(content)
+    assert inspect(manifest, verify=False) == whole
+    assert inspect(manifest).problems[0].code == "damaged-shard"
+
+
+def test_a_dataset_of_an_earlier_raudio(tmp_path: Path) -> None:
+    _good(tmp_path / "s")
+    manifest = prepare(tmp_path / "s", tmp_path / "d")
+    for shard in manifest.shards:
+        path = tmp_path / "d" / shard.file
+        table = pq.read_table(path)
+        later = ["dc", "silence", "snr", "speech", "bandwidth"]
+        pq.write_table(table.drop_columns(later), path)
+    found = inspect(manifest, verify=False)
+    assert [problem.code for problem in found.problems] == ["not-measured"]
+    assert list(found.measures) == ["level"]
+    assert json.dumps(found.to_mapping(), allow_nan=False)
+
+
+@given(st.floats(0, 1e6), st.floats(1e-3, 1e6))
+def test_bars_are_as_long_as_their_values(value: float, largest: float) -> None:
+    value = min(value, largest)
+    drawn = bar(value, largest, width=20)
+    eighths = sum(8 - "█▉▊▋▌▍▎▏".index(block) for block in drawn)
+    assert (eighths > 0) == (value > 0)
+    assert eighths == pytest.approx(160 * value / largest, abs=1)
+
+
+# --- the page ------------------------------------------------------------------------------------
+
+HOSTILE = "<script src='https://evil.example/x.js'>alert(1)</script>\"'&\x1b[31m"
+
+
+class _Page(HTMLParser):
+    """What a page is made of."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def all(self, name: str) -> list[dict[str, str | None]]:
+        return [attrs for tag, attrs in self.tags if tag == name]
+
+
+def test_the_page_of_a_hostile_dataset(tmp_path: Path) -> None:
+    # The label and the file's name would run code, if they were taken for HTML.
+    name = "<img src=x onerror=alert(1)>.wav"
+    lines = [["file", "label", "split"]]
+    for number in range(40):
+        file = name if number == 4 else f"{number}.wav"
+        wave = _noise(number, 5 * RATE)
+        _write(tmp_path / "s" / file, np.clip(8 * wave, -1, 1) if number == 4 else wave)
+        split = ("train", "train", "train", "valid", "test")[number // 2 % 5]
+        lines.append([file, ("cat", HOSTILE)[number % 2], split])
+    with open(tmp_path / "l.csv", "w", newline="") as file_:
+        csv.writer(file_).writerows(lines)
+    manifest = prepare(tmp_path / "s", tmp_path / "d", labels=tmp_path / "l.csv")
+    done = CliRunner().invoke(
+        app, ["inspect", str(tmp_path / "d"), "--html", str(tmp_path / "x.html")]
+    )
+    assert done.exit_code == 0, done.output
+    assert "\x1b" not in done.stdout
+    assert "alert(1)" in done.stdout
+
+    text = (tmp_path / "x.html").read_text()
+    page = _Page(text)
+    assert HOSTILE in page.text  # as text
+    assert name in page.text
+    assert {tag for tag, _ in page.tags}.isdisjoint({"script", "img", "link", "iframe", "object"})
+    for _, attributes in page.tags:
+        assert not any(attribute.startswith("on") for attribute in attributes)
+        for attribute in ("src", "href", "data", "srcset", "action"):
+            assert (attributes.get(attribute) or "data:").startswith("data:")
+    assert "url(" not in text
+    assert "@import" not in text
+    policy = [m["content"] for m in page.all("meta") if m.get("http-equiv")]
+    assert policy == ["default-src 'none'; style-src 'unsafe-inline'; media-src data:"]
+    assert "prefers-color-scheme: dark" in text
+
+    (player,) = page.all("audio")
+    assert player["aria-label"] == name
+    assert all(svg["role"] == "img" and svg["aria-label"] for svg in page.all("svg"))
+    content = base64.b64decode((player["src"] or "").removeprefix("data:audio/flac;base64,"))
+    heard, rate = soundfile.read(io.BytesIO(content))
+    (row,) = [
+        row
+        for shard in manifest.shards
+        for row in pq.read_table(tmp_path / "d" / shard.file).to_pylist()
+        if row["clip_id"] == name
+    ]
+    stored, _ = soundfile.read(io.BytesIO(row["audio"]))
+    assert (rate, len(heard)) == (RATE, 4 * RATE)
+    np.testing.assert_allclose(heard, stored[: 4 * RATE], atol=1e-4)
+
+
+def test_a_page_that_cannot_be_written(tmp_path: Path) -> None:
+    _good(tmp_path / "s")
+    prepare(tmp_path / "s", tmp_path / "d")
+    done = CliRunner().invoke(app, ["inspect", str(tmp_path / "d"), "--html", str(tmp_path)])
+    assert isinstance(done.exception, DataError)
+    assert "cannot be written" in str(done.exception)
 
 
 # --- commands ------------------------------------------------------------------------------------
@@ -154,6 +308,9 @@ def test_prepare_inspect_and_synth(tmp_path: Path) -> None:
     looked = runner.invoke(app, ["inspect", str(tmp_path / "d"), "--json"])
     assert looked.exit_code == 0
     assert json.loads(looked.stdout)["fingerprint"]
+    longer = runner.invoke(app, ["inspect", str(tmp_path / "d"), "--clip-seconds", "1", "--json"])
+    assert longer.exit_code == 0  # a warning
+    assert [problem["code"] for problem in json.loads(longer.stdout)["problems"]] == ["padding"]
     shown = runner.invoke(app, ["inspect", str(tmp_path / "d")])
     assert shown.exit_code == 0
     for part in ("40 clips", "cat", "dog", "8000 Hz", "nothing is wrong"):

@@ -10,9 +10,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 
 from raudio.core.errors import ConfigError, RunError
+from raudio.data.prepare import Options, prepare
 from raudio.search import runner
 
 PLUGIN = """
@@ -126,6 +129,39 @@ def test_what_cannot_change_when_a_run_goes_on(wanted: list[int | None], tmp_pat
     (run / "search.yaml").write_text("configuration: {}")
     with pytest.raises(RunError, match="damaged"):
         runner.resume(run, quiet=True)
+
+
+def test_a_search_looks_at_its_data_and_goes_on(
+    wanted: list[int | None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A leak is shown and written into the run; a search that can run is not stopped by it."""
+    draw = np.random.default_rng(0)
+    lines = ["file,label,split"]
+    for number in range(32):
+        wave = draw.uniform(-0.5, 0.5, 800)
+        split = ("train", "train", "valid", "test")[number % 4]
+        names = [f"{number}.wav"] if number else ["0.wav", "copy.wav"]
+        for name, of in zip(names, (split, "valid"), strict=False):
+            soundfile.write(tmp_path / name, wave, 8000)
+            lines.append(f"{name},{('cat', 'dog')[number // 4 % 2]},{of}")
+    (tmp_path / "labels.csv").write_text("\n".join(lines))
+    prepare(
+        tmp_path,
+        tmp_path / "d",
+        labels=tmp_path / "labels.csv",
+        options=Options(allow_leaks=True),
+    )
+    run = tmp_path / "run"
+    runner.search(f"dataset.path={tmp_path / 'd'}", "dataset.clip_seconds=0.3", f"run.dir={run}")
+    assert len(wanted) == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert "data error: 1 recording in more than one split (train, valid)" in said
+    assert "data warning: 67% of what a model is given is padding" in said
+    assert "raudio data inspect" in said
+    found = json.loads((run / "preflight.json").read_text())
+    assert [p["code"] for p in found["problems"]] == ["duplicate-across-splits", "padding"]
+    assert found["problems"][0]["clips"] == ["0.wav", "copy.wav"]
+    assert found["clip_seconds"] == 0.3
 
 
 def test_a_run_says_where_it_ran(

@@ -279,6 +279,7 @@ def test_the_run_folder_is_what_the_design_says(whole: Path) -> None:
         "search.yaml",
         "space.yaml",
         "environment.json",
+        "preflight.json",
         "records.jsonl",
         "optuna.journal",
     ):

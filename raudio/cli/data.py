@@ -144,28 +144,48 @@ def prepare(
 
 @app.command()
 def inspect(
-    dataset: Annotated[str, typer.Argument(help="dataset (folder or URI), or 'synth'")],
+    dataset: Annotated[
+        str, typer.Argument(help="dataset (folder or URI), a plain folder of audio, or 'synth'")
+    ],
+    clip_seconds: Annotated[
+        float | None,
+        typer.Option(metavar="S", min=0.001, help="length to pad and cut to; none: a search's"),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="everything, as one JSON object")] = False,
+    html: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="also write a page with the worst clips to listen to"),
+    ] = None,
 ) -> None:
-    """Says what a dataset holds and what is wrong with it.
+    """Says what a dataset holds and what is wrong with it, the worst first.
 
-    Counts, lengths, class balance, sample rates, silent and clipped clips, the same recording or
-    group in two splits. Exit status 0, also with warnings; 1 when there are errors.
+    Lengths, levels, silence, noise, sample rates, classes; recordings and groups in two splits;
+    classes that the recorder gives away. Exit status 0, also with warnings; 1 when there are
+    errors.
 
-    Example: raudio data inspect data/birds
+    Example: raudio data inspect data/birds --html birds.html
     """
     from json import dumps
 
     from rich.console import Console
 
     from raudio.config.schema import Dataset
+    from raudio.core.errors import DataError
+    from raudio.core.storage import write_atomic
     from raudio.data.inspect import inspect as look
-    from raudio.data.inspect import render
+    from raudio.data.inspect.html import page
+    from raudio.data.inspect.text import render
     from raudio.data.locate import locate
 
     with _progress("preparing") as progress:
         manifest = locate(Dataset(path=dataset), _echo, progress)
-    found = look(manifest)
+    found = look(manifest, clip_seconds=clip_seconds)
+    if html is not None:
+        try:
+            write_atomic(html, page(found, manifest))
+        except OSError as error:
+            raise DataError(f"--html {html!r} cannot be written: {error.strerror}") from error
+        _echo(f"page {html}")
     if json:
         print(dumps(found.to_mapping(), ensure_ascii=False))
     else:

@@ -22,6 +22,8 @@ from raudio.core.units import Decibels, Seconds
 #: At or above this value a sample counts as clipped: the largest of 16 bits is 0.99997.
 FULL_SCALE = 0.9999
 FRAME_SECONDS: Seconds = 0.02
+#: A clip whose loudest sample is below this (-60 dB of full scale) counts as silent.
+SILENT_PEAK = 1e-3
 #: A frame whose root mean square is below this (-60 dB of full scale) is silence.
 SILENT_RMS = 1e-3
 #: Range of the SNR estimate; what lies outside cannot be told in 16 bits, or from no sound at all.

@@ -23,16 +23,15 @@ def resolve(experiment: Experiment, manifest: Manifest) -> Experiment:
     Args:
         experiment: validated.
         manifest: of its dataset. The sample rate becomes the one that most clips have; the clip
-            length their 95th percentile, rounded up to a millisecond, at most `LONGEST_CLIP`; the
-            window of a streamed feed `STREAMED_WINDOW`. (None, all, is a resident one's; which feed
-            it is changes a result by the window alone.)
+            length `clip_length`; the window of a streamed feed `STREAMED_WINDOW`. (None, all, is a
+            resident one's; which feed it is changes a result by the window alone.)
     """
     settings = experiment.dataset
     sample_rate, clip_seconds = settings.sample_rate, settings.clip_seconds
     if sample_rate is None:
         sample_rate = manifest.sample_rate
     if clip_seconds is None:
-        clip_seconds = min(LONGEST_CLIP, math.ceil(manifest.seconds_p95 * 1000) / 1000)
+        clip_seconds = clip_length(manifest)
     window = settings.shuffle_window
     if window is None and choose_feed(settings, manifest, sample_rate)[0] == "streamed":
         window = STREAMED_WINDOW
@@ -40,3 +39,8 @@ def resolve(experiment: Experiment, manifest: Manifest) -> Experiment:
         settings, sample_rate=sample_rate, clip_seconds=clip_seconds, shuffle_window=window
     )
     return dataclasses.replace(experiment, dataset=resolved)
+
+
+def clip_length(manifest: Manifest) -> Seconds:
+    """The clips' 95th percentile, rounded up to a millisecond, at most `LONGEST_CLIP`."""
+    return min(LONGEST_CLIP, math.ceil(manifest.seconds_p95 * 1000) / 1000)

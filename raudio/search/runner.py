@@ -34,6 +34,7 @@ from raudio.core.components import TASKS
 from raudio.core.errors import ConfigError, DataError, RunError, unknown
 from raudio.core.storage import is_remote, local_run, write_atomic
 from raudio.core.units import parse_seconds
+from raudio.data.inspect import Inspection, inspect, preflight
 from raudio.data.locate import SYNTH, locate
 from raudio.data.manifest import Manifest
 from raudio.data.pipeline import choose_feed, materialise
@@ -42,6 +43,7 @@ from raudio.records import (
     DATASET_JSON,
     ENVIRONMENT_JSON,
     JOURNAL,
+    PREFLIGHT_JSON,
     RECORDS,
     SEARCH_YAML,
     SPACE_YAML,
@@ -107,6 +109,7 @@ class Job:
         overrides: of the command line, which trials' experiments are composed from.
         space: what is searched; empty for a single training.
         manifest: of the dataset.
+        preflight: what is odd about it, as far as its small columns tell.
         feed: "resident" or "streamed".
         plan: how it fits; None for a cluster that has not been reached yet.
         metric, mode: what is optimised.
@@ -117,6 +120,7 @@ class Job:
     overrides: tuple[str, ...]
     space: Space
     manifest: Manifest
+    preflight: Inspection
     feed: str
     plan: Plan | None
     metric: str
@@ -252,12 +256,19 @@ def _job(
     experiment = _on(experiment, manifest)
     configuration = dataclasses.replace(configuration, experiment=experiment)
     assert experiment.dataset.sample_rate is not None
+    found = inspect(
+        manifest,
+        sample_rate=experiment.dataset.sample_rate,
+        clip_seconds=experiment.dataset.clip_seconds,
+        verify=False,
+    )
     feed, why = choose_feed(experiment.dataset, manifest, experiment.dataset.sample_rate)
     return Job(
         configuration=configuration,
         overrides=tuple(overrides),
         space=space,
         manifest=manifest,
+        preflight=found,
         feed=feed,
         plan=(
             plan(local_capacity(configuration.cluster), experiment.resources, search, feed)
@@ -266,7 +277,7 @@ def _job(
         ),
         metric=metric,
         mode=mode,
-        notes=(f"{feed} feed: {why}", *space.notes),
+        notes=(*preflight.notes(found), f"{feed} feed: {why}", *space.notes),
     )
 
 
@@ -352,6 +363,7 @@ def _make_run(job: Job, folder: Path) -> None:
     _write_search(job, folder)
     write_atomic(folder / SPACE_YAML, yaml.safe_dump(job.space.to_mapping(), sort_keys=False))
     write_atomic(folder / DATASET_JSON, job.manifest.to_json())
+    write_atomic(folder / PREFLIGHT_JSON, preflight.to_json(job.preflight))
     write_atomic(folder / ENVIRONMENT_JSON, json.dumps(_environment(), indent=2) + "\n")
 
 

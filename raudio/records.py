@@ -5,7 +5,7 @@ written by the driver alone, only ever appended to. Each has `event` and `time` 
 
 | event | fields |
 | --- | --- |
-| search_start | version, metric, mode, trials, time_budget, resumed |
+| search_start | version, metric, mode, trials, time_budget, rungs (epochs), resumed |
 | trial_start | id, params, signature |
 | report | id, epoch, metrics, seconds (of this epoch, inside the loop), final |
 | lost | id, reason: its process or machine is gone; not an end, the trial goes on elsewhere |
@@ -288,6 +288,7 @@ class History:
         reason: why it ended, or None.
         budget_trials: trials wanted in all, or None.
         budget_seconds: the time budget in seconds, or None.
+        rungs: epochs at which trials are compared, ascending; empty where none is stopped early.
         version: of raudio, which wrote the newest part.
         sessions: how often it was started or resumed.
         seconds: wall time of all sessions, without the pauses between them.
@@ -300,6 +301,7 @@ class History:
     reason: str | None = None
     budget_trials: int | None = None
     budget_seconds: float | None = None
+    rungs: tuple[int, ...] = ()
     version: str = ""
     sessions: int = 0
     seconds: float = 0.0
@@ -314,6 +316,7 @@ class History:
             self.version = record.get("version") or ""
             self.budget_trials = record.get("trials")
             self.budget_seconds = record.get("time_budget")
+            self.rungs = tuple(record.get("rungs") or ())
             self.state, self.reason = RUNNING, None
             for trial in self.trials.values():
                 trial._settle()

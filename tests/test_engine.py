@@ -271,6 +271,7 @@ def test_nothing_is_seen_that_is_not_recorded_and_the_history_follows(
     assert session.engine.history.ranked() == history.ranked()
     assert [record["event"] for record in session.seen[:2]] == ["search_start", "trial_start"]
     assert session.seen[-1]["event"] == "search_end"
+    assert history.rungs == tuple(session.engine.scheduler.milestones()) != ()
 
 
 def test_optuna_knows_what_the_records_know(whole: tuple[dict[str, Any], int]) -> None:

@@ -80,6 +80,7 @@ def make_run(
                     "model": build_system(one, labels=LABELS).state_dict(),
                     "epoch": 3,
                     "metrics": metrics,
+                    "details": {"confusion": [[3, 1], [0, 4]], "wrong": []},
                     "labels": list(LABELS),
                     "dataset": "f" * 64,
                 },
@@ -155,7 +156,9 @@ def test_the_same_trial_gives_the_same_bytes(run: Path, original: Path, tmp_path
 
 @pytest.mark.parametrize("trial", ["0003", "3"])
 def test_a_named_trial(run: Path, tmp_path: Path, trial: str) -> None:
-    assert read_bundle(export(run, tmp_path / "b", trial)).metrics["trial"] == "0003"
+    metrics = read_bundle(export(run, tmp_path / "b", trial)).metrics
+    assert metrics["trial"] == "0003"
+    assert metrics["details"] == {"confusion": [[3, 1], [0, 4]], "wrong": []}
 
 
 def test_the_best_trial_that_still_has_its_checkpoint(run: Path, tmp_path: Path) -> None:

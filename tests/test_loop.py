@@ -372,6 +372,9 @@ def test_the_best_epoch_is_kept(tmp_path: Path, metric: str, mode: str) -> None:
     best = checkpoint.load(tmp_path / checkpoint.BEST)
     assert best["epoch"] == place + 1
     assert best["metrics"] == reports[place].metrics
+    confusion = torch.tensor(best["details"]["confusion"])
+    accuracy = confusion.diagonal().sum() / confusion.sum()
+    assert float(accuracy) == pytest.approx(reports[place].metrics["valid/accuracy"])
     assert (best["labels"], best["dataset"]) == (list(LABELS), "f00")
     assert same(best["model"], seen[place + 1])
 

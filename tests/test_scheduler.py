@@ -103,6 +103,21 @@ def test_a_rung_between_two_epochs_is_met_at_the_later() -> None:
         assert asha.rungs()[1] == (3, compared)
 
 
+@pytest.mark.parametrize(
+    ("grace", "epochs", "factor"), [(1, 9, 3), (1, 10, 2.5), (2, 12, 3), (3, 27, 3), (1, 2, 4)]
+)
+def test_the_milestones_are_where_tune_lays_its_rungs(
+    grace: int, epochs: int, factor: float
+) -> None:
+    asha = scheduler(epochs=epochs, grace=grace, reduction_factor=factor)
+    assert asha.milestones() == [epoch for epoch, _ in asha.rungs() if epoch < epochs]
+
+
+def test_without_early_stopping_there_are_no_milestones() -> None:
+    assert scheduler(scheduler="none").milestones() == []
+    assert scheduler(epochs=3, grace=3).milestones() == []
+
+
 def test_none_stops_nobody() -> None:
     none = scheduler(scheduler="none")
     assert all(none.report(f"{n:04d}", epoch, -n) for n in range(9) for epoch in range(1, 10))

@@ -43,6 +43,15 @@ def test_metrics_by_hand() -> None:
     chosen = [0.7, 0.5, 0.3, 0.7, 0.1, 0.8]
     assert metrics["loss"] == pytest.approx(-sum(map(math.log, chosen)) / 6, rel=1e-6)
     assert set(metrics) == set(task.modes)
+    details = task.details(scores, y)
+    assert details["confusion"] == [[2, 1, 0], [1, 1, 0], [0, 0, 1]]
+    # The clip whose true class is the least likely comes first.
+    assert [(w["clip"], w["true"], w["predicted"]) for w in details["wrong"]] == [
+        (4, 1, 0),
+        (2, 0, 1),
+    ]
+    assert details["wrong"][0]["true_score"] == pytest.approx(0.1)
+    assert details["wrong"][0]["score"] == pytest.approx(0.8)
     assert list(task.modes.items()) == list(schema.Classification.METRICS.items()), "in order"
 
 

@@ -59,7 +59,8 @@ class Bundle:
         path: its folder.
         experiment: resolved, without plugins; of a local dataset's path the name alone.
         labels: in the order of the scores.
-        metrics: what `metrics.json` holds: trial, metric, mode, value, epoch, metrics, dataset.
+        metrics: what `metrics.json` holds: trial, metric, mode, value, epoch, metrics, dataset, and
+            details (of a classification: confusion matrix and most wrong clips of the valid split).
         weights: the system's tensors by name.
     """
 
@@ -199,6 +200,7 @@ def _content(
         "value": state["metrics"].get(history.metric),
         "epoch": state["epoch"],
         "metrics": dict(state["metrics"]),
+        "details": dict(state.get("details", {})),
         "dataset": state["dataset"],
         "plugins": plugins,
         "raudio": history.version,

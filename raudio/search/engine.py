@@ -118,6 +118,7 @@ class Engine:
             mode=mode,
             trials=self.trials_wanted,
             time_budget=self.time_budget,
+            rungs=self.scheduler.milestones(),
             resumed=bool(self.history.trials),
         )
         for trial in list(self.history.trials.values()):

@@ -69,6 +69,19 @@ class Scheduler:
         decision = self._asha.on_trial_result(None, stand_in, {"epoch": epoch, "value": value})
         return bool(decision == self._asha.CONTINUE)
 
+    def milestones(self) -> list[int]:
+        """The epochs of the rungs, ascending, as Tune will lay them, known without importing it.
+
+        None is at the last epoch, where a trial is done and nothing is compared.
+        """
+        if self._search.scheduler == "none" or self._grace >= self._epochs:
+            return []
+        factor = self._search.reduction_factor
+        count = int(math.log(self._epochs / self._grace) / math.log(factor) + 1)
+        # A rung between two epochs, of a reduction factor that is not whole, is met at the later.
+        epochs = (math.ceil(self._grace * factor**power) for power in range(count))
+        return [epoch for epoch in epochs if epoch < self._epochs]
+
     def rungs(self) -> list[tuple[int, int]]:
         """(epoch, trials that have been compared there), from the first rung to the last."""
         if self._asha is None:

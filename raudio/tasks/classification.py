@@ -14,6 +14,9 @@ from torch import Tensor, nn
 
 from raudio.core.errors import DataError, unknown
 
+#: Clips that `details` names.
+MOST_WRONG = 50
+
 
 class Classification(nn.Module):
     """Cross-entropy training, softmax scores, and metrics over a whole split.
@@ -128,6 +131,37 @@ class Classification(nn.Module):
             "macro_f1": float((2 * hits[occurs] / (true + predicted)[occurs]).mean()),
             "uar": float((hits[seen] / true[seen]).mean()),
             "loss": float(-chosen.log().mean()),
+        }
+
+    def details(self, scores: Tensor, y: Tensor) -> dict[str, Any]:
+        """What the metrics of a whole split leave out, as plain values to be kept with them.
+
+        Args:
+            scores: (N, C) probabilities.
+            y: (N,) class indices.
+
+        Returns:
+            `{"confusion": (C, C) counts as `confusion` has them, "wrong": the most wrong clips}`:
+            at most `MOST_WRONG` of those that got another class, the least likely true class
+            first, each `{"clip": its position in the split, "true", "predicted": classes,
+            "true_score", "score": of the two}`.
+        """
+        predicted = scores.argmax(dim=1)
+        true_scores = scores.gather(1, y[:, None])[:, 0]
+        wrong = (predicted != y).nonzero()[:, 0]
+        worst = wrong[true_scores[wrong].argsort(stable=True)][:MOST_WRONG]
+        return {
+            "confusion": self.confusion(scores, y).tolist(),
+            "wrong": [
+                {
+                    "clip": clip,
+                    "true": int(y[clip]),
+                    "predicted": int(predicted[clip]),
+                    "true_score": float(true_scores[clip]),
+                    "score": float(scores[clip, predicted[clip]]),
+                }
+                for clip in worst.tolist()
+            ],
         }
 
     def decode(self, scores: Tensor) -> dict[str, Any]:

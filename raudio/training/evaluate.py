@@ -6,7 +6,7 @@ Shapes: N clips of the split, C outputs.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, distributed
@@ -33,6 +33,11 @@ class Evaluation:
     targets: Tensor
     clips: Tensor
     metrics: dict[str, float]
+
+    def details(self, system: System) -> dict[str, Any]:
+        """What else the task tells of these scores, as plain values; a task may tell nothing."""
+        tell = getattr(system.task, "details", None)
+        return {} if tell is None else dict(tell(self.scores, self.targets))
 
 
 def evaluate(

@@ -166,7 +166,10 @@ def train(
             weights = {"model": system.state_dict(), "epoch": epoch, **identity}
             if better:
                 # Before the other: an interruption between the two repeats the whole epoch.
-                checkpoint.save(folder / checkpoint.BEST, {**weights, "metrics": metrics})
+                details = evaluation.details(system)
+                checkpoint.save(
+                    folder / checkpoint.BEST, {**weights, "metrics": metrics, "details": details}
+                )
             going_on = {
                 "optimizer": make_step.optimizer.state_dict(),
                 "scaler": make_step.scaler.state_dict(),

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raudio.core.errors import DataError
-from raudio.data.splits import Shares, assign, carve_valid
+from raudio.data.splits import (
+    Shares,
+    assign,
+    assign_by_time,
+    assign_folds,
+    carve_valid,
+    fold_splits,
+    join_parts,
+)
 
 
 def _clips(**sizes: int) -> tuple[list[str], list[str]]:
@@ -125,6 +134,112 @@ def test_carve_valid_takes_from_train_alone() -> None:
     assert Counter(splits) == {"train": 80, "valid": 10, "test": 10}
     assert all((a == "test") == (b == "test") for a, b in zip(splits, given, strict=True))
     assert _counts(labels, splits)["a", "valid"] == 5
+
+
+def test_several_labels_keep_their_shares_in_every_split() -> None:
+    # Every combination of three classes, none of them too, a hundred times each.
+    sets = [tuple(c for c, bit in zip("abc", f"{n % 8:03b}", strict=True) if bit == "1")
+            for n in range(800)]  # fmt: skip
+    splits = assign([str(n) for n in range(800)], sets)
+    for label in "abc":
+        counts = Counter(s for s, labels in zip(splits, sets, strict=True) if label in labels)
+        assert counts["train"] == pytest.approx(320, abs=4)
+        assert counts["valid"] == pytest.approx(40, abs=4)
+    empty = Counter(s for s, labels in zip(splits, sets, strict=True) if not labels)
+    assert empty["valid"] + empty["test"] == pytest.approx(20, abs=4)
+
+
+def test_rare_classes_of_several_are_in_train() -> None:
+    sets = [("a",), ("a", "b"), ("b",), ("a", "rare")] * 1 + [("a",), ("b",), ()] * 10
+    splits = assign([str(n) for n in range(len(sets))], sets)
+    assert splits[3] == "train"
+    assert set(splits) == {"train", "valid", "test"}
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    sizes=st.lists(st.integers(3, 40), min_size=2, max_size=5),
+    folds=st.integers(3, 6),
+    rotate=st.integers(0, 50),
+)
+def test_folds_have_equal_parts_of_each_class(sizes: list[int], folds: int, rotate: int) -> None:
+    ids, labels = _clips(**{f"c{i}": size for i, size in enumerate(sizes)})
+    got = assign_folds(ids, labels, folds)
+    of_class = Counter(zip(labels, got, strict=True))
+    for label, size in zip(sorted(set(labels)), sizes, strict=True):
+        counts = [of_class[label, fold] for fold in range(folds)]
+        assert sum(counts) == size
+        assert max(counts) - min(counts) <= 1
+    turn = rotate % len(ids)
+    turned = assign_folds(ids[turn:] + ids[:turn], labels[turn:] + labels[:turn], folds)
+    assert turned == got[turn:] + got[:turn]
+
+
+def test_a_class_of_few_clips_is_in_the_folds_that_train() -> None:
+    ids, labels = _clips(a=10, b=1, c=1, d=1, e=1)
+    splits = fold_splits(assign_folds(ids, labels, 5), 5)
+    assert {label for label, s in zip(labels, splits, strict=True) if s == "train"} == set("abcde")
+    assert set(splits) == {"train", "valid", "test"}
+
+
+def test_no_group_straddles_folds() -> None:
+    ids = [str(n) for n in range(200)]
+    labels = [str(n % 2) for n in range(200)]
+    groups = [f"g{n // 10}" for n in range(200)]
+    got = assign_folds(ids, labels, 4, groups=groups)
+    assert len(set(zip(groups, got, strict=True))) == 20
+    assert Counter(got) == dict.fromkeys(range(4), 50)
+    with pytest.raises(DataError, match="2 groups cannot fill 4 folds"):
+        assign_folds(ids[:20], labels[:20], 4, groups=groups[:20])
+
+
+def test_by_time_the_oldest_train_and_the_newest_test() -> None:
+    times = [float(n * 37 % 100) for n in range(100)]
+    splits = assign_by_time(times)
+    oldest = [splits[times.index(t)] for t in sorted(times)]
+    assert oldest == ["train"] * 80 + ["valid"] * 10 + ["test"] * 10
+
+
+def test_by_time_ties_and_groups_are_not_cut() -> None:
+    # Four days of five clips: 60/20/20 wants 12, 4 and 4.
+    times = [float(n // 5) for n in range(20)]
+    assert assign_by_time(times, shares=Shares.parse("60/20/20")) == (
+        ["train"] * 10 + ["valid"] * 5 + ["test"] * 5
+    )
+    together = ["x" if n in (0, 19) else str(n) for n in range(20)]
+    splits = assign_by_time(times, together=together, shares=Shares.parse("60/20/20"))
+    assert splits[0] == splits[19] == "test"
+    with pytest.raises(DataError, match="2 different times cannot fill"):
+        assign_by_time([1.0, 1.0, 2.0])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    times=st.lists(st.integers(0, 20), min_size=3, max_size=60),
+    groups=st.lists(st.integers(0, 30), min_size=60, max_size=60),
+    test=st.sampled_from([0, 1, 3]),
+)
+def test_by_time_for_any_times(times: list[int], groups: list[int], test: int) -> None:
+    together = [f"g{group}" for group in groups[: len(times)]]
+    newest = {g: max(t for t, o in zip(times, together, strict=True) if o == g) for g in together}
+    shares = Shares.parse(f"8/1/{test}")
+    wanted = [name for name, share in zip(Shares._fields, shares, strict=True) if share]
+    if len(set(newest.values())) < len(wanted):
+        return
+    splits = assign_by_time([float(t) for t in times], together=together, shares=shares)
+    assert set(splits) == set(wanted)
+    spans = [
+        [newest[g] for g, s in zip(together, splits, strict=True) if s == name] for name in wanted
+    ]
+    assert all(max(old) < min(new) for old, new in pairwise(spans))
+
+
+def test_what_is_joined_by_way_of_others() -> None:
+    groups = ["a", "a", "b", "b", "c", "d"]
+    same = ["1", "2", "2", "3", "4", "4"]
+    assert join_parts(groups, same) == ["a", "a", "a", "a", "c", "c"]
+    turned = join_parts(groups[::-1], same[::-1])
+    assert turned == ["c", "c", "a", "a", "a", "a"]
 
 
 @pytest.mark.parametrize(

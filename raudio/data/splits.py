@@ -347,7 +347,7 @@ def _cover_train(units: Sequence[_Unit], splits: list[str]) -> list[str]:
     covered = {
         c for unit, s in zip(units, result, strict=True) if s == "train" for c in unit.labels
     }
-    for label in sorted({c for unit in units for c in unit.labels}):
+    for label in sorted({c for unit in units for c in unit.labels} - {_NO_CLASS}):
         if label in covered:
             continue
         having = [index for index, unit in enumerate(units) if label in unit.labels]

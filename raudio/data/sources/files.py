@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import takewhile
 from pathlib import Path
 
 from raudio.core import storage
@@ -154,11 +156,14 @@ def split_level(files: Iterable[str]) -> int | None:
 
 def splits_by_name(files: Sequence[str]) -> Mapping[str, str] | None:
     """The split of each file when all their names tell one (cuts_train.jsonl.gz, dev/00.tar), and
-    one of them is train; else None."""
+    one of them is train; else None. The folder that all are in tells nothing."""
+    folders = [file.split("/")[:-1] for file in files]
+    shared = takewhile(lambda names: len(set(names)) == 1, zip(*folders, strict=False))
+    start = sum(len(names[0]) + 1 for names in shared)
     splits: dict[str, str] = {}
     for file in files:
-        words = file.lower().replace("/", ".").replace("_", ".").replace("-", ".").split(".")
-        told = {SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES}
+        words = set(re.split(r"[/._-]", file[start:].lower()))
+        told = {SPLIT_NAMES[word] for word in words & set(SPLIT_NAMES)}
         if len(told) != 1:
             return None
         splits[file] = told.pop()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from raudio.core.errors import DataError
@@ -66,7 +67,12 @@ def read_source(
     else:
         found = _from_folder(location, options)
     _check_classes(found)
-    return found
+    # Workers that read the items run in other folders.
+    return replace(found, items=tuple(replace(i, path=_absolute(i.path)) for i in found.items))
+
+
+def _absolute(path: str) -> str:
+    return path if is_remote(path) else os.path.abspath(path)
 
 
 def _from_labels(location: str, file: str, options: LabelOptions) -> Source:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+import tarfile
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -566,6 +568,19 @@ def test_locate_prepares_a_plain_folder_once(folder: Path, cache: Path) -> None:
     changed = locate(Dataset(path=str(folder)))
     assert changed.fingerprint != first.fingerprint
     assert changed.clips == 20
+
+
+def test_locate_prepares_a_tar(folder: Path, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "sounds.tar", "w") as tar:
+        for path in sorted(folder.rglob("*.wav")):
+            tar.add(path, path.name)
+            info = tarfile.TarInfo(f"{path.stem}.cls")
+            info.size = len(path.parent.name)
+            tar.addfile(info, io.BytesIO(path.parent.name.encode()))
+    made = locate(Dataset(path=str(tmp_path / "sounds.tar")))
+    assert (made.labels, made.clips) == (("cat", "dog"), 20)
+    with pytest.raises(DataError, match="tars are not there"):
+        locate(Dataset(path=str(tmp_path / "sound.tar")))
 
 
 def test_locate_datasets(folder: Path, tmp_path: Path) -> None:

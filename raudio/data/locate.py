@@ -13,7 +13,7 @@ from raudio.core.units import format_seconds
 from raudio.data.manifest import MANIFEST, Manifest
 from raudio.data.prepare import Options, plan
 from raudio.data.resolve import LONGEST_CLIP
-from raudio.data.sources import LABEL_SUFFIXES, closest_path, read_source
+from raudio.data.sources import LABEL_SUFFIXES, closest_path, is_source_file, read_source
 from raudio.data.synth import VERSION, synth
 from raudio.data.writer import Echo, Progress, silent, write_dataset
 
@@ -27,8 +27,9 @@ def locate(settings: Dataset, echo: Echo = silent, progress: Progress | None = N
     (names, sizes, times), the labels and the options.
 
     Args:
-        settings: `path` is "synth", a dataset (folder or URI), or a local folder of audio, to which
-            `labels` may name a label file; relative to the folder that raudio runs in.
+        settings: `path` is "synth", a dataset (folder or URI), or a local source of audio: a
+            folder, to which `labels` may name a label file, a tar or a lhotse manifest; relative to
+            the folder that raudio runs in.
         echo: told what is made, and what a plain folder's labels, rate, clip length and splits were
             taken to be.
         progress: told how many clips of how many are prepared.
@@ -43,6 +44,8 @@ def locate(settings: Dataset, echo: Echo = silent, progress: Progress | None = N
         _refuse_labels(settings, "a dataset has its own")
         return Manifest.read(settings.path)
     folder = Path(settings.path).expanduser()
+    if is_source_file(settings.path):
+        return _plain_folder(folder, settings, echo, progress)
     if not folder.exists():
         raise DataError(
             f"dataset.path={settings.path!r} does not exist{closest_path(folder)}; give a dataset, "

@@ -75,6 +75,11 @@ def _absolute(path: str) -> str:
     return path if is_remote(path) else os.path.abspath(path)
 
 
+def is_source_file(location: str) -> bool:
+    """Whether `location` is a source that is no folder: a tar, a pattern of tars, a manifest."""
+    return webdataset.is_pattern(location) or lhotse.is_manifest(location)
+
+
 def _from_labels(location: str, file: str, options: LabelOptions) -> Source:
     if not is_remote(location):
         _check_folder(location)

@@ -18,12 +18,8 @@ import numpy as np
 import pytest
 import soundfile
 from numpy.typing import NDArray
-from typer.testing import CliRunner
 
-from raudio.cli.data import app
 from raudio.core.errors import DataError
-from raudio.data.manifest import Manifest
-from raudio.data.rows import read_shard
 from raudio.data.sources import Item, Source, read_item, read_source
 
 RATE = 8000
@@ -359,53 +355,3 @@ def test_files_on_the_web(web: str, tmp_path: Path) -> None:
     (tmp_path / "web" / "2.wav").unlink()
     with pytest.raises(DataError, match=r"1 of 4 files are not there: '.*/2.wav'"):
         read_source(tmp_path, labels=f"{web}/labels.csv")
-
-
-# --- end to end ----------------------------------------------------------------------------------
-
-
-@pytest.mark.ray
-def test_prepare_from_the_command_line(tmp_path: Path) -> None:
-    """Segments, events and tars; each with the option that it needs."""
-    for n in range(10):
-        write_audio(tmp_path / "rec" / f"{n}.wav", n)
-    table = "".join(
-        f"{n}.wav,{a},{a + 0.4},{'uv'[k]}\n" for n in range(10) for k, a in enumerate((0, 0.5))
-    )
-    (tmp_path / "parts.csv").write_text(f"file,from,to,label\n{table}")
-    (tmp_path / "events.csv").write_text(f"file,onset,offset,label\n{table}")
-    members = {f"{n}.wav": encoded(n) for n in range(10)}
-    members |= {f"{n}.cls": str(n % 2).encode() for n in range(10)}
-    write_tar(tmp_path / "0.tar", members)
-
-    def prepared(source: str, *options: str) -> tuple[Manifest, list[dict[str, Any]]]:
-        out = tmp_path / f"out{len(list(tmp_path.iterdir()))}"
-        arguments = ["prepare", str(tmp_path / source), "--out", str(out), *options]
-        result = CliRunner().invoke(app, arguments, catch_exceptions=False)
-        assert result.exit_code == 0, result.output
-        manifest = Manifest.read(out)
-        shards = [read_shard(manifest.shard_path(shard)) for shard in manifest.shards]
-        return manifest, [row for shard in shards for row in shard.to_pylist()]
-
-    parts = ["--labels", str(tmp_path / "parts.csv"), "--start-column", "from"]
-    manifest, rows = prepared("rec", *parts, "--end-column", "to", "--folds", "5")
-    assert manifest.clips == 20
-    assert {row["frames"] for row in rows} == {3200}
-    assert {(row["fold"], row["split"]) for row in rows} == {
-        (0, "train"), (1, "train"), (2, "train"), (3, "valid"), (4, "test"),
-    }  # fmt: skip
-    assert all(row["clip_id"].startswith(row["group"]) for row in rows)
-
-    manifest, rows = prepared("rec", "--labels", str(tmp_path / "events.csv"))
-    assert (manifest.clips, manifest.labels) == (10, ("u", "v"))
-    assert manifest.splits["train"].class_counts == {"u": 8, "v": 8}
-    for row in rows:
-        assert row["label"] is None
-        assert row["events"] == [
-            {"label": "u", "onset": 0.0, "offset": 0.4},
-            {"label": "v", "onset": 0.5, "offset": 0.9},
-        ]
-
-    manifest, rows = prepared("0.tar", "--sample-rate", "4000")
-    assert (manifest.clips, manifest.labels) == (10, ("0", "1"))
-    assert {row["sample_rate"] for row in rows} == {4000}

@@ -164,13 +164,12 @@ def test_every_component_has_settings_of_its_name() -> None:
         registry = schema.REGISTRIES[section]
         assert set(variants) == set(registry.names())
         assert all(cls().name == name for name, cls in variants.items())
-    fields = {field.name for field in dataclasses.fields(schema.Augment)}
-    assert fields == set(schema.REGISTRIES["augment"].names())
+    assert set(schema.augmentations()) == set(schema.REGISTRIES["augment"].names())
 
 
 COMPONENTS = [
     *((section, name) for section, found in schema.VARIANTS.items() for name in found),
-    *(("augment", field.name) for field in dataclasses.fields(schema.Augment)),
+    *(("augment", name) for name in schema.augmentations()),
 ]
 
 

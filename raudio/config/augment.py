@@ -1,12 +1,14 @@
 """The settings of augmentations: the group `augment`.
 
 A field of `Augment` names an entry of the registry of augmentations, and its class holds that
-entry's arguments. The fields' order is the order in which they are applied.
+entry's arguments; but for `chain`, whose steps hold entries too, nested under names of the user's
+own. The fields' order is the order in which they are applied.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from raudio.config.meta import group, setting
@@ -321,3 +323,5 @@ class Augment:
     time_mask: TimeMask = group(TimeMask, "SpecAugment along time")
     freq_mask: FreqMask = group(FreqMask, "SpecAugment along frequency")
     freq_mixstyle: FreqMixStyle = group(FreqMixStyle, "another clip's spectrum")
+    #: Steps under names of the user's own, after the others: see `raudio.config.chain`.
+    chain: Mapping[str, Any] = field(default_factory=dict)

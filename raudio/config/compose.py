@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -35,7 +35,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from raudio.config import schema, validate
+from raudio.config import chain, schema, validate
 from raudio.config.axes import Axis, Choice, Interval, Range, quoted, text
 from raudio.config.schema import Configuration, Experiment
 from raudio.core.errors import ConfigError, unknown
@@ -148,16 +148,18 @@ def composed(
             problems.append(f"{item.argument} is an axis of a search; give one value here")
         elif _is_group(key):
             continue
-        elif key in known:
+        elif key in known or chain.is_key(key):
             _put(mapping, key, item.value)
         elif not _elsewhere(key, params):
             problems.append(validate.unknown_setting(key, item.value, names))
     for key, value in params.items():
-        if key in known:
+        if key in known or chain.is_key(key):
             _put(mapping, key, value)
         elif not _is_group(key):
             problems.append(validate.unknown_setting(key, value, names))
-    return _resolved(mapping, problems), problems
+    mapping = _resolved(mapping, problems)
+    mapping["augment"]["chain"] = chain.checked(mapping["augment"]["chain"], problems)
+    return mapping, problems
 
 
 # --- reading -------------------------------------------------------------------------------------
@@ -227,9 +229,20 @@ def _value(key: str, value: str, problems: list[str]) -> Any:
         cure = _GRAMMAR if "(" in value else "put a text with special characters in quotes"
         problems.append(f"{key}={value} cannot be read ({reason}); {cure}")
         return None
+    for inner, axis in _inside(key, override.value()):
+        problems.append(f"{inner} is an axis inside a mapping; give it by itself: {inner}={axis}")
+        return None
     if key == "plugins" and isinstance(override.value(), ChoiceSweep):
         return [str(item) for item in override.value().list]
     return override.value()
+
+
+def _inside(key: str, value: Any) -> Iterator[tuple[str, Axis]]:
+    """The axes that a mapping holds, by their keys."""
+    for name, inner in value.items() if isinstance(value, dict) else ():
+        if _is_sweep(inner):
+            yield f"{key}.{name}", _axis(key, inner)
+        yield from _inside(f"{key}.{name}", inner)
 
 
 @lru_cache(maxsize=1)
@@ -344,7 +357,9 @@ def _variants(mapping: Mapping[str, Any]) -> dict[str, str]:
 def _put(mapping: dict[str, Any], key: str, value: Any) -> None:
     *parents, last = key.split(".")
     for parent in parents:
-        mapping = mapping.setdefault(parent, {})
+        if not isinstance(mapping.get(parent), dict):
+            mapping[parent] = {}
+        mapping = mapping[parent]
     mapping[last] = value
 
 

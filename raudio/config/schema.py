@@ -8,6 +8,7 @@ the machine"; what was decided is in the resolved experiment that a run keeps.
 
 from __future__ import annotations
 
+import typing
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -376,6 +377,12 @@ REGISTRIES: dict[str, Registry] = {
     "optimizer": OPTIMIZERS,
     "schedule": SCHEDULES,
 }
+
+
+def augmentations() -> dict[str, type]:
+    """The augmentations that there are, plugins' too, in their order: name -> settings class."""
+    hints = typing.get_type_hints(Augment)
+    return {name: hint for name, hint in hints.items() if name != "chain"}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,12 @@ def signature(experiment: Experiment, fingerprint: str) -> str:
     # Batch normalisation looks at a worker's own share of a batch.
     settings["resources"] = {"workers": experiment.resources.workers}
     settings["plugins"] = [_digest(plugin) for plugin in experiment.plugins]
+    chain = settings["augment"].pop("chain")
     settings["augment"] = {
         name: values for name, values in settings["augment"].items() if values["p"] > 0
     }
+    if steps := _active(chain):
+        settings["augment"]["chain"] = steps
     content = json.dumps([fingerprint, settings], sort_keys=True, ensure_ascii=True)
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
@@ -41,6 +45,16 @@ def _settings(value: Any) -> dict[str, Any]:
         for inner in [getattr(value, field.name)]
         if "meta" not in field.metadata or field.metadata["meta"].result
     }
+
+
+def _active(chain: Mapping[str, Any]) -> list[Any]:
+    """The steps that can change a result, as a list: their order counts, and so do their names,
+    which their draws go by. A choice's member that changes nothing still takes its share."""
+    return [
+        [name, {**step, "of": _active(step["of"])} if "of" in step else step]
+        for name, step in chain.items()
+        if step.get("weight", step["p"]) > 0
+    ]
 
 
 def _digest(plugin: str) -> str:

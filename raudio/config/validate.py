@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from raudio.config import schema
+from raudio.config import chain, schema
 from raudio.config.axes import text
 from raudio.config.meta import Meta, group
 from raudio.config.schema import Configuration, Experiment
@@ -245,6 +245,8 @@ def _built(cls: type, given: Any, prefix: str, problems: list[str]) -> Any:
         elif dataclasses.is_dataclass(hints[name]):
             inner = typing.cast(type, hints[name])
             values[name] = _built(inner, given.get(name), f"{key}.", problems)
+        elif key == chain.KEY:
+            values[name] = chain.checked(given.get(name), problems, installed=False)
     names = [field.name for field in dataclasses.fields(cls)]
     for name in given:
         if name not in names:
@@ -359,6 +361,8 @@ def to_mapping(settings: Any) -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
         return to_mapping(value)
+    if isinstance(value, Mapping):
+        return {name: _plain(inner) for name, inner in value.items()}
     return list(value) if isinstance(value, tuple) else value
 
 

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from raudio.config import compose, schema, validate
+from raudio.config import chain, compose, schema, validate
 from raudio.config.axes import Axis, Choice, Interval, Range, Value, text
 from raudio.config.schema import Configuration
 from raudio.config.setting import Setting
@@ -139,8 +139,9 @@ class Space:
         }
 
     def groups(self) -> dict[str, str]:
-        """The first choice of each searched group, so that a base configuration can be composed."""
-        return {param.key: param.values[0] for param in self.params if compose.options(param.key)}
+        """The first choice of each searched group, so that a base configuration can be composed;
+        and, for the same reason, of each text that a step of the augmentation chain is given."""
+        return {param.key: param.values[0] for param in self.params if _is_base(param)}
 
     def grid(self) -> list[dict[str, Value]]:
         """Every cell of the space.
@@ -319,11 +320,12 @@ class _Draft:
         )
 
     def groups(self) -> dict[str, str]:
-        """The first choice of each searched group that can be chosen at all."""
+        """As `Space.groups`, of the choices that can be made at all."""
         found: dict[str, str] = {}
         for entry in self.entries:
-            if compose.options(entry.key) and not entry.when:
-                good = [v for v in _values(entry.axis) if v in compose.options(entry.key)]
+            if _is_base(entry):
+                options = compose.options(entry.key)
+                good = [v for v in _values(entry.axis) if v in options or not options]
                 if good:
                     found[entry.key] = good[0]
         return found
@@ -349,7 +351,7 @@ class _Draft:
             for key, wanted in entry.when.items():
                 if key in axes and key not in seen:
                     problems.append(f"{entry.where}: {key} is drawn later; move this down")
-                when[key] = self._asked(entry.where, key, wanted, axes, problems)
+                when[key] = self._asked(entry.where, key, wanted, base, axes, problems)
                 drawn = [value for param in params if param.key == key for value in param.values]
                 met = drawn if key in axes else [_get(base, key, overrides)]
                 possible &= any(value in met for value in when[key])
@@ -377,13 +379,14 @@ class _Draft:
         where: str,
         key: str,
         wanted: tuple[Value, ...],
+        base: Mapping[str, Any],
         axes: Mapping[str, Sequence[_Entry]],
         problems: list[str],
     ) -> tuple[Value, ...]:
         """The values that a condition asks for, in the setting's type; problems if never met."""
-        known = _settings_anywhere(key)
+        known = _settings_anywhere(key, base)
         if not known and not compose.options(key):
-            problems.append(f"{where}: {validate.unknown_setting(key, wanted[0], {})}")
+            problems.append(f"{where}: {_unknown(key, wanted[0], {}, base)}")
             return wanted
         typed: list[Value] = []
         if compose.options(key):
@@ -437,11 +440,17 @@ class _Draft:
             axis = _checked_choice(entry, compose.options(key), problems)
             return None if axis is None else Param(key, axis, when, key)
 
+        if chain.is_kind(key) and (entry.when or len(_values(entry.axis)) != 1):
+            problems.append(
+                f"{entry.where}: {key}={entry.axis} cannot be searched: the step's settings depend "
+                "on it; make it a choice of two steps, and search their weights"
+            )
+            return None
         found: dict[str | None, Setting] = {}
         chosen: tuple[Value, ...] = ()
         if section not in schema.VARIANTS:
-            known = validate.settings({})
-            found |= {None: known[key]} if key in known else {}
+            known = _settings_anywhere(key, base)
+            found |= {None: known[0]} if known else {}
         else:
             chosen = when.get(section) or (base[section]["name"],)
             if section in axes and section not in when:
@@ -453,9 +462,10 @@ class _Draft:
                 known = validate.settings({section: variant})
                 found |= {variant: known[key]} if key in known else {}
         if not found:
-            if section in self.replaced and _settings_anywhere(key):
+            if section in self.replaced and _settings_anywhere(key, base):
                 return None  # it belongs to a variant that the command line has ruled out
-            said = validate.unknown_setting(key, entry.axis, {section: chosen[0]} if chosen else {})
+            variants = {section: chosen[0]} if chosen else {}
+            said = _unknown(key, entry.axis, variants, base)
             problems.append(f"{entry.where}: {said}")
             return None
         if section in axes and len(found) < len(chosen):
@@ -532,8 +542,25 @@ def _get(base: Mapping[str, Any], key: str, overrides: Sequence[str]) -> Value:
     return found.get("name") if isinstance(found, Mapping) else found
 
 
-def _settings_anywhere(key: str) -> list[Setting]:
-    """The settings of this name in any variant."""
+def _is_base(entry: _Entry | Param) -> bool:
+    """Whether a base configuration needs its first choice: a group's variant, or a step's text."""
+    if chain.is_key(entry.key):
+        return not entry.when and isinstance(next(iter(_values(entry.axis)), None), str)
+    return not entry.when and bool(compose.options(entry.key))
+
+
+def _unknown(key: str, value: Any, variants: Mapping[str, str], base: Mapping[str, Any]) -> str:
+    """One sentence for a key that names no setting."""
+    if chain.is_key(key):
+        return chain.unknown_setting(key, value, base["augment"]["chain"])
+    return validate.unknown_setting(key, value, variants)
+
+
+def _settings_anywhere(key: str, base: Mapping[str, Any]) -> list[Setting]:
+    """The settings of this name in any variant, or in the base's augmentation chain."""
+    if chain.is_key(key):
+        steps = chain.settings(base["augment"]["chain"])
+        return [steps[key]] if key in steps else []
     section = key.partition(".")[0]
     variants: Sequence[Mapping[str, str]] = [
         {section: name} for name in schema.VARIANTS.get(section, {})

@@ -197,10 +197,10 @@ def built(augment: schema.Augment) -> Augmenter:
 def all_on() -> schema.Augment:
     return schema.Augment(
         **{
-            field.name: dataclasses.replace(
-                getattr(schema.Augment(), field.name), p=1.0, **NEEDED.get(field.name, {})
+            name: dataclasses.replace(
+                getattr(schema.Augment(), name), p=1.0, **NEEDED.get(name, {})
             )
-            for field in dataclasses.fields(schema.Augment)
+            for name in schema.augmentations()
         }
     )
 
@@ -215,7 +215,7 @@ def test_everything_off_returns_what_it_was_given() -> None:
 
 def test_everything_on_is_applied_in_the_order_of_the_schema_at_its_stage() -> None:
     augmenter = built(all_on())
-    each = [build(field.name) for field in dataclasses.fields(schema.Augment)]
+    each = [build(name) for name in schema.augmentations()]
     for stage in ("wave", "spectrogram"):
         given = examples(stage)
         clips = given

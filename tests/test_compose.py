@@ -218,6 +218,30 @@ def test_composed_settings_are_not_shared_between_calls() -> None:
     assert compose.experiment_for([], {}).model.width == schema.CNN().width
 
 
+def test_steps_of_a_chain_are_written_like_any_setting_in_any_order() -> None:
+    overrides = [
+        "augment.chain.level.p=0.5",
+        "augment.chain.level.kind=gain",
+        "augment=light",
+        "augment.chain.level.p=0.25",
+    ]
+    augment = compose.compose(overrides).experiment.augment
+    assert augment.gain.p == 0.5, "of augment=light"
+    assert augment.chain == {"level": {"kind": "gain", "p": 0.25, "max_db": 6.0}}
+    params = {"augment.chain.level.max_db": 3, "augment.chain.more.kind": "shift"}
+    chain = compose.experiment_for(overrides, params).augment.chain
+    assert chain["level"]["max_db"] == 3.0
+    assert chain["more"] == {"kind": "shift", "p": 1.0, "max_share": 0.1}
+    assert compose.compose([]).experiment.augment.chain == {}
+
+
+def test_a_chain_s_paths_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOUNDS", "/data/musan")
+    step = "{kind: audiomentations.AddShortNoises, sounds_path: '${oc.env:SOUNDS}'}"
+    chain = compose.compose([f"augment.chain.bed={step}"]).experiment.augment.chain
+    assert chain["bed"]["sounds_path"] == "/data/musan"
+
+
 def test_experiment_for_is_quick() -> None:
     params = {"model": "crnn", "optimizer.lr": 0.01}
     compose.experiment_for([], params)

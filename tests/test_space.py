@@ -333,3 +333,69 @@ def test_axes_from_python() -> None:
     space = Space.load("optimizer", {"model.dropout": Interval(0.0, 0.5)})
     assert any(param.key == "model.dropout" for param in space.params)
     assert not math.isnan(draws(space, 1)[0]["model.dropout"])
+
+
+CHAIN = (
+    "augment.chain.level.kind=gain",
+    "augment.chain.dirt={kind: choice, of: {hiss: {kind: noise}, late: {kind: shift}}}",
+)
+
+
+def test_settings_of_a_chain_s_steps_are_axes() -> None:
+    _, space, overrides = spaces.resolve(
+        [
+            *CHAIN,
+            "space=optimizer",
+            "augment.chain.dirt.of.hiss.weight=interval(0,3)",
+            "augment.chain.level.p=choice(0,0.5)",
+            "augment.chain.level.max_db=range(3,13,step=3)",
+        ]
+    )
+    seen = set()
+    for params in draws(space, 40):
+        chain = compose.experiment_for(overrides, params).augment.chain
+        assert list(chain) == ["level", "dirt"]
+        assert chain["dirt"]["of"]["hiss"]["weight"] == params["augment.chain.dirt.of.hiss.weight"]
+        assert 0 <= chain["dirt"]["of"]["hiss"]["weight"] <= 3
+        seen.add((chain["level"]["p"], chain["level"]["max_db"]))
+    assert seen == set(itertools.product((0.0, 0.5), (3.0, 6.0, 9.0, 12.0)))
+
+
+def test_a_space_may_hold_a_whole_chain_with_conditions(write: Write, tmp_path: Path) -> None:
+    path = write(
+        {
+            "augment.chain.level.kind": "gain",
+            "augment.chain.level.p": "choice(0, 0.5)",
+            "augment.chain.bed.kind": "audiomentations.AddBackgroundNoise",
+            "augment.chain.bed.sounds_path": "choice(/data/street, /data/office)",
+            "augment.chain.bed.min_snr_db": "interval(-3, 3)",
+        },
+        ({"augment.chain.level.p": 0.5}, {"augment.chain.level.max_db": "interval(3, 12)"}),
+    )
+    configuration, space, overrides = spaces.resolve([f"space={path}"])
+    assert configuration.experiment.augment.chain["bed"]["sounds_path"] == "/data/street"
+    for params in draws(space, 30):
+        chain = compose.experiment_for(overrides, params).augment.chain
+        assert ("augment.chain.level.max_db" in params) == (chain["level"]["p"] == 0.5)
+        assert chain["bed"]["sounds_path"] in ("/data/street", "/data/office")
+    copy = tmp_path / "copy.yaml"
+    copy.write_text(yaml.safe_dump(space.to_mapping(), sort_keys=False))
+    assert draws(Space.load(str(copy)), 10) == draws(space, 10)
+
+
+@pytest.mark.parametrize(
+    ("argument", "parts"),
+    [
+        ("augment.chain.level.kind=choice(gain,shift)", ["level.kind", "search their weights"]),
+        ("augment.chain.level.max_bd=choice(1,2)", ["max_bd", "closest: 'max_db'"]),
+        ("augment.chain.level.max_db=interval(0,99)", ["max_db=99", "from 0 to 60"]),
+        ("augment.chain.level.p=choice(0,2)", ["augment.chain.level.p=2", "from 0 to 1"]),
+        ("augment.chain.level.weight=choice(1,2)", ["weight", "unknown setting"]),
+        ("augment.chain.lvel.p=choice(0,1)", ["no step 'augment.chain.lvel'"]),
+        ("augment.chain.dirt.of.hiss.min_snr=choice(5,a)", ["min_snr=a", "a number"]),
+    ],
+)
+def test_axes_that_no_step_of_the_chain_has(argument: str, parts: list[str]) -> None:
+    text = message(*CHAIN, argument)
+    assert all(part in text for part in parts), text
+    assert "\n" not in text

@@ -92,6 +92,12 @@ def compose_variants() -> dict[str, str]:
         ({"modle": {}}, ["modle", "closest: 'model'"]),
         ({"model__widht": 3}, ["model.widht=3", "closest: 'width'"]),
         ({"augment__noise__snr": 3}, ["augment.noise.snr=3", "min_snr"]),
+        ({"augment__chain": 3}, ["augment.chain=3", "steps are wanted"]),
+        ({"augment__chain": {"x": {"p": 1}}}, ["augment.chain.x", "needs a kind"]),
+        (
+            {"augment__chain": {"x": {"kind": "gain", "max_bd": 3}}},
+            ["augment.chain.x.max_bd=3", "closest: 'max_db'"],
+        ),
         ({"augment__nois": {}}, ["augment.nois", "closest: 'noise'"]),
         ({"model__name": "cnn11"}, ["model=cnn11", "closest: 'cnn1"]),
         ({"model": 3}, ["model=3", "cnn, cnn10, crnn"]),

@@ -6,6 +6,7 @@ B clips, T samples, F frames, N features a frame, C classes.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
@@ -14,7 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from raudio.audio.adapters import build_adapter
 from raudio.audio.augment.base import STAGES, Augmentation, Examples, Mixing
+from raudio.audio.chain import leaves
+from raudio.config.adapters import is_adapter
 from raudio.config.schema import Augment
 from raudio.core.components import AUGMENTATIONS, FRONT_ENDS
 from raudio.core.errors import ConfigError
@@ -88,7 +92,7 @@ def build_augmenter(augment: Augment, *, sample_rate: int, seed: int) -> Augment
     """The augmentations that are switched on in `augment`: those whose p is above 0.
 
     Every field of `augment`, a plugin's too, names an entry of the registry and holds its
-    arguments.
+    arguments; but for `chain`, whose steps come after them, in its order.
 
     Args:
         augment: the settings.
@@ -98,25 +102,22 @@ def build_augmenter(augment: Augment, *, sample_rate: int, seed: int) -> Augment
     Raises:
         ConfigError: settings that contradict each other, or a plugin of an unknown stage.
     """
-    names = [field.name for field in dataclasses.fields(augment)]
-    return Augmenter(
-        [
-            build_augmentation(name, dataclasses.asdict(settings), sample_rate, stream=name)
-            for name in names
-            for settings in [getattr(augment, name)]
-            if settings.p > 0
-        ],
-        seed=seed,
-    )
+    build = functools.partial(build_augmentation, sample_rate=sample_rate)
+    flat = [
+        build(name, dataclasses.asdict(settings), stream=name)
+        for name, settings in vars(augment).items()
+        if name != "chain" and settings.p > 0
+    ]
+    return Augmenter([*flat, *leaves(augment.chain, build)], seed=seed)
 
 
 def build_augmentation(
     name: str, arguments: Mapping[str, Any], sample_rate: int, *, stream: str
 ) -> Augmentation | Mixing:
-    """One augmentation of the registry.
+    """One augmentation.
 
     Args:
-        name: its name there.
+        name: its name in the registry, or `PACKAGE.CLASS` of an adapter's catalogue.
         arguments: its keyword arguments, but for `sample_rate`.
         sample_rate: of the waves, in Hz, for those that ask for it.
         stream: its path in the configuration, which names its draws.
@@ -124,6 +125,10 @@ def build_augmentation(
     Raises:
         ConfigError: settings that contradict each other, or a plugin that is no augmentation.
     """
+    if is_adapter(name):
+        adapter = build_adapter(name, arguments, sample_rate)
+        adapter.stream = stream
+        return adapter
     component = AUGMENTATIONS.get(name)
     given = dict(arguments)
     if "sample_rate" in inspect.signature(component).parameters:

@@ -33,6 +33,12 @@ _GIVEN = {
     "torch_audiomentations": {"p", "p_mode", "mode", "sample_rate", "target_rate", "output_type"},
 }
 
+#: What reads files by functions that torchaudio no longer has, and what does the same.
+_BROKEN = {
+    "torch_audiomentations.AddBackgroundNoise": "audiomentations.AddBackgroundNoise",
+    "torch_audiomentations.ApplyImpulseResponse": "audiomentations.ApplyImpulseResponse",
+}
+
 
 def is_adapter(kind: str) -> bool:
     """Whether `kind` names a class of the packages, be there such a class or not."""
@@ -52,6 +58,7 @@ def catalogue(package: str) -> Mapping[str, type]:
         f"{package}.{name}": found
         for name, found in sorted(vars(module).items())
         if inspect.isclass(found) and _arguments(found, package) is not None
+        if f"{package}.{name}" not in _BROKEN
     }
 
 
@@ -63,6 +70,8 @@ def component(kind: str) -> type:
     """
     package = kind.partition(".")[0]
     found = catalogue(package)
+    if kind in _BROKEN:
+        raise ConfigError(f"{kind} does not work with torchaudio 2.11; take {_BROKEN[kind]}")
     if kind not in found:
         names = [other.partition(".")[2] for other in found]
         raise ConfigError(unknown(f"augmentation of {package}", kind.partition(".")[2], names))

@@ -449,8 +449,8 @@ class _Draft:
         found: dict[str | None, Setting] = {}
         chosen: tuple[Value, ...] = ()
         if section not in schema.VARIANTS:
-            known = _settings_anywhere(key, base)
-            found |= {None: known[0]} if known else {}
+            setting = next(iter(_settings_anywhere(key, base)), None)
+            found |= {None: setting} if setting else {}
         else:
             chosen = when.get(section) or (base[section]["name"],)
             if section in axes and section not in when:

@@ -66,7 +66,7 @@ class Augmentation(ABC):
     Attributes:
         stage: "wave" gets (B, T) samples before the front end, "spectrogram" (B, F, N) features
             after it.
-        p: probability that a clip is changed. It is heeded by `__call__` alone: `draw` and `apply`
+        p: probability that a clip is changed. It is heeded by `chosen` alone: `draw` and `apply`
             see only the clips that are.
         stream: names its draws. The builder sets it to the augmentation's path in the
             configuration, so that two of one kind draw apart.
@@ -82,8 +82,7 @@ class Augmentation(ABC):
         self, examples: Examples, keys: NDArray[np.uint64], *, seed: int, epoch: int
     ) -> Examples:
         """The clips with these (B,) keys, a share p of them changed."""
-        chance = seeding.uniforms(keys, 1, seed, self.stream, epoch, "p")[:, 0]
-        chosen = np.flatnonzero(chance < self.p)
+        chosen = np.flatnonzero(self.chosen(keys, seed=seed, epoch=epoch))
         if not chosen.size:
             return examples
         draw = self.draw(keys[chosen], seed=seed, epoch=epoch)
@@ -91,6 +90,12 @@ class Augmentation(ABC):
             return self.apply(examples, draw)
         clips = torch.as_tensor(chosen, device=examples.data.device)
         return examples.replaced(clips, self.apply(examples[clips], draw))
+
+    def chosen(self, keys: NDArray[np.uint64], *, seed: int, epoch: int) -> NDArray[np.bool_]:
+        """(B,) whether each clip is changed: a share p of them is."""
+        chance = seeding.uniforms(keys, 1, seed, self.stream, epoch, "p")[:, 0]
+        changed: NDArray[np.bool_] = chance < self.p
+        return changed
 
     def uniforms(
         self, keys: NDArray[np.uint64], count: int, *, seed: int, epoch: int

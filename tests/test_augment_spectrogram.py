@@ -128,7 +128,7 @@ def test_filter_augment_by_hand() -> None:
     }
     step = FilterAugment(p=1.0, max_bands=3, min_width=3).apply(given, draw).data
     assert step[0].tolist() == [[2] * 5 + [0] * 7, [0] * 12]
-    linear = FilterAugment(p=1.0, kind="linear", max_bands=3, min_width=3).apply(given, draw).data
+    linear = FilterAugment(p=1.0, shape="linear", max_bands=3, min_width=3).apply(given, draw).data
     edges, weights = [0, 5, 12], [1.0, -1.0, 0.5]
     expected = 1 + np.interp(np.arange(12) + 0.5, edges, weights)
     np.testing.assert_allclose(linear[0, 0].numpy(), expected, rtol=1e-6)
@@ -153,8 +153,8 @@ def test_filter_augment_with_fewer_features_than_its_bands_take() -> None:
     each = FilterAugment(p=1.0, min_bands=4, max_bands=4, min_width=10)
     given = spectrogram(torch.zeros(1, 3, 5), [3])
     assert run(each, given, KEYS[:1]).data.isfinite().all()
-    with pytest.raises(ConfigError, match=r"kind='stairs' is none of step, linear"):
-        FilterAugment(kind="stairs")
+    with pytest.raises(ConfigError, match=r"shape='stairs' is none of step, linear"):
+        FilterAugment(shape="stairs")
 
 
 def test_spectrogram_augmentations_leave_targets_of_clips() -> None:

@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from raudio.audio.augment import Augmentation, Examples
+from raudio.audio.augment import Augmentation, Examples, Mixing
 from raudio.audio.build import Augmenter, build_augmenter
 from raudio.config import compose, schema, validate
+from raudio.config.augment import MIXING, Gain, Noise
 from raudio.config.signature import signature
 from raudio.core import seeding
 from raudio.core.components import AUGMENTATIONS
@@ -181,13 +182,13 @@ def test_a_clip_is_the_same_in_every_batch_and_new_in_every_epoch() -> None:
 
 def test_the_chain_comes_after_the_flat_ones_and_in_its_order() -> None:
     augment = schema.Augment(
-        gain=schema.Gain(p=1.0),
+        gain=Gain(p=1.0),
         chain={"first": {"kind": "one", "p": 1.0, "times": 1.0}, "off": {"kind": "ten", "p": 0.0}},
     )
     given = waves(8)
     keys = MANY[:8]
     got = build_augmenter(augment, sample_rate=8000, seed=1).wave(given, keys, 0).data
-    flat = build_augmenter(schema.Augment(gain=schema.Gain(p=1.0)), sample_rate=8000, seed=1)
+    flat = build_augmenter(schema.Augment(gain=Gain(p=1.0)), sample_rate=8000, seed=1)
     torch.testing.assert_close(got, flat.wave(given, keys, 0).data + 1)
     turned = augmenter({"m": {"kind": "one"}, "g": {"kind": "gain", "max_db": 20}})
     straight = augmenter({"g": {"kind": "gain", "max_db": 20}, "m": {"kind": "one"}})
@@ -202,8 +203,15 @@ def test_mixing_is_a_step_of_the_chain_and_of_nothing_inside_it() -> None:
     )
     assert not torch.equal(mixed.data, torch.eye(6))
     torch.testing.assert_close(mixed.data, mixed.targets)
-    with pytest.raises(ConfigError, match=r"augment\.chain\.x\.of\.mix: mixup mixes"):
+    with pytest.raises(ConfigError, match=r"augment\.chain\.x\.of\.mix\.kind=mixup: it mixes"):
         augmenter({"x": {"kind": "sequence", "of": {"mix": {"kind": "mixup"}}}})
+    # A plugin's is known when it is built.
+    mixing = [name for name in AUGMENTATIONS.names() if issubclass(AUGMENTATIONS.get(name), Mixing)]
+    assert sorted(mixing) == sorted(MIXING)
+    AUGMENTATIONS.register("stir")(type("stir", (AUGMENTATIONS.get("mixup"),), {}))
+    validate.adopt()
+    with pytest.raises(ConfigError, match=r"augment\.chain\.x\.of\.mix: stir mixes"):
+        augmenter({"x": {"kind": "sequence", "of": {"mix": {"kind": "stir"}}}})
 
 
 def experiment(*overrides: str) -> schema.Experiment:
@@ -221,7 +229,7 @@ CHAIN = (
 
 def test_a_command_line_writes_a_chain_with_every_setting_filled_in() -> None:
     chain = experiment(*CHAIN).augment.chain
-    noise = dataclasses.asdict(schema.Noise(min_snr=5.0, max_snr=20.0))
+    noise = dataclasses.asdict(Noise(min_snr=5.0, max_snr=20.0))
     assert chain == {
         "level": {"kind": "gain", "p": 1.0, "max_db": 12.0},
         "dirt": {

@@ -251,7 +251,7 @@ class FreqCrop:
 @dataclass(frozen=True, kw_only=True)
 class FilterAugment:
     p: float = _p()
-    kind: str = setting(
+    shape: str = setting(
         "step", "one weight a band, or linear from edge to edge", choices=("step", "linear")
     )
     max_change: float = setting(
@@ -288,6 +288,10 @@ class FreqMixStyle:
     alpha: float = setting(
         0.3, "the share of the own style is drawn from Beta(alpha, alpha)", above=0, max=10
     )
+
+
+#: Those that mix the clips of a batch with each other: their p is of a batch.
+MIXING = ("concat", "cutmix", "mixup", "between_class", "hard_mix", "freq_mixstyle")
 
 
 @dataclass(frozen=True, kw_only=True)

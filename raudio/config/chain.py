@@ -27,9 +27,10 @@ from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 from raudio.config import adapters, schema
+from raudio.config.augment import MIXING
 from raudio.config.axes import text
 from raudio.config.meta import Meta
-from raudio.config.setting import Setting, settings_in
+from raudio.config.setting import Setting, check_ranges, settings_in
 from raudio.core.errors import ConfigError, unknown
 
 #: Name -> step, in the order of application.
@@ -38,6 +39,11 @@ Chain: TypeAlias = Mapping[str, Any]
 KEY = "augment.chain"
 #: Kinds of steps that hold others.
 NESTING = ("choice", "sequence")
+
+_MIXES = (
+    "it mixes the clips of a batch with each other, and a {inside} is drawn for each clip; make it "
+    f"a step of {KEY} itself"
+)
 
 
 def is_key(key: str) -> bool:
@@ -59,7 +65,7 @@ def checked(chain: Any, problems: list[str], *, installed: bool = True) -> Chain
         installed: whether the adapters have to be installed, and their steps to fit them. Not for
             an experiment that is only read, as a bundle's is: predicting needs no augmentation.
     """
-    return _steps(chain, KEY, problems, installed, member=False)
+    return _Check(problems, installed).steps(chain, KEY)
 
 
 def settings(chain: Chain, where: str = KEY) -> dict[str, Setting]:
@@ -84,10 +90,8 @@ def unknown_setting(key: str, value: Any, chain: Chain) -> str:
     """One sentence for a key that names no setting of the chain's steps."""
     shown = f"{key}={text(value)}"
     where, _, last = key.rpartition(".")
-    inside = [
-        other.rpartition(".")[2] for other in settings(chain) if other.startswith(f"{where}.")
-    ]
-    own = [name for name in dict.fromkeys(inside) if f"{where}.{name}" in settings(chain)]
+    split = [other.rpartition(".") for other in settings(chain)]
+    own = [name for step, _, name in split if step == where]
     if own:
         return f"{shown}: {unknown('setting', last, own)}"
     return f"{shown}: there is no step {where!r}; give it a kind: {where}.kind=gain"
@@ -101,115 +105,111 @@ def kinds() -> list[str]:
 # --- steps ---------------------------------------------------------------------------------------
 
 
-def _steps(
-    given: Any, where: str, problems: list[str], installed: bool, member: bool
-) -> dict[str, Any]:
-    if given is None:
-        return {}
-    if not isinstance(given, Mapping):
-        problems.append(
-            f"{where}={text(given)}: steps are wanted here, such as level: {{kind: gain}}"
-        )
-        return {}
-    found: dict[str, Any] = {}
-    for name, step in given.items():
-        here = f"{where}.{name}"
-        if not isinstance(name, str) or not name.isidentifier():
-            problems.append(f"{here}: a step's name is made of letters, digits and underscores")
-        elif not isinstance(step, Mapping) or step.get("kind") is None:
-            problems.append(f"{here}={_short(step)}: a step needs a kind: {here}.kind=gain")
-        else:
-            one = _step(step, here, problems, installed, member)
-            if one is not None:
-                found[name] = one
-    return found
+@dataclasses.dataclass(frozen=True)
+class _Check:
+    """The check of a chain, from the outside in; `inside` is the kind of the step around."""
 
+    problems: list[str]
+    installed: bool
 
-def _step(
-    given: Mapping[str, Any], where: str, problems: list[str], installed: bool, member: bool
-) -> dict[str, Any] | None:
-    """One step with its settings in their order; None, with a problem, when its kind is unknown."""
-    kind = given["kind"]
-    unchecked = isinstance(kind, str) and adapters.is_adapter(kind) and not installed
-    try:
-        known = _common(f"{where}.", member) if unchecked else _settings(kind, f"{where}.", member)
-    except ConfigError as error:
-        problems.append(f"{where}.kind={text(kind)}: {error}")
-        return None
-    step: dict[str, Any] = {}
-    for key, setting in known.items():
-        name = key.rpartition(".")[2]
-        if name not in given and setting.default is dataclasses.MISSING:
-            problems.append(f"{key} has to be given: it is {setting.allowed}")
-            continue
+    def steps(self, given: Any, where: str, inside: str = "") -> dict[str, Any]:
+        """The steps that can be told."""
+        found: dict[str, Any] = {}
+        if given is None:
+            return found
+        if not isinstance(given, Mapping):
+            self._problem(where, given, "steps are wanted here, such as {level: {kind: gain}}")
+            return found
+        for name, step in given.items():
+            here = f"{where}.{name}"
+            if not isinstance(name, str) or not name.isidentifier():
+                self.problems.append(
+                    f"{here}: a step's name is made of letters, digits and underscores"
+                )
+            elif not isinstance(step, Mapping) or not isinstance(step.get("kind"), str):
+                self._problem(here, step, f"a step needs a kind: {here}.kind=gain")
+            else:
+                checked = self._step(step, here, inside)
+                found |= {name: checked} if checked else {}
+        return found
+
+    def _step(self, given: Mapping[str, Any], where: str, inside: str) -> dict[str, Any]:
+        """One step with its settings in their order; empty when its kind is unknown."""
+        kind, prefix, member = given["kind"], f"{where}.", inside == "choice"
+        unseen = adapters.is_adapter(kind) and not self.installed
         try:
-            step[name] = setting.checked(given.get(name, setting.default))
+            known = _common(prefix, member) if unseen else _settings(kind, prefix, member)
         except ConfigError as error:
-            problems.append(str(error))
-    if kind in NESTING:
-        step["of"] = _steps(given.get("of"), f"{where}.of", problems, installed, kind == "choice")
-        _check_members(step, where, given.get("of"), problems)
-    _check_ranges(step, where, problems)
-    for name in given:
-        if name in step or f"{where}.{name}" in known or (name == "of" and kind in NESTING):
-            continue
-        if unchecked and name not in ("of", "weight"):
-            _check_plain(f"{where}.{name}", given[name], problems)
-            step[name] = given[name]
-        elif name == "weight":
-            problems.append(f"{where}.weight={text(given[name])}: only a choice's members have one")
-        else:
-            options = [key.rpartition(".")[2] for key in known]
-            said = unknown("setting", str(name), [*options, *(["of"] if kind in NESTING else [])])
-            problems.append(f"{where}.{name}={_short(given[name])}: {said}")
-    return step
+            self._problem(f"{where}.kind", kind, str(error))
+            return {}
+        if inside and kind in MIXING:
+            self._problem(f"{where}.kind", kind, _MIXES.format(inside=inside))
+        step = {}
+        for key, setting in known.items():
+            name = key.removeprefix(prefix)
+            value = given.get(name, setting.default)
+            if value is dataclasses.MISSING:
+                self.problems.append(f"{key} has to be given: it is {setting.allowed}")
+            else:
+                step[name] = self._value(setting, value)
+        check_ranges(where, step, self.problems)
+        if kind in NESTING:
+            step["of"] = self.steps(given.get("of"), f"{where}.of", kind)
+            self._members(step, where, given.get("of"))
+        for name in given:
+            if name == "weight" and not member:
+                self._problem(f"{where}.weight", given[name], "only a choice's members have one")
+            elif unseen and name not in step and name != "of":
+                step[name] = self._plain(f"{where}.{name}", given[name])
+            elif name not in step:
+                said = unknown("setting", str(name), step)
+                self._problem(f"{where}.{name}", given[name], said)
+        return step
 
+    def _value(self, setting: Setting, value: Any) -> Any:
+        try:
+            return setting.checked(value)
+        except ConfigError as error:
+            self.problems.append(str(error))
+            return value
 
-def _check_ranges(step: Mapping[str, Any], where: str, problems: list[str]) -> None:
-    for name, low in step.items():
-        high = step.get(f"max_{name[4:]}") if name.startswith("min_") else None
-        if isinstance(low, (int, float)) and isinstance(high, (int, float)) and low > high:
-            problems.append(
-                f"{where}.{name}={text(low)} must not be above {where}.max_{name[4:]}={text(high)}"
+    def _members(self, step: Mapping[str, Any], where: str, given: Any) -> None:
+        if not given:
+            self.problems.append(
+                f"{where}.of: a {step['kind']} holds steps; give one: {where}.of.NAME.kind=gain"
             )
+        weights = [member.get("weight") for member in step["of"].values()]
+        if step["kind"] == "choice" and weights and set(weights) == {0.0}:
+            self.problems.append(f"{where}.of: every weight is 0, so there is nothing to choose")
 
+    def _plain(self, key: str, value: Any) -> Any:
+        if value is not None and not isinstance(value, (bool, int, float, str)):
+            self._problem(key, value, "must be a text, a number, true, false or none")
+        return value
 
-def _check_members(step: dict[str, Any], where: str, given: Any, problems: list[str]) -> None:
-    weights = [member.get("weight", 1.0) for member in step["of"].values()]
-    if not given:
-        kind = step["kind"]
-        problems.append(f"{where}.of: a {kind} holds steps; give one: {where}.of.NAME.kind=gain")
-    elif step["kind"] == "choice" and weights and not any(weights):
-        problems.append(f"{where}.of: every weight is 0, so there is nothing to choose")
-
-
-def _check_plain(key: str, value: Any, problems: list[str]) -> None:
-    if value is not None and not isinstance(value, (bool, int, float, str)):
-        problems.append(f"{key}={_short(value)}: a text, a number, true, false or none is wanted")
-
-
-def _short(value: Any) -> str:
-    shown = text(value)
-    return shown if len(shown) <= 40 else f"{shown[:37]}..."
+    def _problem(self, key: str, value: Any, said: str) -> None:
+        shown = text(value)
+        shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
+        self.problems.append(f"{key}={shown}: {said}")
 
 
 # --- kinds ---------------------------------------------------------------------------------------
 
 
-def _settings(kind: Any, prefix: str, member: bool) -> dict[str, Setting]:
+def _settings(kind: str, prefix: str, member: bool) -> dict[str, Setting]:
     """The settings of a step, by dotted key: what every step has, then the kind's own.
 
     Raises:
         ConfigError: no such kind, or its adapter is not installed.
     """
     own: dict[str, Setting] = {}
-    if isinstance(kind, str) and adapters.is_adapter(kind):
+    if adapters.is_adapter(kind):
         own = adapters.settings(kind, prefix)
     elif kind in (registered := schema.augmentations()):
         own = settings_in(registered[kind], prefix)
     elif kind not in NESTING:
         packages = ", ".join(f"{package}.NAME" for package in adapters.EXTRAS)
-        raise ConfigError(f"{unknown('augmentation', text(kind), kinds())}; or {packages}")
+        raise ConfigError(f"{unknown('augmentation', kind, kinds())}; or {packages}")
     # The step's own p, whose default is another, stands for the kind's.
     return _common(prefix, member) | {
         key: setting for key, setting in own.items() if key != f"{prefix}p"

@@ -6,6 +6,7 @@ import dataclasses
 import math
 import types
 import typing
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
@@ -128,6 +129,15 @@ def settings_in(cls: type, prefix: str) -> dict[str, Setting]:
             kind, optional = unwrap(hint)
             found[key] = Setting(key, kind, optional, field.default, field.metadata["meta"])
     return found
+
+
+def check_ranges(where: str, values: Mapping[str, Any], problems: list[str]) -> None:
+    """Adds a problem for each setting `min_WHAT` of `values` that is above its `max_WHAT`."""
+    for name, low in values.items():
+        other = name.replace("min_", "max_", 1)
+        high = values.get(other) if name.startswith("min_") else None
+        if isinstance(low, (int, float)) and isinstance(high, (int, float)) and low > high:
+            problems.append(f"{where}.{name}={low:g} must not be above {where}.{other}={high:g}")
 
 
 def unwrap(hint: Any) -> tuple[type, bool]:

@@ -20,7 +20,7 @@ from raudio.config import chain, schema
 from raudio.config.axes import text
 from raudio.config.meta import Meta, group
 from raudio.config.schema import Configuration, Experiment
-from raudio.config.setting import Setting, settings_in, unwrap
+from raudio.config.setting import Setting, check_ranges, settings_in, unwrap
 from raudio.core.errors import ConfigError, closest, unknown
 from raudio.core.registry import Registry, load_plugins
 from raudio.core.units import parse_bytes, parse_seconds
@@ -292,14 +292,8 @@ def _check_together(experiment: Experiment, problems: list[str]) -> None:
             f"dataset.clip_seconds={data.clip_seconds:g} is shorter than one analysis window, "
             f"features.window={window:g} (s)"
         )
-    for name, values in dataclasses.asdict(experiment.augment).items():
-        for low in (key for key in values if key.startswith("min_")):
-            high = low.replace("min_", "max_", 1)
-            if None not in (values[low], values.get(high)) and values[low] > values[high]:
-                problems.append(
-                    f"augment.{name}.{low}={values[low]:g} must not be above "
-                    f"augment.{name}.{high}={values[high]:g}"
-                )
+    for name in schema.augmentations():
+        check_ranges(f"augment.{name}", vars(getattr(experiment.augment, name)), problems)
     if training.steps is None and training.steps_per_epoch is not None:
         problems.append(
             f"training.steps_per_epoch={training.steps_per_epoch} needs training.steps, "

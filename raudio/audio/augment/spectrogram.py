@@ -74,14 +74,14 @@ class FilterAugment(Augmentation):
 
     Args:
         p: probability a clip.
-        kind: "step" (one weight a band) or "linear" (from weight to weight at the bands' edges).
+        shape: "step" (one weight a band) or "linear" (from weight to weight at the bands' edges).
         max_change: largest weight, either way, in the features' own unit: deviations of a band
             where the front end normalises them, else nepers of power (1 is 4.3 dB).
         min_bands, max_bands: how many bands, drawn uniformly.
         min_width: features that a band has at least, where there are enough.
 
     Raises:
-        ConfigError: min_bands above max_bands, or an unknown kind.
+        ConfigError: min_bands above max_bands, or an unknown shape.
     """
 
     stage = "spectrogram"
@@ -90,7 +90,7 @@ class FilterAugment(Augmentation):
         self,
         *,
         p: float = 0.0,
-        kind: str = "step",
+        shape: str = "step",
         max_change: float = 0.7,
         min_bands: int = 3,
         max_bands: int = 6,
@@ -98,9 +98,9 @@ class FilterAugment(Augmentation):
     ) -> None:
         super().__init__(p=p)
         check_range("filter_augment", "bands", min_bands, max_bands)
-        if kind not in ("step", "linear"):
-            raise ConfigError(f"filter_augment: kind={kind!r} is none of step, linear")
-        self.kind = kind
+        if shape not in ("step", "linear"):
+            raise ConfigError(f"filter_augment: shape={shape!r} is none of step, linear")
+        self.shape = shape
         self.max_change = max_change
         self.min_bands = min_bands
         self.max_bands = max_bands
@@ -132,7 +132,7 @@ class FilterAugment(Augmentation):
         position = torch.arange(n, dtype=bounds.dtype, device=features.device)
         segment = (position[None, :, None] >= inner[:, None]).sum(2)  # (B, N)
         weight = weights.gather(1, segment)
-        if self.kind == "linear":
+        if self.shape == "linear":
             low, high = bounds.gather(1, segment), bounds.gather(1, segment + 1)
             along = ((position + 0.5 - low) / (high - low)).to(features.dtype)
             weight = torch.lerp(weight, weights.gather(1, segment + 1), along)

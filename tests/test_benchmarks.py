@@ -85,6 +85,7 @@ def _throughput(tmp_path: Path, *arguments: str) -> tuple[dict[str, Any], str]:
 
 @pytest.mark.slow
 @pytest.mark.ray
+@pytest.mark.timeout(600)
 def test_data_throughput_of_resident_clips_and_peers(tmp_path: Path) -> None:
     names = ["floor-cached-2", "raudio-resident-2", "dataloader"]
     result, table = _throughput(
@@ -116,6 +117,7 @@ def test_data_throughput_of_resident_clips_and_peers(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.ray
+@pytest.mark.timeout(600)
 def test_data_throughput_of_what_does_not_fit(tmp_path: Path) -> None:
     names = "raudio-resident-1,raudio-streamed-1"
     result, table = _throughput(
@@ -135,7 +137,8 @@ def test_data_throughput_of_what_does_not_fit(tmp_path: Path) -> None:
 @pytest.mark.parametrize("length", [8000, 5000])
 def test_kernels_of_data_throughput(monkeypatch: pytest.MonkeyPatch, length: int) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    from throughput.kernels import Kernels, Shape
+    from throughput.kernels import Kernels
+    from throughput.recipe import Shape
 
     compute = Kernels(Shape(sample_rate=8000, frames=8000))
     wave = torch.sin(torch.arange(length) / 7)
@@ -158,7 +161,8 @@ def test_decoding_of_data_throughput(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, channels: int
 ) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    from throughput.kernels import Kernels, Shape
+    from throughput.kernels import Kernels
+    from throughput.recipe import Shape
 
     path = tmp_path / "clip.flac"
     sound = np.random.default_rng(0).uniform(-0.5, 0.5, (44_100, channels))

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from throughput.clips import training_audio
-from throughput.kernels import BATCH, INT16, kernels
+from throughput.kernels import INT16, kernels
 from throughput.measure import Batches, Job
+from throughput.recipe import BATCH
 
 
 @contextmanager

@@ -12,7 +12,6 @@ import functools
 import io
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,21 +22,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from raudio.audio.frontends import LogMel
+from throughput.recipe import MAX_DB, MAX_ROLL, MAX_SNR, MIN_SNR, Shape
 
-BATCH = 32
-MAX_DB = 6.0
-MIN_SNR, MAX_SNR = 10.0, 40.0  # dB
-MAX_ROLL = 0.5  # share of the clip, either way
 #: Full scale of cached int16 samples.
 INT16 = 32767.0
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What a clip becomes: its rate in Hz, and the samples of a crop."""
-
-    sample_rate: int
-    frames: int
 
 
 class Kernels:

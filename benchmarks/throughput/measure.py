@@ -12,15 +12,17 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from processes import cpu_seconds
-from torch import Tensor
 
-from throughput.kernels import Shape
+from throughput.recipe import Shape
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 #: The batches of features (B, F, N) of an epoch.
-Batches: TypeAlias = Callable[[int], Iterator[Tensor]]
+Batches: TypeAlias = "Callable[[int], Iterator[Tensor]]"
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ AHEAD = 2
 _PATIENCE = 300.0  # seconds that one consumer may begin an epoch after another
 
 #: Opens a trial with a seed, as a training would: its feed, loader or pipeline.
-Trial: TypeAlias = Callable[[Job, int], AbstractContextManager[Batches]]
+Trial: TypeAlias = "Callable[[Job, int], AbstractContextManager[Batches]]"
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from throughput.clips import training_shards
-from throughput.kernels import BATCH, Shape, kernels
+from throughput.kernels import kernels
 from throughput.measure import AHEAD, Batches, Job
+from throughput.recipe import BATCH, Shape
 
 WORKERS = 2
 #: Samples that a stream is shuffled among, as in WebDataset's documentation.

@@ -1,8 +1,8 @@
 """raudio among the contenders: the one module here that calls its feeds and augmentations.
 
-As its training has it: the settings are checked as of a command line, the driver starts Ray and
-decodes into the object store, the consumers are processes of Ray that make the trial's feeds,
-augment and compute the features. Two consumers are two trials side by side.
+As its training has it: the settings are checked as of a command line; the driver, which imports no
+torch, starts Ray and decodes into the object store; the consumers are processes of Ray that make
+the trial's feeds, augment and compute the features. Two consumers are two trials side by side.
 """
 
 from __future__ import annotations
@@ -13,22 +13,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from processes import session_memory
-from torch import Tensor
 
-from raudio.audio.augment import Examples
-from raudio.audio.build import build_augmenter, build_front_end
 from raudio.cluster.session import session
-from raudio.config.schema import Cluster
-from raudio.data.feeds import make_feeds
+from raudio.config.schema import Cluster, Experiment
+from raudio.data.manifest import Manifest
 from raudio.data.pipeline import materialise
-from raudio.search.runner import Job as Checked
 from raudio.search.runner import check
 from throughput.contenders import Contender
-from throughput.kernels import BATCH, MAX_DB, MAX_ROLL, MAX_SNR, MIN_SNR
 from throughput.measure import AHEAD, Batches, Consumed, Job, consume
+from throughput.recipe import BATCH, MAX_DB, MAX_ROLL, MAX_SNR, MIN_SNR
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 CORES = 2
 _SETTLE = 2.0  # seconds for Ray's first workers to come up
@@ -41,7 +40,6 @@ def run(job: Job, contender: Contender) -> tuple[list[Consumed], int]:
     checked = check(_overrides(job, contender), single=True, echo=lambda line: None)
     assert checked.feed == contender.trial, f"raudio chose the {checked.feed} feed"
     settings = checked.experiment.dataset
-    assert settings.sample_rate is not None
     streamed = checked.feed == "streamed"
     # A streamed trial decodes on as many CPUs as it computes on.
     cpus = CORES / contender.consumers / 2 if streamed else 1
@@ -51,10 +49,12 @@ def run(job: Job, contender: Contender) -> tuple[list[Consumed], int]:
         if not streamed:
             refs = materialise(
                 checked.manifest,
-                sample_rate=settings.sample_rate,
+                sample_rate=job.sample_rate,
                 precision=settings.precision,  # type: ignore[arg-type]
             )
-        opened = partial(trial, checked=checked, refs=refs, cpus=cpus)
+        opened = partial(
+            trial, experiment=checked.experiment, manifest=checked.manifest, refs=refs, cpus=cpus
+        )
         consumer = ray.remote(num_cpus=cpus, max_retries=0)(consume)
         running = [consumer.remote(opened, job) for _ in range(contender.consumers)]
         return ray.get(running), alone
@@ -83,24 +83,29 @@ def _overrides(job: Job, contender: Contender) -> list[str]:
         "augment.noise.p=1",
         f"augment.noise.min_snr={MIN_SNR}",
         f"augment.noise.max_snr={MAX_SNR}",
-        "augment.shift.p=1",
-        f"augment.shift.max_share={MAX_ROLL}",
+        "augment.roll.p=1",
+        f"augment.roll.max_share={MAX_ROLL}",
         f"training.batch_size={BATCH}",
         f"training.epochs={job.epochs}",
     ]
 
 
 @contextmanager
-def trial(job: Job, seed: int, *, checked: Checked, refs: Any, cpus: float) -> Iterator[Batches]:
+def trial(
+    job: Job, seed: int, *, experiment: Experiment, manifest: Manifest, refs: Any, cpus: float
+) -> Iterator[Batches]:
     """A trial's feeds in this process, and what the training loop does with a batch first."""
     import torch
 
+    from raudio.audio.augment import Examples
+    from raudio.audio.build import build_augmenter, build_front_end
+    from raudio.data.feeds import make_feeds
+
     torch.set_num_threads(1)
-    experiment = checked.experiment
     feeds = make_feeds(
-        checked.manifest,
+        manifest,
         experiment.dataset,
-        encode=lambda row: checked.manifest.labels.index(row["label"]),
+        encode=lambda row: manifest.labels.index(row["label"]),
         seed=seed,
         refs=refs,
         epochs=job.epochs + AHEAD,

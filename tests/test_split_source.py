@@ -84,9 +84,9 @@ def test_the_same_bytes_in_two_predefined_splits(tmp_path: Path) -> None:
     assert split(source(tmp_path / "b", rows(split=SPLITS, holds=holds))).warnings == ()
 
 
-def test_equal_heads_are_no_equal_files(tmp_path: Path) -> None:
-    head = "h" * 100_000
-    holds = [f"{head}{n}" for n in range(9)] + [f"{head}0"]
+def test_files_that_differ_at_their_ends_are_not_equal(tmp_path: Path) -> None:
+    middle = "m" * 100_000
+    holds = [f"{middle}{n}" for n in range(9)] + [f"{middle}0"]
     made = of_items(split(source(tmp_path, rows(holds=holds))))
     assert made[0] == made[9]
     assert Counter(made) == {"train": 8, "valid": 1, "test": 1}

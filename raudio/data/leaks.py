@@ -10,8 +10,8 @@ from raudio.core.errors import DataError
 from raudio.core.storage import is_remote, read_bytes
 from raudio.data.sources import Item
 
-#: Bytes that are read first of files of equal size, to see whether they differ.
-_HEAD = 2**16
+#: Bytes from the middle that are read first of files of equal size, to see whether they differ.
+_PIECE = 2**12
 
 
 def duplicates(items: Sequence[Item]) -> list[str]:
@@ -33,9 +33,9 @@ def duplicates(items: Sequence[Item]) -> list[str]:
         elif item.stamp and item.span is None:
             names[index] = f"stored {item.size} {item.stamp}"
     candidates = _alike(local, lambda index: str(items[index].size))
-    candidates = _alike(candidates, lambda index: _hash(items[index], _HEAD))
+    candidates = _alike(candidates, lambda index: _hash(items[index], _PIECE))
     for index in candidates:
-        names[index] = f"content {_hash(items[index], None)}"
+        names[index] = f"content {_hash(items[index], items[index].size)}"
     return names
 
 
@@ -46,10 +46,12 @@ def _alike(indices: Sequence[int], facts: Callable[[int], str]) -> list[int]:
     return [index for index in indices if counts[known[index]] > 1]
 
 
-def _hash(item: Item, limit: int | None) -> str:
-    start, size = item.span or (0, item.size)
+def _hash(item: Item, length: int) -> str:
+    """Of so many bytes of a whole recording, from its middle."""
+    start = 0 if item.span is None else item.span[0]
+    length = min(length, item.size)
     try:
-        content = read_bytes(item.path, (start, size if limit is None else min(size, limit)))
+        content = read_bytes(item.path, (start + (item.size - length) // 2, length))
     except OSError as error:
         raise DataError(f"{item.name}: cannot be read ({error.strerror or error})") from error
     return hashlib.sha256(content).hexdigest()

@@ -60,4 +60,5 @@ def from_metadata(
     table = table_of(metadata[0][1].name if len(metadata) == 1 else folder, rows, lines)
     found = from_table(folder, table, finder, options.filled(file=_FILE), looked=finder.looked)
     unlisted = sum(is_audio(name) for name in files) - len({item.path for item in found.items})
-    return found.saying(f"{unlisted} audio files are in no metadata: left out" if unlisted else "")
+    more = f"; {unlisted} further audio files are left out" if unlisted else ""
+    return found.saying(f"an AudioFolder: the recordings that its metadata list{more}")

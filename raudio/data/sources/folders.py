@@ -9,28 +9,33 @@ from raudio.core.storage import Stat, join
 from raudio.data.sources.columns import NOTHING
 from raudio.data.sources.files import AUDIO_SUFFIXES, SPLIT_NAMES, is_audio, split_level
 from raudio.data.sources.item import Item
+from raudio.data.sources.labels import LabelOptions
 from raudio.data.sources.source import Source
 from raudio.data.sources.tables import LABEL_SUFFIXES
 
 
-def from_folders(folder: str, files: Mapping[str, Stat], columns: Mapping[str, str]) -> Source:
+def from_folders(folder: str, files: Mapping[str, Stat], options: LabelOptions) -> Source:
     """The audio among `files`, with the names of its folders for classes.
 
     Args:
         folder: local path or URI.
         files: all that is below it.
-        columns: role to column; there are no columns, so all it may say is that folders named like
-            splits give none (`{"split": "none"}`).
+        options: there are no columns, so all they may say is that folders named like splits give
+            none (`columns={"split": "none"}`).
 
     Raises:
         DataError: no audio, audio outside the classes' folders, or columns.
     """
-    named = {role: name for role, name in columns.items() if (role, name) != ("split", NOTHING)}
-    if named:
-        role, name = sorted(named.items())[0]
+    given = {
+        f"--{role}-column={name!r}"
+        for role, name in options.columns.items()
+        if (role, name) != ("split", NOTHING)
+    }
+    if options.label_separator is not None:
+        given.add(f"--label-separator={options.label_separator!r}")
+    if given:
         raise DataError(
-            f"--{role}-column={name!r} names a column, and there is no label file: give one with "
-            "--labels FILE"
+            f"{min(given)} is about a label file, and there is none: give one with --labels FILE"
         )
     audio = {name: stat for name, stat in files.items() if is_audio(name)}
     hint = label_file_hint(folder, files)
@@ -58,7 +63,7 @@ def from_folders(folder: str, files: Mapping[str, Stat], columns: Mapping[str, s
                 f"{name!r} in {folder!r} lies in the split {split!r} but in no class: put each "
                 "class into a folder of its own"
             )
-        if columns.get("split") == NOTHING:
+        if options.columns.get("split") == NOTHING:
             split = None
         items.append(
             Item(

@@ -154,7 +154,7 @@ def _part(item: Item, file: soundfile.SoundFile) -> bytes:
     if end is not None and end > length / rate + END_TOLERANCE:
         raise DataError(
             f"{item.name}: the clip ends at {end:g} s, and the recording at {length / rate:.6g} s; "
-            "correct the table"
+            "correct the table, or if its times are of another recording: --start-column none"
         )
     first = round(start * rate)
     last = length if end is None else min(length, round(end * rate))

@@ -211,7 +211,9 @@ class _Clips:
             return None, None, merged(events)
         if not self._many:
             return text(cell), None, None
-        parts = cell if isinstance(cell, list) else (text(cell) or "").split(self._separator or ",")
+        parts = cell if isinstance(cell, list) else [cell]
+        if self._separator is not None and not isinstance(cell, list):
+            parts = (text(cell) or "").split(self._separator)
         names = {name for part in parts if (name := text(part)) is not None}
         return None, tuple(sorted(names)), None
 
@@ -280,7 +282,7 @@ class _Clips:
         self, cells: Sequence[Any], split_note: str, dropped: Sequence[str]
     ) -> tuple[str, ...]:
         columns = self._columns
-        taken = [columns.taken(role) for role in ("file", "label")]
+        taken = [columns.taken("label")]
         if columns.kind == "events":
             taken.append(
                 f"events from {columns['onset']!r} to {columns['offset']!r}: a clip for each of "

@@ -100,7 +100,8 @@ def from_manifests(location: str, files: Sequence[str], options: LabelOptions) -
 
     rows = [{"id": clip.id, **clip.row} for clip in clips]
     table = table_of(location, rows, [f"cut {clip.id}" for clip in clips])
-    return from_table(location, table, find, options.filled(file="id"), looked=looked)
+    found = from_table(location, table, find, options.filled(file="id"), looked=looked)
+    return found.saying(f"lhotse: {len(rows)} cuts of {', '.join(files)}")
 
 
 def from_shar(folder: str, files: Mapping[str, Stat], options: LabelOptions) -> Source:
@@ -136,9 +137,10 @@ def from_shar(folder: str, files: Mapping[str, Stat], options: LabelOptions) -> 
             )
             rows.append({"id": cut.id, **_said(cut.supervisions, cut.custom, cut.recording_id)})
     table = table_of(folder, rows, [f"cut {row['id']}" for row in rows])
-    return from_table(
+    found = from_table(
         folder, table, lambda names: [items[name] for name in names], options.filled(file="id")
     )
+    return found.saying(f"lhotse Shar: {len(rows)} cuts")
 
 
 def _clips(file: str) -> Iterator[_Clip]:

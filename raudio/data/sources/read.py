@@ -10,7 +10,7 @@ from pathlib import Path
 from raudio.core.errors import DataError
 from raudio.core.storage import is_remote, join
 from raudio.data.sources import audiofolder, lhotse, webdataset
-from raudio.data.sources.columns import check_roles
+from raudio.data.sources.columns import check_roles, recognise
 from raudio.data.sources.files import Finder, closest_path, is_audio, list_files
 from raudio.data.sources.folders import from_folders, label_file_hint
 from raudio.data.sources.labels import LabelOptions, from_table
@@ -86,7 +86,9 @@ def _from_labels(location: str, file: str, options: LabelOptions) -> Source:
     if not is_remote(file):
         file = str(Path(file).expanduser())
     finder = Finder([location, file.rpartition("/")[0] or "."])
-    return from_table(location, read_table(file), finder, options, looked=finder.looked)
+    table = read_table(file)
+    found = from_table(location, table, finder, options, looked=finder.looked)
+    return found.saying(recognise(file, table.columns, options.columns).taken("file"))
 
 
 def _from_folder(location: str, options: LabelOptions) -> Source:
@@ -104,7 +106,7 @@ def _from_folder(location: str, options: LabelOptions) -> Source:
     tars = [join(location, name) for name in files if webdataset.is_pattern(name)]
     if tars and not any(is_audio(name) for name in files):
         return webdataset.from_tars(location, tars, options)
-    return from_folders(location, files, options.columns)
+    return from_folders(location, files, options)
 
 
 def _check_folder(location: str) -> None:

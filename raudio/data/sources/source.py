@@ -53,5 +53,5 @@ class Source:
         return digest.hexdigest()
 
     def saying(self, sentence: str) -> Source:
-        """With one more sentence in `taken`; an empty one adds nothing."""
-        return replace(self, taken=(*self.taken, sentence)) if sentence else self
+        """With one more sentence in `taken`, at its beginning."""
+        return replace(self, taken=(sentence, *self.taken))

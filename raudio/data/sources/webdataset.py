@@ -56,14 +56,14 @@ def from_tars(location: str, tars: Sequence[str], options: LabelOptions) -> Sour
     """
     if not tars:
         raise DataError(f"{location!r} stands for no tar; write ranges as {{000..019}}")
-    found = Finder([""])(tars)
-    if absent := [tar for tar, file in zip(tars, found, strict=True) if file is None]:
+    files = Finder([""])(tars)
+    if absent := [tar for tar, file in zip(tars, files, strict=True) if file is None]:
         raise DataError(f"{len(absent)} of {len(tars)} tars are not there, such as {absent[0]!r}")
     names = _names(location, tars)
     splits = None if "split" in options.columns else splits_by_name(names)
     rows: list[Row] = []
     items: dict[str, Item] = {}
-    for tar, name, file in zip(tars, names, found, strict=True):
+    for tar, name, file in zip(tars, names, files, strict=True):
         assert file is not None
         for row, member in _samples(tar):
             clip_id = f"{name}/{member.name}"
@@ -80,12 +80,13 @@ def from_tars(location: str, tars: Sequence[str], options: LabelOptions) -> Sour
             f"no audio in the tars of {location!r}: no member ends in {', '.join(AUDIO_SUFFIXES)}"
         )
     table = table_of(location, rows, [row[_KEY] for row in rows])
-    return from_table(
+    found = from_table(
         location,
         table,
         lambda wanted: [items[name] for name in wanted],
         options.filled(file=_KEY, label=_label(table.columns)),
     )
+    return found.saying(f"WebDataset: {len(rows)} samples in {len(tars)} tars")
 
 
 def _label(columns: Sequence[str]) -> str | None:

@@ -144,7 +144,7 @@ def _check_leaks(
     if leaks := straddling(same, given):
         one, two = next(iter(leaks.values()))
         message = (
-            f"{len(leaks)} recordings are in two predefined splits with the same bytes, such as "
+            f"{len(leaks)} recordings are in more than one split with the same bytes, such as "
             f"{found.items[one].name} in {given[one]} and {found.items[two].name} in {given[two]}"
         )
         if not allow:
@@ -156,7 +156,7 @@ def _check_leaks(
         message = (
             f"{len(leaks)} of {len(set(groups))} groups"
             + (f" (column {column!r})" if column else "")
-            + f" are in two predefined splits, such as {found.items[one].group!r} with "
+            + f" are in more than one split, such as {found.items[one].group!r} with "
             f"{found.items[one].clip_id!r} in {given[one]} and {found.items[two].clip_id!r} in "
             f"{given[two]}"
         )

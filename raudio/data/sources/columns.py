@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from raudio.core.errors import DataError, unknown
+from raudio.core.errors import DataError, closest, unknown
+from raudio.data.manifest import SPLITS
+from raudio.data.sources.files import SPLIT_NAMES
+from raudio.data.sources.tables import Table, text
 
 #: What a column can be for, and the names it is recognised by, the likeliest first.
 ROLES: dict[str, tuple[str, ...]] = {
@@ -143,3 +146,44 @@ def _kind(table: str, names: Mapping[str, str], named: frozenset[str]) -> str:
                 f"{lacking[0]}; name it with --{lacking[0]}-column NAME"
             )
     return "clips"
+
+
+def predefined_splits(table: Table, columns: Columns) -> tuple[dict[str, str], str | None, str]:
+    """What the values of the split column mean, the role whose column has the folds, and a sentence
+    where that needs one.
+
+    Numbers are folds of a cross-validation: the last is test, the one before valid. A column that
+    was only recognised by its name is left alone when its values are neither.
+
+    Raises:
+        DataError: a column that was named for splits holds something else.
+    """
+    if "split" not in columns:
+        return {}, None, ""
+    column = columns["split"]
+    values = [text(row[column]) or "" for row in table.rows]
+    meant = {value: SPLIT_NAMES.get(value.lower(), "") for value in dict.fromkeys(values)}
+    if all(meant.values()) and "train" in meant.values():
+        return meant, "fold" if _has_folds(table, columns) else None, ""
+    if all(value.isdecimal() for value in meant) and len(meant) >= len(SPLITS):
+        folds = sorted(meant, key=int)
+        of_fold = {**dict.fromkeys(folds, "train"), folds[-2]: "valid", folds[-1]: "test"}
+        note = f"splits from the folds in column {column!r}: {folds[-1]} is test, {folds[-2]} valid"
+        return of_fold, "split", note
+    bad = next((value for value, split in meant.items() if not split), None)
+    if bad is None:
+        problem = f"column {column!r} has no train among its values {', '.join(meant)}"
+    else:
+        problem = (
+            f"{table.lines[values.index(bad)]}: {column}={bad!r} is no split"
+            f"{closest(bad, SPLIT_NAMES)}; write train, valid or test"
+        )
+    if "split" in columns.named:
+        raise DataError(f"{table.name}, {problem}; or make splits anew with --split-column none")
+    return {}, None, f"column {column!r} not taken for splits ({problem})"
+
+
+def _has_folds(table: Table, columns: Columns) -> bool:
+    return "fold" in columns and all(
+        (text(row[columns["fold"]]) or "").isdecimal() for row in table.rows
+    )

@@ -12,11 +12,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from raudio.core.errors import DataError, closest
-from raudio.data.manifest import SPLITS, Skipped
+from raudio.core.errors import DataError
+from raudio.data.manifest import Skipped
 from raudio.data.rows import RESERVED
-from raudio.data.sources.columns import Columns, recognise
-from raudio.data.sources.files import SPLIT_NAMES
+from raudio.data.sources.columns import Columns, predefined_splits, recognise
 from raudio.data.sources.item import Event, Item, checked_span, merged
 from raudio.data.sources.source import Source
 from raudio.data.sources.tables import Table, text
@@ -123,7 +122,7 @@ class _Clips:
                 "single label; one label a clip"
             )
         self.rows = self._by_clip()
-        self._splits, self._fold_role, split_note = _splits(table, columns)
+        self._splits, self._fold_role, split_note = predefined_splits(table, columns)
         self._stored = {
             name: f"source_{name}" if name in RESERVED else name
             for name in table.columns
@@ -269,7 +268,7 @@ class _Clips:
             name
             for name in self._stored
             if any(
-                self._table.rows[row][name] != self._table.rows[rows[0]][name]
+                text(self._table.rows[row][name]) != text(self._table.rows[rows[0]][name])
                 for rows in self.rows
                 for row in rows[1:]
             )
@@ -340,44 +339,6 @@ def _check_unique(table: Table, rows: Sequence[int], items: Sequence[Item]) -> N
                 f"{table.name}, {table.lines[row]}: {item.clip_id!r} is there twice (first in "
                 f"{table.lines[first]}); one row a clip"
             )
-
-
-def _splits(table: Table, columns: Columns) -> tuple[dict[str, str], str | None, str]:
-    """What the values of the split column mean, the role whose column has the folds, and a sentence
-    where that needs one.
-
-    Numbers are folds of a cross-validation: the last is test, the one before valid. A column that
-    was only recognised by its name is left alone when its values are neither.
-    """
-    if "split" not in columns:
-        return {}, None, ""
-    column = columns["split"]
-    values = [text(row[column]) or "" for row in table.rows]
-    meant = {value: SPLIT_NAMES.get(value.lower(), "") for value in dict.fromkeys(values)}
-    if all(meant.values()) and "train" in meant.values():
-        return meant, "fold" if _has_folds(table, columns) else None, ""
-    if all(value.isdigit() for value in meant) and len(meant) >= len(SPLITS):
-        folds = sorted(meant, key=int)
-        of_fold = {**dict.fromkeys(folds, "train"), folds[-2]: "valid", folds[-1]: "test"}
-        note = f"splits from the folds in column {column!r}: {folds[-1]} is test, {folds[-2]} valid"
-        return of_fold, "split", note
-    bad = next((value for value, split in meant.items() if not split), None)
-    if bad is None:
-        problem = f"column {column!r} has no train among its values {', '.join(meant)}"
-    else:
-        problem = (
-            f"{table.lines[values.index(bad)]}: {column}={bad!r} is no split"
-            f"{closest(bad, SPLIT_NAMES)}; write train, valid or test"
-        )
-    if "split" in columns.named:
-        raise DataError(f"{table.name}, {problem}; or make splits anew with --split-column none")
-    return {}, None, f"column {column!r} not taken for splits ({problem})"
-
-
-def _has_folds(table: Table, columns: Columns) -> bool:
-    return "fold" in columns and all(
-        (text(row[columns["fold"]]) or "").isdigit() for row in table.rows
-    )
 
 
 def _metadata(

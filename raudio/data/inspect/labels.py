@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
@@ -45,23 +46,20 @@ def imbalance(look: Look) -> float:
 def class_counts(look: Look) -> dict[str, ClassCount]:
     """Every class, with the most frequent first. Of event data, the seconds are its events'."""
     events = _events(look)
-    owner, names = _classes(look)
-    clips: dict[str, int] = defaultdict(int)
-    seconds: dict[str, float] = defaultdict(float)
-    for clip, name in zip(owner.tolist(), names, strict=True):
-        clips[name] += 1
-        seconds[name] += float(look.seconds[clip])
-    of_event: dict[str, int] = defaultdict(int)
-    event_seconds: dict[str, float] = defaultdict(float)
-    for name, length in zip(events.label, (events.offset - events.onset).tolist(), strict=True):
-        of_event[name] += 1
-        event_seconds[name] += length
-    by_events = look.table["label"].null_count == look.table.num_rows and len(events.label)
-    if by_events:
-        seconds = event_seconds
+    clip, code, names = _classes(look)
+    clips = np.bincount(code, minlength=len(names))
+    seconds = np.bincount(code, weights=look.seconds[clip], minlength=len(names))
+    position = {name: number for number, name in enumerate(names)}
+    of_event = np.array([position.get(label, -1) for label in events.label], np.int64)
+    counted = of_event >= 0
+    occurred = np.bincount(of_event[counted], minlength=len(names))
+    if look.table.num_rows and look.table["label"].null_count == look.table.num_rows:
+        length = (events.offset - events.onset)[counted]
+        lasted = np.bincount(of_event[counted], weights=length, minlength=len(names))
+        seconds = np.where(occurred > 0, lasted, seconds)
     found = {
-        name: ClassCount(clips[name], round(seconds[name], 3), of_event[name])
-        for name in dict.fromkeys([*look.manifest.labels, *clips])
+        name: ClassCount(int(clips[i]), round(float(seconds[i]), 3), int(occurred[i]))
+        for i, name in enumerate(names)
     }
     return dict(sorted(found.items(), key=lambda item: (-item[1].clips, item[0])))
 
@@ -212,22 +210,29 @@ def _events(look: Look) -> _Events:
     )
 
 
-def _classes(look: Look) -> tuple[NDArray[np.int64], list[str]]:
-    """Pairs of a clip (its row) and a class that it has, each once: one label, several, or
-    events."""
-    label = look.values("label")
-    pairs: dict[tuple[int, str], None] = {
-        (clip, name): None for clip, name in enumerate(label) if name is not None
-    }
-    column = look.table["labels"].combine_chunks()
-    events = _events(look)
-    several = zip(
-        [*pc.list_parent_indices(column).to_pylist(), *events.clip.tolist()],
-        [*pc.list_flatten(column).to_pylist(), *events.label],
-        strict=True,
-    )
-    pairs.update({pair: None for pair in several if label[pair[0]] is None})
-    return np.array([clip for clip, _ in pairs], np.int64), [name for _, name in pairs]
+def _classes(look: Look) -> tuple[NDArray[np.int64], NDArray[np.int64], list[str]]:
+    """Pairs of a clip (its row) and a class that it has (its position in the third), each once:
+    its label, or its labels, or those of its events."""
+    one = look.table["label"].combine_chunks()
+    several = look.table["labels"].combine_chunks()
+    events = look.table["events"].combine_chunks()
+    clip = np.concatenate(
+        [
+            np.flatnonzero(one.is_valid()),
+            pc.list_parent_indices(several).to_numpy(zero_copy_only=False),
+            pc.list_parent_indices(events).to_numpy(zero_copy_only=False),
+        ]
+    ).astype(np.int64)
+    labels = [one.drop_null(), pc.list_flatten(several), pc.list_flatten(events).field("label")]
+    known = pa.array(look.manifest.labels, pa.string())
+    encoded = pa.concat_arrays([known, *labels]).dictionary_encode()
+    names: list[str] = encoded.dictionary.to_pylist()
+    code = encoded.indices.to_numpy(zero_copy_only=False)[len(known) :].astype(np.int64)
+    single = one.is_valid().to_numpy(zero_copy_only=False)
+    first = np.arange(len(clip)) < int(single.sum())
+    kept = first | ~single[clip]
+    pairs = np.unique(clip[kept] * len(names) + code[kept])
+    return pairs // max(1, len(names)), pairs % max(1, len(names)), names
 
 
 def _any(clips: NDArray[np.int64], total: int) -> NDArray[np.bool_]:

@@ -129,10 +129,12 @@ def _same(look: Look, column: str, chosen: Mask) -> Iterable[dict[str, Any]]:
     """Values that several clips have: `name`, `clips`, `splits`, `labels`, sorted by name."""
     table = look.table.select(list(dict.fromkeys([column, "clip_id", "split", "label"])))
     table = table.filter(pa.array(chosen))
-    table = table.filter(pc.fill_null(pc.not_equal(table[column], ""), False))
+    counts = table[column].value_counts()  # few values repeat: only those are gathered
+    often = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
+    often = often.filter(pc.fill_null(pc.not_equal(often, ""), False))
+    table = table.filter(pc.is_in(table[column], often))
     lists = [(name, "list") for name in ("clip_id", "split", "label")]
-    groups = table.group_by(column, use_threads=False).aggregate([*lists, ("clip_id", "count")])
-    groups = groups.filter(pc.greater(groups["clip_id_count"], 1)).sort_by(column)
+    groups = table.group_by(column, use_threads=False).aggregate(lists).sort_by(column)
     for row in groups.to_pylist():
         yield {
             "name": row[column],

@@ -111,6 +111,13 @@ def test_bandwidth_finds_what_was_resampled(seconds: float) -> None:
     assert clip_facts(stored, RATE)["bandwidth"] == pytest.approx(4000, abs=300)
 
 
+def test_rounding_noise_is_no_band_but_a_weak_sound_is() -> None:
+    quiet = soxr.resample(_noise(3, rms=1e-3, rate=8000), 8000, RATE, quality="HQ")
+    stored = np.rint(quiet * 32767).astype(np.int16) / np.float32(32767)
+    assert clip_facts(stored, RATE)["bandwidth"] == pytest.approx(4000, abs=300)
+    assert clip_facts(_tone(3, 500) + _noise(3, rms=3e-4), RATE)["bandwidth"] == 8000
+
+
 def test_bandwidth_of_a_tone_is_its_frequency() -> None:
     assert clip_facts(_tone(1, 1000), RATE)["bandwidth"] == pytest.approx(1000, abs=300)
 

@@ -13,7 +13,7 @@ import pytest
 from raudio.data.inspect.gather import _COLUMNS, CHECKS
 from raudio.data.inspect.labels import class_counts
 from raudio.data.inspect.problem import Look, Problem, ranked
-from raudio.data.inspect.shortcuts import class_areas
+from raudio.data.inspect.shortcuts import class_areas, shortcuts
 from raudio.data.manifest import Manifest, Skipped, SplitInfo
 
 Row = dict[str, Any]
@@ -193,6 +193,15 @@ def test_silent_clips_are_not_copies_of_each_other() -> None:
     assert [problem.code for problem in _found(_look(rows))] == ["silent"]
 
 
+@pytest.mark.parametrize(("clips", "told"), [(9, False), (10, True)])
+def test_a_class_of_few_clips_is_not_told_by_chance(clips: int, told: bool) -> None:
+    rows = _rows(400)
+    for row in rows[:clips]:
+        row.update(label="owl", dc=1e-3)
+    found = [(problem.code, problem.examples) for problem in shortcuts(_look(rows))]
+    assert found == ([("told-by-offset", ("owl (1.00 of 1)",))] if told else [])
+
+
 def test_skipped_files() -> None:
     (problem,) = _found(_look(_rows(), skipped=(Skipped("x.wav", "empty"),)))
     assert (problem.code, problem.examples) == ("skipped", ("x.wav",))
@@ -222,9 +231,16 @@ def test_classes_of_several_labels_and_of_events() -> None:
     for row in rows:
         row.update(labels=None, events=[_event(0.1, 0.3), _event(0.5, 0.6)])
     rows[0]["events"] = []
+    rows[1]["labels"] = ["bark"]
     counts = class_counts(_look(rows))
     assert {name: (c.clips, c.seconds, c.events) for name, c in counts.items()} == {
         "bark": (7, 2.1, 14),
+    }  # fmt: skip
+    for row in rows:  # a clip's label comes before what its events are called
+        row.update(label="dog")
+    counts = class_counts(_look(rows))
+    assert {name: (c.clips, c.seconds, c.events) for name, c in counts.items()} == {
+        "dog": (8, 8.0, 0), "bark": (0, 0.0, 14),
     }  # fmt: skip
 
 

@@ -61,6 +61,11 @@ class Augmenter:
             else:
                 self._each[each.stage].append(each)
 
+    @property
+    def mixes(self) -> bool:
+        """Whether clips are mixed with each other."""
+        return any(self._mixing.values())
+
     def wave(self, examples: Examples, keys: NDArray[np.uint64], epoch: int) -> Examples:
         """Waves (B, T) of the clips with (B,) keys, each augmented by itself."""
         return self._clips("wave", examples, keys, epoch)

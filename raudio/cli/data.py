@@ -8,12 +8,16 @@ from typing import Annotated
 
 import typer
 
+from raudio.cli.augment import augment
+
 app = typer.Typer(
     help="Make, check, download and synthesise datasets.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
+
+app.command()(augment)
 
 
 def _column(role: str, what: str) -> typer.models.OptionInfo:

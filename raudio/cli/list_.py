@@ -36,7 +36,8 @@ def list_(
             for name, entries in tables.items()
         }
     elif kind in tables or f"{kind}s" in tables:
-        rows = tables[kind if kind in tables else f"{kind}s"]
+        kind = kind if kind in tables else f"{kind}s"
+        rows = tables[kind] | (_adapters() if kind == "augmentations" else {})
     else:
         raise ConfigError(unknown("kind", kind, tables))
     if json:
@@ -47,9 +48,22 @@ def list_(
         print(f"{name:<{width}}  {about}".rstrip())
 
 
+def _adapters() -> dict[str, str]:
+    """The kinds of steps that the installed adapters give -> one line; imports them."""
+    from raudio.config import adapters
+    from raudio.core import extras
+
+    return {
+        kind: (cls.__doc__ or "").strip().partition("\n")[0]
+        for package in adapters.EXTRAS
+        if extras.installed(package)
+        for kind, cls in adapters.catalogue(package).items()
+    }
+
+
 def _tables() -> dict[str, dict[str, str]]:
     """Kind -> name -> one line."""
-    from raudio.config import compose, schema, validate
+    from raudio.config import chain, compose, schema, validate
     from raudio.data import recipe
     from raudio.search import space
 
@@ -69,11 +83,14 @@ def _tables() -> dict[str, dict[str, str]]:
         ]
         for setting in validate.settings({section: variant} if variant else {}).values()
         if not variant or setting.key.startswith(f"{section}.")
-    }
+    } | {key: _line(setting) for key, setting in chain.placeholders().items()}
     return tables
 
 
 def _line(setting: Setting) -> str:
+    from dataclasses import MISSING
+
     from raudio.config.axes import text
 
-    return f"{setting.meta.help} [{setting.allowed}; default {text(setting.default)}]"
+    default = "" if setting.default is MISSING else f"; default {text(setting.default)}"
+    return f"{setting.meta.help} [{setting.allowed}{default}]"

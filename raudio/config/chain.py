@@ -40,6 +40,7 @@ KEY = "augment.chain"
 #: Kinds of steps that hold others.
 NESTING = ("choice", "sequence")
 
+_ADAPTERS = ", ".join(f"{package}.NAME" for package in adapters.EXTRAS)
 _MIXES = (
     "it mixes the clips of a batch with each other, and a {inside} is drawn for each clip; make it "
     f"a step of {KEY} itself"
@@ -95,11 +96,6 @@ def unknown_setting(key: str, value: Any, chain: Chain) -> str:
     if own:
         return f"{shown}: {unknown('setting', last, own)}"
     return f"{shown}: there is no step {where!r}; give it a kind: {where}.kind=gain"
-
-
-def kinds() -> list[str]:
-    """The kinds that need no adapter."""
-    return [*schema.augmentations(), *NESTING]
 
 
 # --- steps ---------------------------------------------------------------------------------------
@@ -208,8 +204,8 @@ def _settings(kind: str, prefix: str, member: bool) -> dict[str, Setting]:
     elif kind in (registered := schema.augmentations()):
         own = settings_in(registered[kind], prefix)
     elif kind not in NESTING:
-        packages = ", ".join(f"{package}.NAME" for package in adapters.EXTRAS)
-        raise ConfigError(f"{unknown('augmentation', kind, kinds())}; or {packages}")
+        kinds = unknown("augmentation", kind, [*registered, *NESTING])
+        raise ConfigError(f"{kinds}, {_ADAPTERS}")
     # The step's own p, whose default is another, stands for the kind's.
     return _common(prefix, member) | {
         key: setting for key, setting in own.items() if key != f"{prefix}p"
@@ -217,15 +213,11 @@ def _settings(kind: str, prefix: str, member: bool) -> dict[str, Setting]:
 
 
 def _common(prefix: str, member: bool) -> dict[str, Setting]:
+    kind = Meta(f"a registered augmentation, choice, sequence, {_ADAPTERS}")
+    p = Meta("probability that the step is applied; 0 is off", min=0, max=1)
     found = [
-        Setting(f"{prefix}kind", str, False, dataclasses.MISSING, Meta("what the step is")),
-        Setting(
-            f"{prefix}p",
-            float,
-            False,
-            1.0,
-            Meta("probability that the step is applied; 0 is off", min=0, max=1),
-        ),
+        Setting(f"{prefix}kind", str, False, dataclasses.MISSING, kind),
+        Setting(f"{prefix}p", float, False, 1.0, p),
     ]
     if member:
         about = "how often a choice takes it, relative to its other members"

@@ -103,6 +103,8 @@ def unknown_setting(key: str, value: Any, variants: Mapping[str, str]) -> str:
             f"it belongs to {' or '.join(elsewhere[key])}"
         )
     inside = [other for other in known if other.startswith(f"{section}.")]
+    beside = f"{key.rpartition('.')[0]}."  # of one augmentation, where it is one
+    inside = [other for other in inside if other.startswith(beside)] or inside
     if rest and inside:
         near = difflib.get_close_matches(key, [*inside, *elsewhere], n=1, cutoff=0.5)
         if near and near[0] not in inside:

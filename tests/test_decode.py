@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
+import soxr
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from raudio.audio import decode as decoding
-from raudio.audio.decode import blocks, decode, from_precision, info, to_precision
+from raudio.audio.decode import (
+    blocks,
+    decode,
+    decode_window,
+    from_precision,
+    info,
+    resampled_frames,
+    to_precision,
+)
 from raudio.core.errors import DataError
 
 
@@ -175,3 +187,74 @@ def test_real_speech(fsdd: Path) -> None:
     decoded, got = decode(path)
     assert got == rate == 8000
     np.testing.assert_array_equal(decoded, expected)
+
+
+# --- windows -----------------------------------------------------------------------------------
+
+RATES = [(44100, 16000), (8000, 16000), (48000, 44100), (22050, 16000), (16000, 16000)]
+
+
+def noise(rate: int, seconds: float, channels: int = 1) -> np.ndarray:
+    draws = np.random.default_rng(0).standard_normal((round(rate * seconds), channels))
+    return (0.3 * draws).clip(-1, 1).astype("f4")
+
+
+@pytest.mark.parametrize(("rate", "target"), RATES)
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("format", ["WAV", "FLAC"])
+def test_a_window_is_the_crop_of_the_whole(
+    rate: int, target: int, channels: int, format: str
+) -> None:
+    content = encode(noise(rate, 1.3, channels), rate, format, "PCM_16")
+    whole = to_precision(decode(content, target)[0], "int16").astype(int)
+    last = len(whole) - 1
+    draw = np.random.default_rng(1)
+    starts = [0, 1, last, *draw.integers(0, last, 12)]
+    for start in map(int, starts):
+        frames = int(draw.integers(1, len(whole) - start + 1))
+        window = to_precision(decode_window(content, start, frames, target), "int16").astype(int)
+        assert len(window) == frames
+        apart = np.abs(window - whole[start : start + frames]).max()
+        assert apart <= (rate != target), (start, frames)
+
+
+@pytest.mark.parametrize("rate", [8000, 22050])
+@pytest.mark.parametrize("format", ["MP3", "OGG"])
+def test_where_seeking_is_inexact_the_whole_is_decoded(format: str, rate: int) -> None:
+    content = encode(noise(rate, 1.0), rate, format)
+    whole, _ = decode(content, 16000)
+    assert np.array_equal(decode_window(content, 5000, 700, 16000), whole[5000:5700])
+
+
+def test_a_window_reads_little_more_than_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = encode(noise(44100, 10.0), 44100, "FLAC", "PCM_16")
+    read: list[int] = []
+    plain = soundfile.SoundFile.read
+
+    def counting(self: soundfile.SoundFile, frames: int, **options: Any) -> np.ndarray:
+        read.append(frames)
+        return plain(self, frames, **options)
+
+    monkeypatch.setattr(soundfile.SoundFile, "read", counting)
+    decode_window(content, 80_000, 16_000, 16000)
+    assert 44100 < sum(read) < 1.1 * 44100
+
+
+def test_a_window_beyond_the_end_is_short_and_one_of_nothing_refused() -> None:
+    content = encode(sine(8000), 8000, "WAV", "PCM_16")
+    assert len(decode_window(content, 3990, 100)) == 10
+    with pytest.raises(DataError, match="is empty"):
+        decode_window(content, 4000, 1)
+
+
+@given(
+    frames=st.integers(1, 300_000),
+    rate=st.sampled_from([8000, 11025, 16000, 22050, 44100, 48000, 96000]),
+    target=st.sampled_from([8000, 16000, 32000, 44100, 48000]),
+)
+@settings(max_examples=50, deadline=None)
+def test_the_length_after_resampling_is_known_before(frames: int, rate: int, target: int) -> None:
+    resampled = soxr.resample(np.zeros(frames, "f4"), rate, target, quality="HQ")
+    assert resampled_frames(frames, rate, target) == len(resampled)
+    several = resampled_frames(np.array([frames, 0]), np.array([rate, rate]), target)
+    assert several.tolist() == [len(resampled), 0]

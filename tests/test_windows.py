@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raudio.audio.windows import crop_start, fit, plan
+from raudio.audio.windows import crop_starts, fit, plan
 
 
 @pytest.mark.parametrize(
@@ -48,18 +48,21 @@ def test_plan_covers_every_sample_and_ends_at_the_end(
     assert len(set(windows)) == len(windows)
 
 
-def test_crop_start() -> None:
-    assert crop_start(10, 10, 0.99) == crop_start(3, 10, 0.5) == crop_start(3, 10, None) == 0
-    assert crop_start(10, 4, None) == 3
+def test_crop_starts() -> None:
+    assert crop_starts(np.array([10, 3]), 10, np.array([0.99, 0.5])).tolist() == [0, 0]
     # Every one of the 7 starts is as likely, the first and the last included.
-    starts = [crop_start(10, 4, u) for u in np.linspace(0, 1, 700, endpoint=False)]
-    assert np.bincount(starts).tolist() == [100] * 7
+    u = np.linspace(0, 1, 700, endpoint=False)
+    assert np.bincount(crop_starts(np.full(700, 10), 4, u)).tolist() == [100] * 7
 
 
-def test_fit_pads_and_never_crops() -> None:
-    wave = np.array([1, 2, 3], "f4")
+@pytest.mark.parametrize("dtype", [np.float32, np.int16])
+def test_fit_pads_and_never_crops(dtype: type) -> None:
+    wave = np.array([1, 2, 3], dtype)
     assert fit(wave, 7, "zero").tolist() == [1, 2, 3, 0, 0, 0, 0]
     assert fit(wave, 7, "repeat").tolist() == [1, 2, 3, 1, 2, 3, 1]
-    assert fit(wave, 7).dtype == fit(wave, 7, "repeat").dtype == np.float32
-    assert fit(wave, 2) is wave
-    assert fit(wave, 3, "repeat") is wave
+    assert fit(wave, 8, "reflect").tolist() == [1, 2, 3, 2, 1, 2, 3, 2]
+    assert fit(wave[:1], 3, "reflect").tolist() == [1, 1, 1]
+    for pad in ("zero", "repeat", "reflect"):
+        assert fit(wave, 7, pad).dtype == dtype
+        assert fit(wave, 2, pad) is wave
+        assert fit(wave, 3, pad) is wave

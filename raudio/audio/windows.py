@@ -5,10 +5,13 @@ NumPy only. T samples a clip.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+#: How a clip is made longer.
+Pad: TypeAlias = Literal["zero", "repeat", "reflect"]
 
 
 def plan(frames: int, window: int, stride: int | None = None) -> list[tuple[int, int]]:
@@ -34,33 +37,34 @@ def plan(frames: int, window: int, stride: int | None = None) -> list[tuple[int,
     return [(start, window) for start in range(0, last, stride)] + [(last, window)]
 
 
-def crop_start(frames: int, window: int, u: float | None) -> int:
-    """Where a crop of `window` samples starts in a clip of `frames`.
+def crop_starts(
+    frames: NDArray[np.int64], window: int, u: NDArray[np.float64]
+) -> NDArray[np.int64]:
+    """(N,) where crops of `window` samples start in clips of (N,) `frames` samples.
 
     Args:
-        frames: samples of the clip.
-        window: samples of the crop; a clip no longer than it starts at 0.
-        u: a number in [0, 1), drawn uniformly: every start is equally likely; None: the centre.
+        frames: samples of each clip; one no longer than the crop starts at 0.
+        window: samples of a crop.
+        u: (N,) numbers in [0, 1), drawn uniformly: every start is equally likely.
     """
-    room = frames - window
-    if room <= 0:
-        return 0
-    return room // 2 if u is None else int(u * (room + 1))
+    room = np.maximum(frames - window, 0)
+    starts: NDArray[np.int64] = (u * (room + 1)).astype(np.int64)
+    return starts
 
 
-def fit(
-    wave: NDArray[np.float32], frames: int, pad: Literal["zero", "repeat"] = "zero"
-) -> NDArray[np.float32]:
-    """(T,) samples made at least (frames,) long, by zeros or by the clip again from its start.
+def fit(wave: NDArray[Any], frames: int, pad: Pad = "zero") -> NDArray[Any]:
+    """(T,) samples made at least (frames,) long: by zeros, by the clip again from its start
+    (repeat), or by the clip back and forth, its end samples not doubled (reflect).
 
     A clip that is long enough comes back as it is: this never crops.
     """
-    assert pad in ("zero", "repeat"), pad
     assert wave.size, "an empty clip can't be padded"
-    if len(wave) >= frames:
+    missing = frames - len(wave)
+    if missing <= 0:
         return wave
     if pad == "repeat":
         return np.resize(wave, frames)
-    padded = np.zeros(frames, wave.dtype)
-    padded[: len(wave)] = wave
-    return padded
+    if pad == "reflect":
+        return np.pad(wave, (0, missing), mode="reflect")
+    assert pad == "zero", pad
+    return np.pad(wave, (0, missing))

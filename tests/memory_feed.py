@@ -21,22 +21,31 @@ class MemoryFeed:
     """Waveforms (N, T) with targets (N,), shuffled by (seed, epoch), shared out over the ranks."""
 
     def __init__(
-        self, waves: Tensor, targets: Tensor, *, seed: int = 0, rank: int = 0, world: int = 1
+        self,
+        waves: Tensor,
+        targets: Tensor,
+        *,
+        batch_size: int = 8,
+        seed: int = 0,
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
-        self.waves, self._targets = waves, targets
+        self.waves, self._targets, self.batch_size = waves, targets, batch_size
         self.seed, self.rank, self.world = seed, rank, world
         self.keys = seeding.clip_keys([f"clip{index}" for index in range(len(waves))])
         self.clips = len(waves)
         self.given: list[tuple[int, list[int]]] = []
 
-    def epoch_steps(self, batch_size: int) -> int:
-        whole, rest = divmod(self.clips, batch_size)
+    @property
+    def steps(self) -> int:
+        whole, rest = divmod(self.clips, self.batch_size)
         return whole + (rest >= max(2, self.world))
 
-    def epoch(self, epoch: int, batch_size: int, start: int = 0) -> Iterator[Batch]:
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         order = seeding.generator(self.seed, "order", epoch).permutation(self.clips)
-        for step in range(start, self.epoch_steps(batch_size)):
-            clips = order[step * batch_size : (step + 1) * batch_size][self.rank :: self.world]
+        for step in range(start, self.steps):
+            batch = order[step * self.batch_size : (step + 1) * self.batch_size]
+            clips = batch[self.rank :: self.world]
             self.given.append((epoch, clips.tolist()))
             yield self._batch(clips)
 

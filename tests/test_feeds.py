@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import math
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,21 +26,15 @@ from raudio.core import storage
 from raudio.core.errors import ConfigError, DataError
 from raudio.core.seeding import clip_keys, uniforms
 from raudio.data import feeds as feeds_module
-from raudio.data.clips import WAVE, Clips, decode_shard, load_clips, stored_rows
-from raudio.data.feeds import (
-    Batch,
-    ResidentFeed,
-    StreamedFeed,
-    choose_feed,
-    make_feeds,
-    materialise,
-    resident_clips,
-)
+from raudio.data.build import build_feeds
+from raudio.data.clips import WAVE, Clips, decode_shard, decode_windows, load_clips
+from raudio.data.feeds import Batch, ResidentFeed, StreamedFeed
+from raudio.data.index import Index
 from raudio.data.manifest import MANIFEST, Manifest, Shard, SplitInfo
-from raudio.data.pipeline import Share, Stream
+from raudio.data.pipeline import Share, Stream, choose_feed, materialise, resident_clips
 from raudio.data.resolve import resolve
 from raudio.data.rows import schema, shard_file, write_shard
-from raudio.data.sampling import epoch_share
+from raudio.data.sampling import Epochs
 
 RATE = 8000
 STEP = 150  # more than any clip's samples
@@ -139,8 +134,23 @@ def train(dataset: Manifest) -> Clips:
     return load_clips(dataset, "train", sample_rate=RATE, precision="int16")
 
 
-def resident(clips: Clips, **settings: Any) -> ResidentFeed:
-    return ResidentFeed(clips, **{"encode": encode, "frames": FRAMES, "seed": 1, **settings})
+#: What is the feed's; all else is the epochs'.
+FEED = ("pad", "rank", "world", "passes", "cpus")
+
+
+def parts(settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The arguments of a feed and of its epochs: batches of 7 clips unless said otherwise."""
+    feed = {"encode": encode, "frames": FRAMES}
+    feed |= {name: value for name, value in settings.items() if name in FEED}
+    epochs = {"frames": FRAMES, "seed": 1, "batch_size": 7, "world": feed.get("world", 1)}
+    epochs |= {name: value for name, value in settings.items() if name not in FEED}
+    return feed, epochs
+
+
+def resident(dataset: Manifest, clips: Clips, **settings: Any) -> ResidentFeed:
+    feed, epochs = parts(settings)
+    index = Index.of(clips, dataset, "train", RATE)
+    return ResidentFeed(clips, epochs=Epochs(index, **epochs), **feed)
 
 
 def int16(waves: torch.Tensor) -> np.ndarray:
@@ -195,18 +205,27 @@ def test_resampled_while_decoding(dataset: Manifest) -> None:
     assert clips.lengths.tolist() == [2 * length_of(number) for number in range(30, 38)]
 
 
-def test_some_rows_of_a_shard(dataset: Manifest) -> None:
+def test_windows_of_a_shard(dataset: Manifest) -> None:
     path = dataset.shard_path(dataset.shards_of("train")[1])
-    table = decode_shard(
-        path, sample_rate=RATE, precision="int16", rows=np.array([1, 4], dtype=np.int64)
-    )
-    assert table["clip_id"].to_pylist() == ["train/8.wav", "train/11.wav"]
-    assert Clips.from_tables([table]).wave(1)[0] == STEP * 11
-    none = decode_shard(
-        path, sample_rate=RATE, precision="int16", rows=np.array([], dtype=np.int64)
-    )
-    assert none.num_rows == 0
-    assert none.schema == table.schema
+
+    def windows(*rows: tuple[int, int, int]) -> list[list[int]]:
+        columns = np.array(rows, np.int64).reshape(-1, 3).T
+        table = decode_windows(path, *columns, sample_rate=RATE, precision="int16")
+        return table[WAVE].to_pylist()
+
+    assert windows((1, 3, 4), (4, 0, 2)) == [
+        list(range(STEP * 8 + 3, STEP * 8 + 7)),
+        list(range(STEP * 11, STEP * 11 + 2)),
+    ]
+    # One that comes several times is decoded once.
+    assert windows((1, 0, 2), (1, 0, 2), (1, 7, 3)) == [
+        [STEP * 8, STEP * 8 + 1],
+        [STEP * 8, STEP * 8 + 1],
+        list(range(STEP * 8 + 7, STEP * 8 + 10)),
+    ]
+    assert windows() == []
+    with pytest.raises(DataError, match=r"clip 'train/8\.wav': ends 5 samples before the length"):
+        windows((1, 10, length_of(8) - 5))
 
 
 def test_clips_are_views_of_their_tables(train: Clips) -> None:
@@ -236,18 +255,25 @@ def test_a_changed_shard_is_refused(dataset: Manifest, tmp_path: Path) -> None:
         decode_shard(str(path), **settings)
 
 
-def test_targets_without_the_audio(dataset: Manifest, train: Clips) -> None:
-    assert stored_rows(dataset, "train") == train.rows
+def test_the_index_is_known_before_decoding(dataset: Manifest) -> None:
+    for rate in (RATE, 2 * RATE, 11025):
+        clips = load_clips(dataset, "train", sample_rate=rate, precision="int16")
+        one, other = Index.read(dataset, "train", rate), Index.of(clips, dataset, "train", rate)
+        assert one.frames.tolist() == other.frames.tolist() == clips.lengths.tolist()
+        assert one.keys.tolist() == other.keys.tolist() == clips.keys.tolist()
+        assert one.rows == other.rows == clips.rows
+        assert one.shard_sizes == other.shard_sizes == SIZES["train"]
+        assert one.datasets == other.datasets == (0,) * 5
 
 
 # --- batches -----------------------------------------------------------------------------------
 
 
-def test_a_batch_holds_what_it_says(train: Clips) -> None:
-    feed = resident(train)
+def test_a_batch_holds_what_it_says(dataset: Manifest, train: Clips) -> None:
+    feed = resident(dataset, train)
     for epoch in (0, 1):
         taken: list[int] = []
-        for batch in feed.epoch(epoch, 8):
+        for batch in feed.epoch(epoch):
             assert batch.waves.shape == (len(batch.clips), FRAMES)
             assert batch.waves.dtype == torch.float32
             assert batch.lengths.dtype == torch.int64
@@ -268,9 +294,12 @@ def test_a_batch_holds_what_it_says(train: Clips) -> None:
         assert sorted(taken) == list(range(30))
 
 
-def test_a_clip_is_the_same_in_any_batch_and_another_in_each_epoch(train: Clips) -> None:
+def test_a_clip_is_the_same_in_any_batch_and_another_in_each_epoch(
+    dataset: Manifest, train: Clips
+) -> None:
     def items(epoch: int, batch_size: int, window: int | None = None) -> dict[int, Any]:
-        batches = resident(train, window=window).epoch(epoch, batch_size)
+        feed = resident(dataset, train, window=window, batch_size=batch_size)
+        batches = feed.epoch(epoch)
         return {
             int(clip): wave.tolist()
             for batch in batches
@@ -283,53 +312,78 @@ def test_a_clip_is_the_same_in_any_batch_and_another_in_each_epoch(train: Clips)
     assert len(changed) > 5
 
 
-def test_centre_crop_and_repeat_padding(train: Clips) -> None:
-    for batch in resident(train, crop="centre", pad="repeat").epoch(0, 8):
+@pytest.mark.parametrize("pad", ["repeat", "reflect"])
+def test_centre_crop_and_padding_with_the_clip(dataset: Manifest, train: Clips, pad: str) -> None:
+    for batch in resident(dataset, train, crop="centre", pad=pad).epoch(0):
         for item, clip in enumerate(batch.clips.tolist()):
             ramp = STEP * clip + np.arange(length_of(clip))
             if len(ramp) > FRAMES:
                 first = (len(ramp) - FRAMES) // 2
                 expected = ramp[first : first + FRAMES]
-            else:
+            elif pad == "repeat":
                 expected = ramp[np.arange(FRAMES) % len(ramp)]
+            else:
+                back_and_forth = np.concatenate([ramp, ramp[-2:0:-1]])
+                expected = back_and_forth[np.arange(FRAMES) % len(back_and_forth)]
             assert int16(batch.waves[item]).tolist() == expected.tolist()
             assert batch.lengths[item] == FRAMES
 
 
-def test_batches_are_copies(train: Clips) -> None:
+@pytest.mark.parametrize("world", [1, 2])
+def test_batches_by_seconds_are_padded_to_their_longest(
+    dataset: Manifest, train: Clips, world: int
+) -> None:
+    settings = {"batch_frames": 300, "buckets": 3, "frames": 100, "world": world}
+    feeds = [resident(dataset, train, rank=rank, **settings) for rank in range(world)]
+    seen: list[int] = []
+    for parts_of_a_batch in zip(*(feed.epoch(0) for feed in feeds), strict=True):
+        clips = [clip for batch in parts_of_a_batch for clip in batch.clips.tolist()]
+        longest = max(min(100, length_of(clip)) for clip in clips)
+        assert longest * len(clips) <= 300
+        assert {batch.waves.shape[1] for batch in parts_of_a_batch} == {longest}
+        seen += clips
+    assert len(seen) >= 28
+    assert len(set(seen)) == len(seen)
+
+
+def test_batches_are_copies(dataset: Manifest, train: Clips) -> None:
     before = [train.wave(clip).tolist() for clip in range(30)]
-    for batch in resident(train).epoch(0, 8):
+    for batch in resident(dataset, train).epoch(0):
         batch.waves.fill_(1.0)
     assert [train.wave(clip).tolist() for clip in range(30)] == before
 
 
-def test_start_leaves_batches_out(train: Clips) -> None:
-    feed = resident(train)
-    whole = list(feed.epoch(3, 8))
-    assert len(whole) == feed.epoch_steps(8) == 4
+def test_start_leaves_batches_out(dataset: Manifest, train: Clips) -> None:
+    feed = resident(dataset, train, batch_size=8)
+    whole = list(feed.epoch(3))
+    assert len(whole) == feed.steps == 4
     for start in range(5):
-        assert all_same(list(feed.epoch(3, 8, start)), whole[start:])
+        assert all_same(list(feed.epoch(3, start)), whole[start:])
 
 
-def test_ranks_divide_the_batches(train: Clips) -> None:
-    whole = list(resident(train).epoch(0, 9))
-    parts = [list(resident(train, rank=rank, world=3).epoch(0, 9)) for rank in range(3)]
+def test_ranks_divide_the_batches(dataset: Manifest, train: Clips) -> None:
+    settings = {"batch_size": 9}
+    whole = list(resident(dataset, train, **settings).epoch(0))
+    parts_of = [
+        list(resident(dataset, train, rank=rank, world=3, **settings).epoch(0)) for rank in range(3)
+    ]
     for step, batch in enumerate(whole):
         for rank in range(3):
-            part = parts[rank][step]
+            part = parts_of[rank][step]
             assert part.clips.tolist() == batch.clips[rank::3].tolist()
             assert torch.equal(part.waves, batch.waves[rank::3])
 
 
-def test_windows_cover_every_sample_once_per_clip(train: Clips) -> None:
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_windows_cover_every_sample_once_per_clip(train: Clips, world: int) -> None:
     seen: dict[int, set[int]] = {clip: set() for clip in range(30)}
-    for rank in range(2):
-        feed = resident(train, rank=rank, world=2)
+    for rank in range(world):
+        feed = ResidentFeed(train, encode=encode, frames=FRAMES, rank=rank, world=world)
         batches = list(feed.windows(7))
         assert [len(batch.clips) for batch in batches[:-1]] == [7] * (len(batches) - 1)
         for batch in batches:
             for wave, length, clip in zip(batch.waves, batch.lengths, batch.clips, strict=True):
-                assert clip % 2 == rank
+                assert clip % world == rank
                 assert length == min(FRAMES, length_of(int(clip)))
                 seen[int(clip)] |= set((int16(wave[:length]) - STEP * clip).tolist())
                 assert batch.waves.shape[1] == FRAMES
@@ -337,7 +391,7 @@ def test_windows_cover_every_sample_once_per_clip(train: Clips) -> None:
 
 
 def test_targets_are_in_the_order_of_the_split(train: Clips) -> None:
-    feed = resident(train)
+    feed = ResidentFeed(train, encode=encode, frames=FRAMES)
     assert feed.targets().tolist() == [clip % 3 for clip in range(30)]
     assert feed.targets().dtype == torch.int64
     assert feed.clips == 30
@@ -363,19 +417,46 @@ def test_choose_feed(dataset: Manifest) -> None:
         choose_feed(Dataset(resident_budget="much"), dataset, RATE)
 
 
+def test_what_memory_cannot_hold_is_never_resident(dataset: Manifest) -> None:
+    size = dataset.decoded_bytes(RATE, "int16", ("train", "valid"))
+    enough = math.ceil(size / 0.8)
+    auto, forced = Dataset(), Dataset(feed="resident")
+    assert choose_feed(auto, dataset, RATE, enough)[0] == "resident"
+    assert choose_feed(forced, dataset, RATE, enough)[0] == "resident"
+    feed, why = choose_feed(auto, dataset, RATE, enough - 2)
+    assert feed == "streamed"
+    assert "more than memory has room for" in why
+    with pytest.raises(ConfigError, match=r"dataset\.feed=resident: .* set dataset\.feed=streamed"):
+        choose_feed(forced, dataset, RATE, enough - 2)
+    assert choose_feed(Dataset(feed="streamed"), dataset, RATE, 1)[0] == "streamed"
+
+
+def experiment_on(settings: Dataset, **training: Any) -> settings_schema.Experiment:
+    return settings_schema.Experiment(
+        dataset=settings,
+        features=settings_schema.LogMel(),
+        augment=settings_schema.Augment(),
+        model=settings_schema.CNN(),
+        task=settings_schema.Classification(),
+        optimizer=settings_schema.AdamW(),
+        schedule=settings_schema.Cosine(),
+        training=settings_schema.Training(**training),
+        resources=settings_schema.Resources(),
+        seed=1,
+    )
+
+
+def test_a_budget_of_seconds_holds_a_batch_of_the_longest_clips(dataset: Manifest) -> None:
+    longest = dataset.seconds_max  # 0.016
+    resolve(experiment_on(Dataset(clip_seconds=9), batch_seconds=2 * longest), dataset)
+    with pytest.raises(ConfigError, match=r"batch_seconds=0\.031 .* give at least 0\.032"):
+        resolve(experiment_on(Dataset(clip_seconds=9), batch_seconds=0.031), dataset)
+    resolve(experiment_on(Dataset(clip_seconds=0.01), batch_seconds=0.031), dataset)
+
+
 def test_resolve(dataset: Manifest) -> None:
     def decided(**given: Any) -> tuple[int | None, float | None, int | None]:
-        experiment = settings_schema.Experiment(
-            dataset=Dataset(**given),
-            features=settings_schema.LogMel(),
-            augment=settings_schema.Augment(),
-            model=settings_schema.CNN(),
-            task=settings_schema.Classification(),
-            optimizer=settings_schema.AdamW(),
-            schedule=settings_schema.Cosine(),
-            training=settings_schema.Training(),
-            resources=settings_schema.Resources(),
-        )
+        experiment = experiment_on(Dataset(**given))
         resolved = resolve(experiment, dataclasses.replace(dataset, **facts))
         same = dataclasses.replace(resolved, dataset=experiment.dataset)
         assert same == experiment, "nothing else changes"
@@ -413,9 +494,10 @@ def ray() -> Iterator[Any]:
     ray.shutdown()
 
 
-def streamed(dataset: Manifest, split: str = "train", **settings: Any) -> StreamedFeed:
-    common: dict[str, Any] = {"encode": encode, "sample_rate": RATE, "frames": FRAMES, "seed": 1}
-    return StreamedFeed(dataset, split, **{**common, "window": 2, **settings})
+def streamed(dataset: Manifest, **settings: Any) -> StreamedFeed:
+    feed, epochs = parts({"window": 2, **settings})
+    index = Index.read(dataset, "train", RATE)
+    return StreamedFeed(dataset, "train", index, epochs=Epochs(index, **epochs), **feed)
 
 
 def executions() -> list[str]:
@@ -482,15 +564,25 @@ def test_the_decoded_data_is_in_memory_once(ray: Any, tmp_path: Path) -> None:
     assert all(ray.get([trial.remote(refs) for _ in range(2)]))
 
 
+#: What an epoch is made of, besides all clips once in batches of 7.
+DRAWN = [
+    {"window": 1, "world": 2},
+    {"window": 2},
+    {"window": 3, "world": 3},
+    {"crop": "all", "batch_frames": 300, "buckets": 3, "world": 2},
+    {"sampling": "balanced", "epoch_items": 50},
+    {"sampling": "inverse_frequency", "crop": "all", "batch_frames": 250, "world": 2},
+    {"crop": "centre", "pad": "reflect", "epoch_items": 70, "replacement": True},
+]
+
+
 @pytest.mark.ray
-@pytest.mark.parametrize("world", [1, 2])
-@pytest.mark.parametrize("window", [1, 2, 3])
+@pytest.mark.parametrize("drawn", DRAWN, ids=lambda drawn: "-".join(map(str, drawn.values())))
 def test_both_feeds_give_the_same_batches(
     ray: Any,
     dataset: Manifest,
     train: Clips,
-    window: int,
-    world: int,
+    drawn: dict[str, Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     opened = []
@@ -498,13 +590,14 @@ def test_both_feeds_give_the_same_batches(
     monkeypatch.setattr(
         feeds_module, "Stream", lambda *args, **kw: opened.append(1) or original(*args, **kw)
     )
+    drawn = {"window": 2, **drawn}
+    world = drawn.get("world", 1)
     for rank in range(world):
         opened.clear()
-        place = {"rank": rank, "world": world}
-        one = resident(train, window=window, **place)
-        other = streamed(dataset, window=window, epochs=3, cpus=1 / world, **place)
+        one = resident(dataset, train, rank=rank, **drawn)
+        other = streamed(dataset, passes=3, cpus=1 / world, rank=rank, **drawn)
         for epoch in range(3):
-            assert all_same(list(one.epoch(epoch, 7)), list(other.epoch(epoch, 7)))
+            assert all_same(list(one.epoch(epoch)), list(other.epoch(epoch)))
         assert len(opened) == 1, "three epochs are one execution"
         assert not executions(), "which ends with the last batch"
         assert all_same(list(one.windows(4)), list(other.windows(4)))
@@ -513,45 +606,54 @@ def test_both_feeds_give_the_same_batches(
 
 @pytest.mark.ray
 def test_a_stream_starts_and_goes_on_anywhere(ray: Any, dataset: Manifest, train: Clips) -> None:
-    one, other = resident(train, window=2), streamed(dataset, epochs=3)
-    assert all_same(list(other.epoch(1, 7, 2)), list(one.epoch(1, 7, 2)))
-    batches = other.epoch(2, 7)
+    one, other = resident(dataset, train, window=2), streamed(dataset, passes=3)
+    assert all_same(list(other.epoch(1, 2)), list(one.epoch(1, 2)))
+    batches = other.epoch(2)
     half = [next(batches), next(batches)]
     stream = other._stream
-    half += other.epoch(2, 7, 2)  # goes on where the other iterator stopped
+    half += other.epoch(2, 2)  # goes on where the other iterator stopped
     assert stream is not None
-    assert all_same(half, list(one.epoch(2, 7)))
+    assert all_same(half, list(one.epoch(2)))
     # Beyond what was planned, or back again: a new execution, the same batches.
-    assert all_same(list(other.epoch(5, 7)), list(one.epoch(5, 7)))
-    assert all_same(list(other.epoch(0, 4)), list(one.epoch(0, 4)))
+    assert all_same(list(other.epoch(5)), list(one.epoch(5)))
+    assert all_same(list(other.epoch(0)), list(one.epoch(0)))
+    other.close()
+    drawn = {"sampling": "balanced", "crop": "all", "batch_frames": 300, "epoch_items": 60}
+    one, other = resident(dataset, train, window=2, **drawn), streamed(dataset, **drawn)
+    assert all_same(list(other.epoch(1, 3)), list(one.epoch(1))[3:])
     other.close()
 
 
 @pytest.mark.ray
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_stream_decodes_a_ranks_own_clips_alone(ray: Any, dataset: Manifest, rank: int) -> None:
-    share = Share(SIZES["train"], rank, 2, seed=1, window=2, batch_size=7)
+def test_a_stream_decodes_a_ranks_own_windows_alone(ray: Any, dataset: Manifest, rank: int) -> None:
+    epochs = Epochs(
+        Index.read(dataset, "train", RATE), frames=FRAMES, seed=1, window=2, batch_size=7, world=2
+    )
     stream = Stream(
         dataset,
         "train",
-        share,
+        Share(epochs, SIZES["train"], rank, 2),
         sample_rate=RATE,
         precision="int16",
         epochs=range(1, 3),
         start=2,
     )
-    decoded = [position for _, positions in stream for position in positions.tolist()]
-    first = epoch_share(share.order(1), 7, rank, 2, start=2)
-    second = epoch_share(share.order(2), 7, rank, 2)
-    assert sorted(decoded) == sorted([*first, *second])
-    assert set(decoded[: len(first)]) == set(first)
+    decoded = [pair for shard in stream for pair in zip(*shard, strict=True)]
+    first, second = epochs.plan(1).share(rank, 2, start=2), epochs.plan(2).share(rank, 2)
+    items = [item for item, _ in decoded]
+    assert sorted(items[: len(first)]) == first.tolist()
+    assert sorted(items[len(first) :]) == second.tolist()
+    lengths = [len(wave) for _, wave in decoded[: len(first)]]
+    assert lengths == epochs.plan(1).frames[items[: len(first)]].tolist()
+    assert max(lengths) == FRAMES, "of a longer clip no more than the crop"
     stream.close()
 
 
 @pytest.mark.ray
 def test_closing_early_ends_the_execution(ray: Any, dataset: Manifest, train: Clips) -> None:
-    feed = streamed(dataset, epochs=100)
-    next(feed.epoch(0, 7))
+    feed = streamed(dataset, passes=100)
+    next(feed.epoch(0))
     stream = feed._stream  # held here, so that it is close() and not its deletion that ends it
     assert stream is not None
     assert len(executions()) == 1
@@ -561,7 +663,7 @@ def test_closing_early_ends_the_execution(ray: Any, dataset: Manifest, train: Cl
     assert not executions()
     assert becomes(lambda: ray.available_resources().get("CPU") == 2)
     feed.close()
-    assert all_same(list(feed.epoch(0, 7)), list(resident(train, window=2).epoch(0, 7)))
+    assert all_same(list(feed.epoch(0)), list(resident(dataset, train, window=2).epoch(0)))
     feed.close()
     windows = feed.windows(4)
     next(windows)
@@ -572,11 +674,12 @@ def test_closing_early_ends_the_execution(ray: Any, dataset: Manifest, train: Cl
 @pytest.mark.ray
 def test_a_trials_feeds(ray: Any, dataset: Manifest, train: Clips) -> None:
     settings = Dataset(sample_rate=RATE, clip_seconds=FRAMES / RATE, shuffle_window=2)
+    experiment = experiment_on(settings, batch_size=7)
     refs = materialise(dataset, sample_rate=RATE, precision="int16")
-    expected = list(resident(train, window=2).epoch(0, 7))
+    expected = list(resident(dataset, train, window=2).epoch(0))
     for given in (refs, None):
-        made = make_feeds(dataset, settings, encode=encode, seed=1, refs=given)
-        assert all_same(list(made["train"].epoch(0, 7)), expected)
+        made = build_feeds(dataset, experiment, encode=encode, refs=given)
+        assert all_same(list(made["train"].epoch(0)), expected)
         assert made["valid"].clips == 8
         assert len(list(made["valid"].windows(100))) == 1
         for feed in made.values():
@@ -594,9 +697,9 @@ def test_a_bad_clip_is_named(ray: Any, tmp_path: Path, capfd: pytest.CaptureFixt
     with pytest.raises(DataError) as caught:
         materialise(broken, ["train"], sample_rate=RATE, precision="int16")
     assert str(caught.value) == str(plain.value)
-    feed = streamed(broken, window=1)
+    feed = streamed(broken, window=1, batch_size=2)
     with pytest.raises(DataError) as caught:
-        list(feed.epoch(0, 2))
+        list(feed.epoch(0))
     assert str(caught.value) == str(plain.value)
     feed.close()
     assert becomes(lambda: not executions())

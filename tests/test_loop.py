@@ -77,11 +77,12 @@ def run(
             report(told)
 
     system = system or build_system(settings, labels=LABELS)
+    batch_size = settings.training.batch_size
     given = {"metric": "valid/accuracy", "mode": "max", "device": "cpu", **arguments}
     train(
         settings,
         system,
-        feed or MemoryFeed(*tones(CLIPS), seed=settings.seed),
+        feed or MemoryFeed(*tones(CLIPS), seed=settings.seed, batch_size=batch_size),
         MemoryFeed(*tones(12, seed=9)),
         folder=folder,
         report=keep,
@@ -244,7 +245,7 @@ def test_plain_descent_by_hand() -> None:
     linear = _Mean().linear
     for epoch, lr in enumerate((0.5, 0.05)):
         losses = []
-        for batch in feed.epoch(epoch, 8):
+        for batch in feed.epoch(epoch):
             loss = F.cross_entropy(
                 linear(batch.waves.unflatten(1, (-1, 40)).mean(1)), batch.targets
             )
@@ -328,7 +329,8 @@ def test_it_learns() -> None:
 def test_reports_of_epochs() -> None:
     _, reports = run(experiment(epochs=3))
     assert [(told.epoch, told.final) for told in reports] == [(1, False), (2, False), (3, True)]
-    names = {"train/loss", "valid/accuracy", "valid/macro_f1", "valid/uar", "valid/loss", "lr"}
+    valid = {"valid/accuracy", "valid/macro_f1", "valid/uar", "valid/loss"}
+    names = {"train/loss", "train/padding", "lr", *valid}
     assert all(set(told.metrics) == names for told in reports)
     assert all(told.seconds > 0 for told in reports)
 
@@ -474,7 +476,13 @@ def _train_by_hand(
     train(
         settings,
         system,
-        MemoryFeed(*tones(27), seed=settings.seed, rank=rank, world=world),
+        MemoryFeed(
+            *tones(27),
+            batch_size=settings.training.batch_size,
+            seed=settings.seed,
+            rank=rank,
+            world=world,
+        ),
         MemoryFeed(*tones(13, seed=9), rank=rank, world=world),
         device="cpu",
         folder=folder,

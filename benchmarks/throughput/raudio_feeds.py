@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -99,23 +100,22 @@ def trial(
 
     from raudio.audio.augment import Examples
     from raudio.audio.build import build_augmenter, build_front_end
-    from raudio.data.feeds import make_feeds
+    from raudio.data.build import build_feeds
 
     torch.set_num_threads(1)
-    feeds = make_feeds(
+    feeds = build_feeds(
         manifest,
-        experiment.dataset,
+        replace(experiment, seed=seed),
         encode=lambda row: manifest.labels.index(row["label"]),
-        seed=seed,
         refs=refs,
-        epochs=job.epochs + AHEAD,
+        passes=lambda steps: job.epochs + AHEAD,
         cpus=cpus,
     )
     augmenter = build_augmenter(experiment.augment, sample_rate=job.sample_rate, seed=seed)
     front_end = build_front_end(experiment.features, job.sample_rate)
 
     def batches(epoch: int) -> Iterator[Tensor]:
-        for batch in feeds["train"].epoch(epoch, BATCH):
+        for batch in feeds["train"].epoch(epoch):
             examples = Examples(batch.waves, batch.lengths, batch.targets)
             examples = augmenter.wave(examples, batch.keys, epoch)
             features, _ = front_end(examples.data, examples.lengths)

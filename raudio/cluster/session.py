@@ -20,6 +20,10 @@ from raudio.core.errors import ConfigError
 #: random, into a mode that faults every page anew, up to twice slower. Fixed thresholds do not.
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(256 << 20), "MALLOC_TRIM_THRESHOLD_": str(512 << 20)}
 
+#: Ray's defaults: the share of the memory that an object store takes, and its most bytes.
+_STORE_SHARE = 0.3
+_LARGEST_STORE = 200 * 10**9
+
 #: Ray's switches that the environment alone can set; a user's own value wins.
 _ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",  # Tune's own progress table
@@ -41,11 +45,13 @@ class Capacity:
 
     Attributes:
         cpus, gpus: in all.
+        store: bytes that the object store of each node holds; None: not known.
         where: how messages call it ("this machine", "the cluster at HOST:PORT").
     """
 
     cpus: float
     gpus: float = 0
+    store: int | None = None
     where: str = "this machine"
 
 
@@ -61,7 +67,9 @@ def local_capacity(settings: Cluster) -> Capacity:
             f"cluster.cpus={settings.cpus}: this machine has {present} CPUs; "
             f"give at most {present}, or leave it out"
         )
-    return Capacity(cpus=settings.cpus or present, gpus=_local_gpus())
+    memory = machine.memory_bytes()
+    store = None if memory is None else min(round(_STORE_SHARE * memory), _LARGEST_STORE)
+    return Capacity(cpus=settings.cpus or present, gpus=_local_gpus(), store=store)
 
 
 def _local_gpus() -> int:
@@ -117,7 +125,9 @@ def _connect(settings: Cluster, dashboard: bool) -> None:
         )
         return
     try:
-        ray.init(address=settings.address, **common)
+        # A cluster's processes have their own environment: what must be set before one starts is
+        # set by Ray. (A local cluster's processes inherit ours.)
+        ray.init(address=settings.address, runtime_env={"env_vars": MALLOC}, **common)
     except (ConnectionError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(
@@ -131,7 +141,9 @@ def _capacity(settings: Cluster) -> Capacity:
 
     resources = ray.cluster_resources()
     where = "this machine" if settings.address == "local" else f"the cluster at {settings.address}"
-    return Capacity(resources.get("CPU", 0), resources.get("GPU", 0), where)
+    stores = [node["Resources"].get("object_store_memory") for node in ray.nodes() if node["Alive"]]
+    store = min((int(store) for store in stores if store), default=None)
+    return Capacity(resources.get("CPU", 0), resources.get("GPU", 0), store, where)
 
 
 @contextlib.contextmanager

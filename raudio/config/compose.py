@@ -216,7 +216,8 @@ def _parsed(arguments: tuple[str, ...]) -> tuple[dict[str, _Given], tuple[str, .
 def _value(key: str, value: str, problems: list[str]) -> Any:
     """A value in Hydra's grammar, or as it was typed where the setting is a free text."""
     is_quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
-    if key in _free_texts() and not is_quoted:
+    is_list = value.startswith("[") and value.endswith("]")
+    if key in _free_texts() and not is_quoted and not is_list:
         return os.path.expanduser(value)
     try:
         override = OverridesParser.create().parse_override(f"key={value}")
@@ -251,7 +252,10 @@ def _free_texts() -> frozenset[str]:
     return frozenset(
         key
         for key, setting in validate.settings({}).items()
-        if setting.kind is str and not setting.meta.choices and not key.startswith("augment.")
+        if setting.kind is str
+        and setting.several != "only"
+        and not setting.meta.choices
+        and not key.startswith("augment.")
     )
 
 

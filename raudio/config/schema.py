@@ -31,10 +31,16 @@ from raudio.core.registry import Registry
 class Dataset:
     """Which data, and how a clip becomes a tensor."""
 
-    path: str = setting(
+    path: str | tuple[str, ...] = setting(
         "synth",
-        "dataset folder or URI, a plain folder of audio, or 'synth' (the embedded data)",
+        "dataset folder or URI, a plain folder of audio, 'synth' (the embedded data), or a list of "
+        "these: [data/a, data/b]",
         result=False,
+    )
+    weights: tuple[float, ...] | None = setting(
+        None,
+        "shares of the listed datasets in an epoch, such as [0.7, 0.3]; none: by their sizes",
+        min=0,
     )
     labels: str | None = setting(None, "label file of a plain folder of audio", result=False)
     sample_rate: int | None = setting(
@@ -48,12 +54,41 @@ class Dataset:
         max=600,
     )
     crop: str = setting(
-        "random", "which part of a longer clip is trained on", choices=("random", "centre")
+        "random",
+        "which part of a longer clip is trained on; all: each of the windows that cover it, as a "
+        "clip of its own",
+        choices=("random", "centre", "first", "all"),
     )
-    pad: str = setting("zero", "how a shorter clip is filled", choices=("zero", "repeat"))
+    pad: str = setting(
+        "zero",
+        "how a shorter clip is filled: with zeros, which are masked, or with itself, from its "
+        "start again (repeat) or back and forth (reflect)",
+        choices=("zero", "repeat", "reflect"),
+    )
+    sampling: str = setting(
+        "shuffled",
+        "how clips are drawn: all alike; balanced: each class as likely; inverse_frequency: rare "
+        "classes more, by PretrainedSED's formula. The last two never draw a clip without a class",
+        choices=("shuffled", "balanced", "inverse_frequency"),
+    )
+    replacement: bool | None = setting(
+        None,
+        "whether a clip can be drawn again before all others have been; none: yes, unless shuffled",
+    )
+    epoch_clips: int | None = setting(
+        None,
+        "clips (crop=all: windows) of an epoch; none: as many as there are",
+        unit="clips",
+        min=2,
+    )
+    buckets: int = setting(
+        8, "with training.batch_seconds: classes of length that batches are made of", min=1, max=100
+    )
     precision: str = setting(
         "int16",
-        "samples in memory: int16 (rounding noise at -98 dB) or float32",
+        "samples in memory: int16 halves it, rounds at -98 dB of full scale and clips above it, "
+        "nothing lost from 16-bit files at their own rate; float32 keeps 24-bit or float files "
+        "whose quiet parts or overshoots matter",
         choices=("int16", "float32"),
     )
     feed: str = setting(
@@ -280,6 +315,13 @@ class Training:
     )
     batch_size: int = setting(
         32, "clips an optimizer step sees, over all workers", unit="clips", min=1
+    )
+    batch_seconds: float | None = setting(
+        None,
+        "instead of batch_size: seconds of audio, padding included, in batches of clips of similar "
+        "length, padded to the longest of them",
+        unit="s",
+        above=0,
     )
     accumulate: int = setting(1, "parts in which a batch is computed, to save memory", min=1)
     clip_norm: float | None = setting(5.0, "largest norm of the gradient; none: any", above=0)

@@ -14,6 +14,14 @@ from raudio.config.axes import text
 from raudio.config.meta import Meta
 from raudio.core.errors import ConfigError, closest
 
+#: How messages call one value of a kind, and several.
+_NAMES: dict[type, tuple[str, str]] = {
+    int: ("a whole number", "whole numbers"),
+    float: ("a number", "numbers"),
+    bool: ("true or false", "true and false"),
+    str: ("a text", "texts"),
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
@@ -21,7 +29,8 @@ class Setting:
 
     Attributes:
         key: dotted name, as the command line writes it ("optimizer.lr").
-        kind: int, float, bool, str, or tuple (of texts).
+        kind: int, float, bool or str.
+        several: "no": one value; "only": a tuple of them; "also": one or a tuple.
         optional: whether it may be None.
         default: its value unless set.
         meta: help, unit, bounds and choices.
@@ -32,6 +41,7 @@ class Setting:
     optional: bool
     default: Any
     meta: Meta
+    several: str = "no"
 
     @property
     def allowed(self) -> str:
@@ -39,8 +49,10 @@ class Setting:
         if self.meta.choices:
             words = f"one of {', '.join(self.meta.choices)}"
         else:
-            names = {int: "a whole number", float: "a number", bool: "true or false"}
-            words = names.get(self.kind, "a text" if self.kind is str else "a list of texts")
+            one, many = _NAMES[self.kind]
+            words = {"no": one, "only": f"a list of {many}", "also": f"{one} or a list of {many}"}[
+                self.several
+            ]
             words += "".join(f" {bound}" for bound in self._bounds())
         if self.meta.unit:
             words += f", in {self.meta.unit}"
@@ -57,7 +69,20 @@ class Setting:
                 return None
             if value is None:
                 raise self._error(value)
-        converted = self._converted(value)
+        if self.several != "no" and isinstance(value, (list, tuple)):
+            if not value and self.several == "also":
+                raise self._error(value)
+            items = tuple(self._item(item, value) for item in value)
+            return items[0] if self.several == "also" and len(items) == 1 else items
+        converted = self._item(value, value)
+        return (converted,) if self.several == "only" else converted
+
+    def _item(self, item: Any, value: Any) -> Any:
+        """One item in this setting's kind; `value` is what messages show."""
+        try:
+            converted = self._converted(item)
+        except ConfigError:
+            raise self._error(value) from None
         if self.kind in (int, float) and not self._within(converted):
             raise self._error(value)
         if self.meta.choices and converted not in self.meta.choices:
@@ -76,13 +101,10 @@ class Setting:
         elif self.kind is float:
             if isinstance(value, (int, float)) and not isinstance(value, bool):
                 return float(value)
-        elif self.kind is str:
-            if isinstance(value, (bool, int, float, str)):
-                return value if isinstance(value, str) else text(value)
         elif isinstance(value, str):
-            return (value,)
-        elif isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):
-            return tuple(value)
+            return value
+        elif self.several == "no" and isinstance(value, (bool, int, float)):
+            return text(value)  # a text that looks like a number
         raise self._error(value)
 
     def _within(self, value: float) -> bool:
@@ -126,8 +148,9 @@ def settings_in(cls: type, prefix: str) -> dict[str, Setting]:
             if prefix:
                 found.update(settings_in(typing.cast(type, hint), f"{key}."))
         elif "meta" in field.metadata:
-            kind, optional = unwrap(hint)
-            found[key] = Setting(key, kind, optional, field.default, field.metadata["meta"])
+            kind, optional, several = unwrap(hint)
+            meta = field.metadata["meta"]
+            found[key] = Setting(key, kind, optional, field.default, meta, several)
     return found
 
 
@@ -140,9 +163,13 @@ def check_ranges(where: str, values: Mapping[str, Any], problems: list[str]) -> 
             problems.append(f"{where}.{name}={low:g} must not be above {where}.{other}={high:g}")
 
 
-def unwrap(hint: Any) -> tuple[type, bool]:
-    """`int | None` -> (int, True); `tuple[str, ...]` -> (tuple, False)."""
+def unwrap(hint: Any) -> tuple[type, bool, str]:
+    """(kind, optional, several) of a field's type: `int | None` -> (int, True, "no"),
+    `tuple[str, ...]` -> (str, False, "only"), `str | tuple[str, ...]` -> (str, False, "also")."""
     if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
-        inner = [part for part in typing.get_args(hint) if part is not type(None)]
-        return unwrap(inner[0])[0], len(inner) < len(typing.get_args(hint))
-    return typing.get_origin(hint) or hint, False
+        parts = typing.get_args(hint)
+        inner = [unwrap(part) for part in parts if part is not type(None)]
+        return inner[0][0], len(inner) < len(parts), "also" if len(inner) > 1 else inner[0][2]
+    if typing.get_origin(hint) is tuple:
+        return typing.get_args(hint)[0], False, "only"
+    return typing.get_origin(hint) or hint, False, "no"

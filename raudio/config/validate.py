@@ -321,7 +321,21 @@ def _check_together(experiment: Experiment, problems: list[str]) -> None:
             f"training.metric={metric} is not measured on the valid split; "
             f"write valid/{metric.rpartition('/')[2] or 'accuracy'}"
         )
+    _check_mixture(data, problems)
     _attempt(lambda: parse_bytes(data.resident_budget, "dataset.resident_budget"), problems)
+
+
+def _check_mixture(data: schema.Dataset, problems: list[str]) -> None:
+    if data.weights is None:
+        return
+    count = len(data.path) if isinstance(data.path, tuple) else 1
+    if len(data.weights) != count:
+        problems.append(
+            f"dataset.weights={text(data.weights)} has {len(data.weights)} shares for {count} "
+            f"dataset{'' if count == 1 else 's'} in dataset.path={text(data.path)}; give one each"
+        )
+    elif not any(data.weights):
+        problems.append(f"dataset.weights={text(data.weights)}: one of them must be above 0")
 
 
 def _check_search(configuration: Configuration, problems: list[str]) -> None:

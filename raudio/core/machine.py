@@ -19,11 +19,12 @@ def cpus() -> int:
 
 
 def memory_bytes() -> int | None:
-    """Bytes of memory, where the system can say so."""
+    """Bytes of memory that this process may use, where the system can say so."""
     try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        present = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):
         return None
+    return min(present, _memory_limit(_CGROUP) or present)
 
 
 def gpus() -> list[str]:
@@ -37,6 +38,17 @@ def gpus() -> list[str]:
         model = next((line for line in lines if line.startswith("Model:")), "Model: unknown")
         found.append(model.removeprefix("Model:").strip())
     return found
+
+
+def _memory_limit(cgroup: Path) -> int | None:
+    """Bytes that a container is limited to; None: it is not."""
+    for file in ("memory.max", "memory/memory.limit_in_bytes"):  # versions 2 and 1
+        try:
+            limit = (cgroup / file).read_text().strip()
+        except OSError:
+            continue
+        return int(limit) if limit.isdigit() else None
+    return None
 
 
 def _quota(cgroup: Path) -> int | None:

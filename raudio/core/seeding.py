@@ -34,6 +34,13 @@ def clip_keys(clip_ids: Sequence[str]) -> NDArray[np.uint64]:
     return np.array([key("clip", clip_id) for clip_id in clip_ids], dtype=np.uint64)
 
 
+def numbered(clips: NDArray[np.uint64], numbers: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """(N,) keys of the `numbers`-th time that each clip is drawn; number 0 has the clip's own."""
+    others = _mix(clips + _GOLDEN * numbers.astype(np.uint64))
+    keys: NDArray[np.uint64] = np.where(numbers == 0, clips, others)
+    return keys
+
+
 def uniforms(clips: NDArray[np.uint64], count: int, *address: int | str) -> NDArray[np.float64]:
     """(N, K) numbers in [0, 1), each a function of `address` (seed, stream, epoch) and its clip.
 

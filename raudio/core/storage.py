@@ -57,6 +57,11 @@ def is_remote(path: str | os.PathLike[str]) -> bool:
     return "://" in text and not text.startswith("file://")
 
 
+def absolute(path: str | os.PathLike[str]) -> str:
+    """`path` as any process on the machine finds it."""
+    return os.fspath(path) if is_remote(path) else str(Path(path).expanduser().resolve())
+
+
 def join(base: str | os.PathLike[str], *parts: str) -> str:
     """`base` with `parts` below it, for paths and URIs alike."""
     return "/".join([os.fspath(base).rstrip("/"), *parts])

@@ -11,13 +11,15 @@ import hashlib
 import io
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from raudio.audio.decode import Precision, decode, to_precision
+from raudio.audio.decode import Precision, decode, decode_window, to_precision
 from raudio.core import seeding
 from raudio.core.errors import DataError
 from raudio.data.manifest import Manifest
@@ -39,7 +41,7 @@ def decode_shard(
     sample_rate: int,
     precision: Precision,
     sha256: str | None = None,
-    rows: NDArray[np.int64] | None = None,
+    prefix: str = "",
 ) -> pa.Table:
     """Reads a shard and decodes its clips: mono, at one rate.
 
@@ -48,7 +50,7 @@ def decode_shard(
         sample_rate: in Hz, to resample to.
         precision: of the samples in the result, "int16" or "float32".
         sha256: what the manifest says of the file; None skips the check.
-        rows: which clips to decode, ascending; None is all.
+        prefix: of every `clip_id` in the result.
 
     Returns:
         A table of one chunk: `clip_id`, `group`, `label` and the metadata as stored, and `WAVE`
@@ -58,27 +60,101 @@ def decode_shard(
         DataError: the shard is missing, damaged or another than the manifest's, or a clip can't be
             decoded; the message names the shard and the clip.
     """
+    table = _checked(path, sha256)
+    waves = []
+    for clip, audio in zip(table["clip_id"].to_pylist(), table["audio"], strict=True):
+        wave, _ = decode(audio.as_py(), sample_rate, where=_where(path, clip))
+        waves.append(to_precision(wave, precision))
+    table = of_the_clip(table, prefix)
+    return table.append_column(WAVE, _lists(waves, precision)).combine_chunks()
+
+
+def decode_windows(
+    path: str,
+    rows: NDArray[np.int64],
+    starts: NDArray[np.int64],
+    frames: NDArray[np.int64],
+    *,
+    sample_rate: int,
+    precision: Precision,
+    sha256: str | None = None,
+) -> pa.Table:
+    """Reads a shard and decodes windows of its clips, and little more than these.
+
+    Args:
+        path, sample_rate, precision, sha256: as `decode_shard`.
+        rows: (I,) the clip of each window, ascending; one that comes several times is decoded once,
+            as a whole.
+        starts, frames: (I,) of each window in its decoded clip.
+
+    Returns:
+        A table of `WAVE`, in one chunk.
+
+    Raises:
+        DataError: as `decode_shard`, or a clip is shorter than its row says.
+    """
+    table = _checked(path, sha256)
+    waves = []
+    for items in np.split(np.arange(len(rows)), np.flatnonzero(np.diff(rows)) + 1):
+        if not len(items):
+            continue
+        row = int(rows[items[0]])
+        where = _where(path, table["clip_id"][row].as_py())
+        audio = table["audio"][row].as_py()
+        whole = decode(audio, sample_rate, where=where)[0] if len(items) > 1 else None
+        for start, length in zip(starts[items].tolist(), frames[items].tolist(), strict=True):
+            if whole is None:
+                wave = decode_window(audio, start, length, sample_rate, where=where)
+            else:
+                wave = whole[start : start + length]
+            if len(wave) < length:
+                raise DataError(
+                    f"{where}: ends {length - len(wave)} samples before the length that its row "
+                    "says; prepare the dataset again"
+                )
+            waves.append(to_precision(wave, precision))
+    return pa.table({WAVE: _lists(waves, precision)})
+
+
+def of_the_clip(table: pa.Table, prefix: str = "") -> pa.Table:
+    """A shard's rows without what describes the stored file; `prefix` before every `clip_id`."""
+    table = table.drop_columns([name for name in table.column_names if name in _OF_THE_FILE])
+    if prefix:
+        ids = pc.binary_join_element_wise(prefix, table["clip_id"], "")
+        table = table.set_column(table.column_names.index("clip_id"), "clip_id", ids)
+    return table
+
+
+def _checked(path: str, sha256: str | None) -> pa.Table:
+    """A shard's table, if its file is the one that the manifest lists."""
     content = read_content(path)
     if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
         raise DataError(
             f"shard {path} is not the one that the dataset's manifest lists (its SHA-256 differs); "
             "prepare the dataset again, or copy it again whole"
         )
-    table = read_shard(io.BytesIO(content), where=path)
-    if rows is not None:
-        table = table.take(rows)
-    waves = []
-    for clip, audio in zip(table["clip_id"].to_pylist(), table["audio"], strict=True):
-        wave, _ = decode(audio.as_py(), sample_rate, where=f"shard {path}, clip {clip!r}")
-        waves.append(to_precision(wave, precision))
+    return read_shard(io.BytesIO(content), where=path)
+
+
+def _where(path: str, clip: str) -> str:
+    return f"shard {path}, clip {clip!r}"
+
+
+def _lists(waves: Sequence[NDArray[Any]], precision: Precision) -> pa.LargeListArray:
     offsets = np.cumsum([0, *map(len, waves)], dtype=np.int64)
     # The empty array in front decides the type of a table without rows.
     samples = pa.array(np.concatenate([np.empty(0, _TYPES[precision]), *waves]))
-    table = table.drop_columns([name for name in table.column_names if name in _OF_THE_FILE])
-    table = table.append_column(
-        WAVE, pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), samples)
-    )
-    return table.combine_chunks()
+    return pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), samples)
+
+
+def waves_of(table: pa.Table) -> list[NDArray[Any]]:
+    """The samples of each row of a table with a column `WAVE`: views, not to be written to."""
+    waves: list[NDArray[Any]] = []
+    for chunk in table[WAVE].chunks:
+        samples = chunk.values.to_numpy(zero_copy_only=True)
+        bounds = chunk.offsets.to_pylist()
+        waves += [samples[low:high] for low, high in pairwise(bounds)]
+    return waves
 
 
 class Clips:
@@ -139,18 +215,18 @@ class Clips:
         return [row for table in self.tables for row in table.drop_columns([WAVE]).to_pylist()]
 
 
-def stored_rows(manifest: Manifest, split: str) -> list[dict[str, Any]]:
-    """`Clips.rows` of a split, read without its audio.
+def stored_tables(manifest: Manifest, split: str) -> list[pa.Table]:
+    """Every shard's columns of a split, read without its audio.
 
     Raises:
         DataError: there is no such split, or a shard is missing or damaged.
     """
-    rows: list[dict[str, Any]] = []
+    tables = []
     for shard in manifest.shards_of(split):
         path = manifest.shard_path(shard)
-        names = [name for name in shard_columns(path) if name not in _OF_THE_FILE]
-        rows += read_shard(path, names).to_pylist()
-    return rows
+        names = [name for name in shard_columns(path) if name != "audio"]
+        tables.append(read_shard(path, names))
+    return tables
 
 
 def load_clips(manifest: Manifest, split: str, *, sample_rate: int, precision: Precision) -> Clips:
@@ -166,6 +242,7 @@ def load_clips(manifest: Manifest, split: str, *, sample_rate: int, precision: P
                 sample_rate=sample_rate,
                 precision=precision,
                 sha256=shard.sha256,
+                prefix=manifest.prefix_of(shard),
             )
             for shard in manifest.shards_of(split)
         ]

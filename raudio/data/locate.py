@@ -6,10 +6,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from raudio.config.axes import text
 from raudio.config.schema import Dataset
 from raudio.core.errors import DataError
 from raudio.core.storage import cache_dir, is_remote
 from raudio.core.units import format_seconds
+from raudio.data.join import joined
 from raudio.data.manifest import MANIFEST, Manifest
 from raudio.data.prepare import Options, plan
 from raudio.data.resolve import LONGEST_CLIP
@@ -29,7 +31,7 @@ def locate(settings: Dataset, echo: Echo = silent, progress: Progress | None = N
     Args:
         settings: `path` is "synth", a dataset (folder or URI), or a local source of audio: a
             folder, to which `labels` may name a label file, a tar or a lhotse manifest; relative to
-            the folder that raudio runs in.
+            the folder that raudio runs in. Or a list of these, which are joined.
         echo: told what is made, and what a plain folder's labels, rate, clip length and splits were
             taken to be.
         progress: told how many clips of how many are prepared.
@@ -37,18 +39,25 @@ def locate(settings: Dataset, echo: Echo = silent, progress: Progress | None = N
     Raises:
         DataError: nothing is there, or it cannot be used.
     """
-    if settings.path == SYNTH:
+    if isinstance(settings.path, str):
+        return _located(settings.path, settings, echo, progress)
+    _refuse_labels(settings, "it is a list; prepare that folder first: raudio data prepare")
+    return joined([_located(path, settings, echo, progress) for path in settings.path])
+
+
+def _located(path: str, settings: Dataset, echo: Echo, progress: Progress | None) -> Manifest:
+    if path == SYNTH:
         _refuse_labels(settings, "the embedded data has its own")
         return _embedded(echo, progress)
-    if is_remote(settings.path):
+    if is_remote(path):
         _refuse_labels(settings, "a dataset has its own")
-        return Manifest.read(settings.path)
-    folder = Path(settings.path).expanduser()
-    if is_source_file(settings.path):
+        return Manifest.read(path)
+    folder = Path(path).expanduser()
+    if is_source_file(path):
         return _plain_folder(folder, settings, echo, progress)
     if not folder.exists():
         raise DataError(
-            f"dataset.path={settings.path!r} does not exist{closest_path(folder)}; give a dataset, "
+            f"dataset.path={path!r} does not exist{closest_path(folder)}; give a dataset, "
             "a folder of audio, or synth"
         )
     if (folder / MANIFEST).is_file():
@@ -57,8 +66,8 @@ def locate(settings: Dataset, echo: Echo = silent, progress: Progress | None = N
     if folder.is_file():
         cure = "give the folder of audio that it belongs to"
         if folder.suffix.lower() in LABEL_SUFFIXES:
-            cure = f"write dataset.path=FOLDER dataset.labels={settings.path}"
-        raise DataError(f"dataset.path={settings.path!r} is a file; {cure}")
+            cure = f"write dataset.path=FOLDER dataset.labels={path}"
+        raise DataError(f"dataset.path={path!r} is a file; {cure}")
     return _plain_folder(folder, settings, echo, progress)
 
 
@@ -79,14 +88,14 @@ def _plain_folder(
         out = cache_dir() / "datasets" / f"{folder.resolve().name}-{key[:16]}"
         if out.exists():
             manifest = Manifest.read(str(out))
-            echo(f"{settings.path}: a plain folder of audio, prepared before: {out}")
+            echo(f"{folder}: a plain folder of audio, prepared before: {out}")
         else:
-            echo(f"{settings.path}: a plain folder of audio, preparing it into {out}")
+            echo(f"{folder}: a plain folder of audio, preparing it into {out}")
             task = plan(found, options)
             manifest = write_dataset(out, task, reuse=True, echo=echo, progress=progress)
     except DataError as error:
         raise DataError(
-            f"{error} (the options named here are those of: raudio data prepare {settings.path} "
+            f"{error} (the options named here are those of: raudio data prepare {folder} "
             "--out NEW, after which dataset.path=NEW)"
         ) from error
     _say(manifest, settings, echo)
@@ -111,5 +120,5 @@ def _refuse_labels(settings: Dataset, why: str) -> None:
     if settings.labels is not None:
         raise DataError(
             f"dataset.labels={settings.labels!r} is for a plain folder of audio, and "
-            f"dataset.path={settings.path!r} is none ({why}); leave dataset.labels out"
+            f"dataset.path={text(settings.path)} is none ({why}); leave dataset.labels out"
         )

@@ -24,7 +24,8 @@ FORMAT_VERSION = 1
 MANIFEST = "dataset.json"
 SPLITS = ("train", "valid", "test")
 
-_SAMPLE_BYTES = {"int16": 2, "float32": 4}
+#: Of a decoded sample, by `dataset.precision`.
+SAMPLE_BYTES = {"int16": 2, "float32": 4}
 
 
 @dataclass(frozen=True)
@@ -178,6 +179,18 @@ class Manifest:
         """Path or URI of a shard's file."""
         return storage.join(self.path, shard.file)
 
+    def dataset_of(self, shard: Shard) -> int:
+        """Which of several joined datasets a shard is of, from 0; see `raudio.data.join`."""
+        return 0
+
+    def prefix_of(self, shard: Shard) -> str:
+        """What is put before the `clip_id`s of a shard's rows."""
+        return ""
+
+    def anywhere(self) -> Manifest:
+        """The same, with a path that any process of the machine finds, in whatever folder it is."""
+        return dataclasses.replace(self, path=storage.absolute(self.path))
+
     def decoded_bytes(
         self, sample_rate: Hertz, precision: str, splits: Iterable[str] | None = None
     ) -> int:
@@ -190,7 +203,7 @@ class Manifest:
         """
         names = self.splits if splits is None else set(splits)
         seconds = sum(info.seconds for name, info in self.splits.items() if name in names)
-        return round(seconds * sample_rate) * _SAMPLE_BYTES[precision]
+        return round(seconds * sample_rate) * SAMPLE_BYTES[precision]
 
 
 def _from_json(path: str, content: Mapping[str, Any]) -> Manifest:

@@ -5,8 +5,9 @@ Without torch, so that neither a search's driver nor the tasks that decode impor
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -16,41 +17,70 @@ from numpy.typing import NDArray
 
 from raudio.audio.decode import Precision
 from raudio.config.schema import Dataset
+from raudio.core.errors import ConfigError
 from raudio.core.units import format_bytes, parse_bytes
 from raudio.data import raydata
-from raudio.data.clips import Clips, decode_shard
-from raudio.data.manifest import Manifest, Shard
-from raudio.data.sampling import epoch_order, epoch_share, shard_order
+from raudio.data.clips import Clips, decode_shard, decode_windows, waves_of
+from raudio.data.manifest import SAMPLE_BYTES, Manifest
+from raudio.data.sampling import EpochPlan, Epochs, Evaluation
 
 #: The splits that a search works with; `test` is touched by `raudio evaluate` alone.
 SEARCHED = ("train", "valid")
 
-_POSITION = "__position__"
+#: Share of the object store that a resident feed may fill; the rest is for what trials exchange.
+STORE_SHARE = 0.8
+
+_ITEM = "__item__"
 
 
-def choose_feed(settings: Dataset, manifest: Manifest, sample_rate: int) -> tuple[str, str]:
+def choose_feed(
+    settings: Dataset, manifest: Manifest, sample_rate: int, store: int | None = None
+) -> tuple[str, str]:
     """Which feed a search uses, and why.
 
     Args:
         settings: `feed`, `resident_budget` and `precision` decide.
         manifest: of the dataset.
         sample_rate: in Hz, that clips are decoded to.
+        store: bytes that the object store of every node holds; None where it is not known yet.
 
     Returns:
         "resident" or "streamed", and one sentence for the user.
 
     Raises:
-        ConfigError: `resident_budget` is not a size.
+        ConfigError: `resident_budget` is not a size, or as `check_resident`.
     """
     size = manifest.decoded_bytes(sample_rate, settings.precision, SEARCHED)
     budget = parse_bytes(settings.resident_budget, "dataset.resident_budget")
     takes = f"train and valid take {format_bytes(size)} decoded"
+    if settings.feed == "resident" and store is not None:
+        check_resident(settings, manifest, sample_rate, store)
     if settings.feed != "auto":
         return settings.feed, f"{takes}; dataset.feed={settings.feed}"
+    if store is not None and STORE_SHARE * store < size <= budget:
+        room = format_bytes(STORE_SHARE * store)
+        return "streamed", f"{takes}, more than memory has room for ({room}): decoded every epoch"
     limit = f"dataset.resident_budget={settings.resident_budget}"
     if size <= budget:
         return "resident", f"{takes}, within {limit}: decoded once, shared by all trials"
     return "streamed", f"{takes}, more than {limit}: decoded again every epoch"
+
+
+def check_resident(settings: Dataset, manifest: Manifest, sample_rate: int, store: int) -> None:
+    """Refuses a resident feed that the object store cannot hold; arguments as `choose_feed`.
+
+    Ray would move it to the disk and back, or the system end processes for lack of memory.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    size = manifest.decoded_bytes(sample_rate, settings.precision, SEARCHED)
+    if size > STORE_SHARE * store:
+        raise ConfigError(
+            f"dataset.feed={settings.feed}: train and valid take {format_bytes(size)} decoded, and "
+            f"Ray's object store has room for {format_bytes(STORE_SHARE * store)}; set "
+            "dataset.feed=streamed, or a lower dataset.sample_rate"
+        )
 
 
 # --- resident ----------------------------------------------------------------------------------
@@ -80,7 +110,9 @@ def materialise(
         DataError: there is no such split, or as `decode_shard`.
     """
     jobs = [(split, shard) for split in splits for shard in manifest.shards_of(split)]
-    files = [(manifest.shard_path(shard), shard.sha256) for _, shard in jobs]
+    files = [
+        (manifest.shard_path(shard), shard.sha256, manifest.prefix_of(shard)) for _, shard in jobs
+    ]
     with raydata.surfacing():
         dataset = raydata.dataset(
             [{"job": number} for number in range(len(jobs))],
@@ -109,11 +141,13 @@ def resident_clips(refs: Sequence[Any]) -> Clips:
 
 
 def _decode_file(
-    batch: pa.Table, files: Sequence[tuple[str, str]], sample_rate: int, precision: Precision
+    batch: pa.Table, files: Sequence[tuple[str, str, str]], sample_rate: int, precision: Precision
 ) -> pa.Table:
-    path, sha256 = files[batch["job"][0].as_py()]
+    path, sha256, prefix = files[batch["job"][0].as_py()]
     with raydata.marking():
-        return decode_shard(path, sample_rate=sample_rate, precision=precision, sha256=sha256)
+        return decode_shard(
+            path, sample_rate=sample_rate, precision=precision, sha256=sha256, prefix=prefix
+        )
 
 
 # --- streamed ----------------------------------------------------------------------------------
@@ -121,58 +155,48 @@ def _decode_file(
 
 @dataclass(frozen=True)
 class Share:
-    """Which clips of a split one rank needs: decided by its batches, or all, for an evaluation.
+    """Which items of each epoch one rank needs.
 
     Attributes:
+        plans: of the epochs; every task gets a copy, which `token` tells from those of other
+            streams.
         shard_sizes: clips of each shard.
         rank, world: of the training process.
-        seed, window, batch_size: of the training, see `raudio.data.sampling`; `batch_size` None:
-            an evaluation, in which rank r has the clips r, r + w, r + 2w, ... of the split.
     """
 
-    shard_sizes: tuple[int, ...]
+    plans: Epochs | Evaluation = field(compare=False)
+    shard_sizes: tuple[int, ...] = field(compare=False)
     rank: int = 0
     world: int = 1
-    seed: int = 0
-    window: int | None = None
-    batch_size: int | None = None
+    token: str = field(default_factory=lambda: uuid.uuid4().hex)
 
-    def order(self, epoch: int) -> NDArray[np.int64]:
-        """The order of all ranks' clips in an epoch."""
-        return epoch_order(self.shard_sizes, seed=self.seed, epoch=epoch, window=self.window)
-
-    def shards(self, epoch: int) -> NDArray[np.int64]:
-        """The order in which the epoch needs the shards."""
-        if self.batch_size is None:
-            return np.arange(len(self.shard_sizes))
-        return shard_order(len(self.shard_sizes), seed=self.seed, epoch=epoch)
-
-    def positions(self, shard: int, epoch: int, start: int = 0) -> NDArray[np.int64]:
-        """Which clips of a shard this rank needs in an epoch, from batch `start` on; ascending."""
-        wanted = _wanted(self, epoch, start)
+    def items(self, epoch: int, start: int, shard: int) -> tuple[EpochPlan, NDArray[np.int64]]:
+        """An epoch's plan, and the items of one shard from batch `start` on, clip by clip."""
+        plan, wanted = _wanted(self, epoch, start)
         first = sum(self.shard_sizes[:shard])
-        low, high = np.searchsorted(wanted, [first, first + self.shard_sizes[shard]])
-        return wanted[low:high]
+        bounds = first, first + self.shard_sizes[shard]
+        low, high = np.searchsorted(plan.clips[wanted], bounds)
+        return plan, wanted[low:high]
 
 
-@lru_cache(maxsize=4)
-def _wanted(share: Share, epoch: int, start: int) -> NDArray[np.int64]:
-    """Ascending positions; kept, because the shards of an epoch follow each other in a process."""
-    if share.batch_size is None:
-        return np.arange(share.rank, sum(share.shard_sizes), share.world)
-    order = share.order(epoch)
-    return np.sort(epoch_share(order, share.batch_size, share.rank, share.world, start=start))
+@lru_cache(maxsize=2)
+def _wanted(share: Share, epoch: int, start: int) -> tuple[EpochPlan, NDArray[np.int64]]:
+    """The plan, and a rank's items by their clips; kept, because the shards of an epoch follow each
+    other in a process."""
+    plan = share.plans.plan(epoch)
+    items = plan.share(share.rank, share.world, start)
+    return plan, items[np.argsort(plan.clips[items], kind="stable")]
 
 
-class Stream(Iterator[tuple[Clips, NDArray[np.int64]]]):
-    """The decoded clips of one rank, shard after shard, epoch after epoch: one Ray Data execution.
+class Stream(Iterator[tuple[NDArray[np.int64], Sequence[NDArray[Any]]]]):
+    """The decoded items of one rank, shard after shard, epoch after epoch: one Ray Data execution.
 
     It decodes ahead, also into the next epoch, by about one window of shards.
 
     Args:
         manifest: of the dataset.
         split: of it.
-        share: which clips.
+        share: which items.
         sample_rate, precision: of the decoded samples.
         epochs: which epochs.
         start: batches of the first epoch to leave out.
@@ -195,14 +219,14 @@ class Stream(Iterator[tuple[Clips, NDArray[np.int64]]]):
         jobs = []
         for epoch in epochs:
             skip = start if epoch == epochs.start else 0
-            for shard in share.shards(epoch).tolist():
-                if not skip or len(share.positions(shard, epoch, skip)):
+            for shard in share.plans.shards(epoch).tolist():
+                if not skip or len(share.items(epoch, skip, shard)[1]):
                     jobs.append({"epoch": epoch, "start": skip, "shard": shard})
         with raydata.surfacing():
             dataset = raydata.dataset(
                 jobs,
                 _decode_share,
-                limits=(cpus, _memory(shards, share, sample_rate, precision)),
+                limits=(cpus, _memory(share, epochs.start, precision)),
                 files=[(manifest.shard_path(shard), shard.sha256) for shard in shards],
                 share=share,
                 sample_rate=sample_rate,
@@ -211,11 +235,12 @@ class Stream(Iterator[tuple[Clips, NDArray[np.int64]]]):
             self._bundles: Iterator[Any] | None = iter(dataset.iter_internal_ref_bundles())
         self._blocks: list[Any] = []
 
-    def __next__(self) -> tuple[Clips, NDArray[np.int64]]:
-        """The clips of the next shard, and their positions in the split; waits for them.
+    def __next__(self) -> tuple[NDArray[np.int64], Sequence[NDArray[Any]]]:
+        """The items of the next shard by their places in their epoch's row, and the samples of
+        each: views, not to be written to. Waits for them.
 
         Raises:
-            DataError: as `decode_shard`.
+            DataError: as `decode_windows`.
         """
         import ray
 
@@ -224,8 +249,7 @@ class Stream(Iterator[tuple[Clips, NDArray[np.int64]]]):
             while not self._blocks:
                 self._blocks = list(next(self._bundles).block_refs)
             table = ray.get(self._blocks.pop(0))
-        positions = table[_POSITION].to_numpy()
-        return Clips.from_tables([table.drop_columns([_POSITION])]), positions
+        return table[_ITEM].to_numpy(), waves_of(table)
 
     def close(self) -> None:
         """Ends the execution and gives its CPUs and memory back; also before its end."""
@@ -242,21 +266,26 @@ def _decode_share(
     precision: Precision,
 ) -> pa.Table:
     epoch, start, shard = (batch[name][0].as_py() for name in ("epoch", "start", "shard"))
-    positions = share.positions(shard, epoch, start)
+    plan, items = share.items(epoch, start, shard)
     path, sha256 = files[shard]
     with raydata.marking():
-        table = decode_shard(
+        table = decode_windows(
             path,
+            plan.clips[items] - sum(share.shard_sizes[:shard]),
+            plan.starts[items],
+            plan.frames[items],
             sample_rate=sample_rate,
             precision=precision,
             sha256=sha256,
-            rows=positions - sum(share.shard_sizes[:shard]),
         )
-    return table.append_column(_POSITION, pa.array(positions))
+    return table.append_column(_ITEM, pa.array(items))
 
 
-def _memory(shards: Sequence[Shard], share: Share, sample_rate: int, precision: Precision) -> int:
-    """Bytes that may be decoded ahead: the shards that are shuffled together, and at least two."""
-    width = {"int16": 2, "float32": 4}[precision]
-    largest = max(shard.seconds for shard in shards) * sample_rate * width / share.world
-    return round(largest * max(2, share.window or len(shards)))
+def _memory(share: Share, epoch: int, precision: Precision) -> int:
+    """Bytes that may be decoded ahead: of the shards shuffled together, and of at least two."""
+    plan, items = _wanted(share, epoch, 0)
+    ends = np.cumsum(share.shard_sizes)
+    shard = np.searchsorted(ends, plan.clips[items], side="right")
+    largest = np.bincount(shard, plan.frames[items], minlength=1).max()
+    shards = max(2, share.plans.window or len(ends))
+    return int(largest) * SAMPLE_BYTES[precision] * shards

@@ -6,6 +6,7 @@ import dataclasses
 import math
 
 from raudio.config.schema import Experiment
+from raudio.core.errors import ConfigError
 from raudio.core.units import Seconds
 from raudio.data.manifest import Manifest
 from raudio.data.pipeline import choose_feed
@@ -16,7 +17,7 @@ STREAMED_WINDOW = 4
 LONGEST_CLIP: Seconds = 10.0
 
 
-def resolve(experiment: Experiment, manifest: Manifest) -> Experiment:
+def resolve(experiment: Experiment, manifest: Manifest, store: int | None = None) -> Experiment:
     """`experiment` with its sample rate, clip length and shuffle window decided; what was set
     stays.
 
@@ -25,6 +26,10 @@ def resolve(experiment: Experiment, manifest: Manifest) -> Experiment:
         manifest: of its dataset. The sample rate becomes the one that most clips have; the clip
             length `clip_length`; the window of a streamed feed `STREAMED_WINDOW`. (None, all, is a
             resident one's; which feed it is changes a result by the window alone.)
+        store: as in `choose_feed`.
+
+    Raises:
+        ConfigError: as `choose_feed`, or `training.batch_seconds` is too little for a batch.
     """
     settings = experiment.dataset
     sample_rate, clip_seconds = settings.sample_rate, settings.clip_seconds
@@ -33,7 +38,8 @@ def resolve(experiment: Experiment, manifest: Manifest) -> Experiment:
     if clip_seconds is None:
         clip_seconds = clip_length(manifest)
     window = settings.shuffle_window
-    if window is None and choose_feed(settings, manifest, sample_rate)[0] == "streamed":
+    _check_batch_seconds(experiment, min(clip_seconds, manifest.seconds_max))
+    if window is None and choose_feed(settings, manifest, sample_rate, store)[0] == "streamed":
         window = STREAMED_WINDOW
     resolved = dataclasses.replace(
         settings, sample_rate=sample_rate, clip_seconds=clip_seconds, shuffle_window=window
@@ -44,3 +50,14 @@ def resolve(experiment: Experiment, manifest: Manifest) -> Experiment:
 def clip_length(manifest: Manifest) -> Seconds:
     """The clips' 95th percentile, rounded up to a millisecond, at most `LONGEST_CLIP`."""
     return min(LONGEST_CLIP, math.ceil(manifest.seconds_p95 * 1000) / 1000)
+
+
+def _check_batch_seconds(experiment: Experiment, longest: Seconds) -> None:
+    """Refuses a budget that does not hold a batch of the longest clips."""
+    seconds, least = experiment.training.batch_seconds, max(2, experiment.resources.workers)
+    if seconds is not None and seconds < least * longest:
+        raise ConfigError(
+            f"training.batch_seconds={seconds:g} is less than a batch of {least} of the longest "
+            f"clips takes; give at least {math.ceil(1000 * least * longest) / 1000:g}, or a "
+            "shorter dataset.clip_seconds"
+        )

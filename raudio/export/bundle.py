@@ -191,7 +191,9 @@ def _content(
     plugins = [Path(plugin).name for plugin in experiment.plugins]
     # A bundle is handed on: where the data lay on this machine is nobody's business.
     data = experiment.dataset
-    where = data.path if is_remote(data.path) else Path(data.path).name
+    paths = (data.path,) if isinstance(data.path, str) else data.path
+    names = tuple(path if is_remote(path) else Path(path).name for path in paths)
+    where = names[0] if isinstance(data.path, str) else names
     experiment = replace(experiment, plugins=(), dataset=replace(data, path=where, labels=None))
     metrics = {
         "trial": trial.id,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from raudio.config.axes import text
 from raudio.config.schema import Experiment
 from raudio.config.validate import to_mapping
 from raudio.core.units import format_seconds
@@ -73,7 +74,7 @@ def model_card(
 def _data(
     experiment: Experiment, metrics: Mapping[str, Any], manifest: Mapping[str, Any] | None
 ) -> list[str]:
-    rows: list[tuple[str, str]] = [("dataset", _code(experiment.dataset.path))]
+    rows: list[tuple[str, str]] = [("dataset", _code(text(experiment.dataset.path)))]
     if manifest is None:
         rows += [("source", "not recorded"), ("licence", "not recorded")]
     else:

@@ -32,12 +32,12 @@ from raudio.config.signature import signature
 from raudio.core import machine
 from raudio.core.components import TASKS
 from raudio.core.errors import ConfigError, DataError, RunError, unknown
-from raudio.core.storage import is_remote, local_run, write_atomic
+from raudio.core.storage import absolute, local_run, write_atomic
 from raudio.core.units import parse_seconds
 from raudio.data.inspect import Inspection, inspect, preflight
 from raudio.data.locate import SYNTH, locate
 from raudio.data.manifest import Manifest
-from raudio.data.pipeline import choose_feed, materialise
+from raudio.data.pipeline import check_resident, choose_feed, materialise
 from raudio.data.resolve import resolve
 from raudio.records import (
     DATASET_JSON,
@@ -111,6 +111,7 @@ class Job:
         manifest: of the dataset.
         preflight: what is odd about it, as far as its small columns tell.
         feed: "resident" or "streamed".
+        store: bytes of the object store, by which the feed was chosen; None: not known yet.
         plan: how it fits; None for a cluster that has not been reached yet.
         metric, mode: what is optimised.
         notes: what was decided, for the user.
@@ -122,6 +123,7 @@ class Job:
     manifest: Manifest
     preflight: Inspection
     feed: str
+    store: int | None
     plan: Plan | None
     metric: str
     mode: str
@@ -138,7 +140,7 @@ class Job:
         Raises:
             ConfigError: its settings cannot work together.
         """
-        return _on(compose.experiment_for(self.overrides, params), self.manifest)
+        return _on(compose.experiment_for(self.overrides, params), self.manifest, self.store)
 
 
 # --- the three ways in -------------------------------------------------------------------------
@@ -249,11 +251,13 @@ def _job(
         space.grid()
     metric, mode = _metric(experiment)
     local = configuration.cluster.address == "local"
-    if local:  # before the data, which may take long to prepare
-        plan(local_capacity(configuration.cluster), experiment.resources, search, "resident")
+    capacity = local_capacity(configuration.cluster) if local else None
+    if capacity is not None:  # before the data, which may take long to prepare
+        plan(capacity, experiment.resources, search, "resident")
+    store = capacity.store if capacity is not None else None
     manifest = locate(experiment.dataset, echo)
     _check_data(manifest)
-    experiment = _on(experiment, manifest)
+    experiment = _on(experiment, manifest, store)
     configuration = dataclasses.replace(configuration, experiment=experiment)
     assert experiment.dataset.sample_rate is not None
     found = inspect(
@@ -262,7 +266,7 @@ def _job(
         clip_seconds=experiment.dataset.clip_seconds,
         verify=False,
     )
-    feed, why = choose_feed(experiment.dataset, manifest, experiment.dataset.sample_rate)
+    feed, why = choose_feed(experiment.dataset, manifest, experiment.dataset.sample_rate, store)
     return Job(
         configuration=configuration,
         overrides=tuple(overrides),
@@ -270,25 +274,24 @@ def _job(
         manifest=manifest,
         preflight=found,
         feed=feed,
-        plan=(
-            plan(local_capacity(configuration.cluster), experiment.resources, search, feed)
-            if local
-            else None
-        ),
+        store=store,
+        plan=(None if capacity is None else plan(capacity, experiment.resources, search, feed)),
         metric=metric,
         mode=mode,
         notes=(*preflight.notes(found), f"{feed} feed: {why}", *space.notes),
     )
 
 
-def _on(experiment: Experiment, manifest: Manifest) -> Experiment:
+def _on(experiment: Experiment, manifest: Manifest, store: int | None) -> Experiment:
     """`experiment` resolved on its dataset, which it names so that any folder finds it again."""
-    if experiment.dataset.path != SYNTH and not is_remote(manifest.path):
-        dataset = dataclasses.replace(
-            experiment.dataset, path=_reachable(manifest.path), labels=None
-        )
-        experiment = dataclasses.replace(experiment, dataset=dataset)
-    return resolve(experiment, manifest)
+    given = experiment.dataset.path
+    path: str | tuple[str, ...]
+    if isinstance(given, str):
+        path = SYNTH if given == SYNTH else manifest.anywhere().path
+    else:
+        path = tuple(each if each == SYNTH else absolute(each) for each in given)
+    dataset = dataclasses.replace(experiment.dataset, path=path, labels=None)
+    return resolve(dataclasses.replace(experiment, dataset=dataset), manifest, store)
 
 
 def _check_folder(folder: str | None) -> None:
@@ -522,13 +525,16 @@ def _trials(job: Job, folder: Path, engine: Engine, display: Display) -> tuple[s
 
         fit = plan(capacity, experiment.resources, configuration.search, job.feed)
         ray_seconds = time.monotonic() - started
-        data = Data(_reachable(job.manifest.path), None)
+        data = Data(job.manifest.anywhere(), None)
         if job.feed == "resident":
-            assert experiment.dataset.sample_rate is not None
+            settings = experiment.dataset
+            assert settings.sample_rate is not None
+            if capacity.store is not None:
+                check_resident(settings, job.manifest, settings.sample_rate, capacity.store)
             refs = materialise(
                 job.manifest,
-                sample_rate=experiment.dataset.sample_rate,
-                precision=experiment.dataset.precision,  # type: ignore[arg-type]
+                sample_rate=settings.sample_rate,
+                precision=settings.precision,  # type: ignore[arg-type]
             )
             data = dataclasses.replace(data, refs=refs)
         feed_seconds = time.monotonic() - started - ray_seconds
@@ -552,11 +558,6 @@ def _trials(job: Job, folder: Path, engine: Engine, display: Display) -> tuple[s
             before=lambda spec: open_trial(folder, spec),
             tick=display.tick,
         )
-
-
-def _reachable(path: str) -> str:
-    """A dataset's path as any process on the machine finds it."""
-    return path if is_remote(path) else str(Path(path).resolve())
 
 
 def _export(job: Job, folder: Path, state: str, display: Display) -> Path | None:

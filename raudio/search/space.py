@@ -133,7 +133,7 @@ class Space:
     def enqueued(self, drawn: Mapping[str, Value]) -> dict[str, Value]:
         """`drawn` by the names that Optuna knows the params by: what `enqueue_trial` takes."""
         return {
-            param.name: drawn[param.key]
+            param.name: _storable(drawn[param.key])
             for param in self.params
             if param.key in drawn and self._active(param, drawn)
         }
@@ -610,7 +610,8 @@ def _typed(entry: _Entry, setting: Setting, problems: list[str]) -> Axis | None:
     """The axis with its values in the setting's type; None, with problems, when one can't be."""
     axis, key, where = entry.axis, entry.key, entry.where
     count = len(problems)
-    if not isinstance(axis, Choice) and setting.kind not in (int, float):
+    is_number = setting.kind in (int, float) and setting.several == "no"
+    if not isinstance(axis, Choice) and not is_number:
         problems.append(f"{where}: {key}={axis}: {key} is no number, but {setting.allowed}")
         return None
     if isinstance(axis, Choice):
@@ -677,10 +678,16 @@ def _attempt(check: Any, where: str, problems: list[str]) -> None:
             problems.append(said)
 
 
+def _storable(value: Value) -> Value:
+    """What Optuna's storage takes for a value: a list as its text."""
+    return text(value) if isinstance(value, (list, tuple)) else value
+
+
 def _draw(trial: optuna.Trial, param: Param) -> Value:
     axis = param.axis
     if isinstance(axis, Choice):
-        return trial.suggest_categorical(param.name, axis.values)
+        choices = {_storable(value): value for value in axis.values}
+        return choices[trial.suggest_categorical(param.name, list(choices))]
     if isinstance(axis, Interval):
         if axis.integer:
             return trial.suggest_int(param.name, int(axis.low), int(axis.high), log=axis.log)

@@ -52,8 +52,9 @@ class Report:
 
     Attributes:
         epoch: epochs finished, so 1 after the first.
-        metrics: "train/loss" (over all clips of the epoch), "valid/..." for each of the task's
-            metrics, and "lr", the learning rate of the epoch's last step.
+        metrics: "train/loss" (over all clips of the epoch), "train/padding" (share of its batches'
+            samples that is padding), "valid/..." for each of the task's metrics, and "lr", the
+            learning rate of the epoch's last step.
         seconds: time that the epoch took, training and validation; in the first one also fitting
             the front end.
         final: whether it is the last one: the budget is used up, or the patience is.
@@ -113,7 +114,7 @@ def train(
     batch_size = training.batch_size
     device = torch.device(device)
     _check_settings(batch_size, world, metric, mode, system)
-    length = budget(training, train_feed.epoch_steps(batch_size))
+    length = budget(training, train_feed.steps)
     identity = {"labels": list(system.task.labels), "dataset": dataset, "steps": length.steps}
 
     system.to(device)
@@ -131,19 +132,21 @@ def train(
             return
 
     started = time.perf_counter()
-    batches = _batches(train_feed, batch_size, step)
+    batches = _batches(train_feed, step)
     if saved is None and getattr(system.front_end, "needs_fit", False):
-        count = min(-(-FIT_CLIPS // batch_size), length.pass_steps)
-        batches = _fit_front_end(system, batches, count, device, world)
+        batches = _fit_front_end(system, batches, length.pass_steps, device, world)
 
     while step < length.steps:
         system.train()
         loss, clips = 0.0, 0
+        padded, samples = 0, 0
         end = min(step + length.epoch_steps, length.steps)
         while step < end:
             number, batch = next(batches)
             loss += make_step(step, number, batch) * len(batch.lengths)
             clips += len(batch.lengths)
+            samples += batch.waves.numel()
+            padded += batch.waves.numel() - int(batch.lengths.sum())
             step += 1
         epoch += 1
 
@@ -151,6 +154,7 @@ def train(
         evaluation = evaluate(system, valid_feed, batch_size=batch_size, device=device, world=world)
         metrics = {
             "train/loss": _mean(loss, clips, device, world),
+            "train/padding": _mean(padded, samples, device, world),
             **{f"valid/{name}": value for name, value in evaluation.metrics.items()},
             "lr": make_step.lr,
         }
@@ -312,11 +316,11 @@ class _Stepper:
 # --- data --------------------------------------------------------------------------------------
 
 
-def _batches(feed: Feed, batch_size: int, step: int) -> Iterator[tuple[int, Batch]]:
+def _batches(feed: Feed, step: int) -> Iterator[tuple[int, Batch]]:
     """Batches from optimizer step `step` on, each with the number of its pass, without end."""
-    first, start = divmod(step, feed.epoch_steps(batch_size))
+    first, start = divmod(step, feed.steps)
     for number in itertools.count(first):
-        for batch in feed.epoch(number, batch_size, start):
+        for batch in feed.epoch(number, start):
             yield number, batch
         start = 0
 
@@ -324,15 +328,20 @@ def _batches(feed: Feed, batch_size: int, step: int) -> Iterator[tuple[int, Batc
 def _fit_front_end(
     system: System,
     batches: Iterator[tuple[int, Batch]],
-    count: int,
+    most: int,
     device: torch.device,
     world: int,
 ) -> Iterator[tuple[int, Batch]]:
-    """Fits the front end on the first `count` batches, and gives back the batches, these included.
+    """Fits the front end on the first `FIT_CLIPS` clips, and gives back all batches, these too.
 
-    On the clips as they are: augmentations come after. All ranks take what the first one found.
+    On the clips as they are: augmentations come after. All ranks take what the first one found, in
+    its share of at most `most` batches.
     """
-    first = list(itertools.islice(batches, count))
+    first: list[tuple[int, Batch]] = []
+    clips = 0
+    while clips * world < FIT_CLIPS and len(first) < most:
+        first.append(next(batches))
+        clips += len(first[-1][1].lengths)
     system.front_end.fit(
         system.front_end.transform(b.waves.to(device), b.lengths.to(device)) for _, b in first
     )

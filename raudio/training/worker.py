@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from raudio.config.schema import Experiment
+from raudio.data.manifest import Manifest
 
 
 @dataclass(frozen=True)
@@ -16,12 +17,12 @@ class Data:
     """The data of a search, as a trial's process gets it: small, with references to the large.
 
     Attributes:
-        path: of the dataset.
+        manifest: of the dataset, with a path that any process finds.
         refs: of a resident search, by split: references to the decoded blocks in the object
             store. None: every trial streams.
     """
 
-    path: str
+    manifest: Manifest
     refs: Mapping[str, list[Any]] | None
 
 
@@ -56,31 +57,26 @@ def train_here(
     """
     import torch
 
-    from raudio.data.feeds import make_feeds
-    from raudio.data.manifest import Manifest
-    from raudio.data.sampling import steps
+    from raudio.data.build import build_feeds
     from raudio.system import build_system
     from raudio.training.budget import budget
     from raudio.training.loop import train
 
     set_threads(experiment.resources.cpus)
-    manifest = Manifest.read(data.path)
+    manifest = data.manifest
     system = build_system(
         experiment,
         labels=manifest.labels,
         class_counts=manifest.splits["train"].class_counts,
     )
-    training = experiment.training
-    pass_steps = steps(manifest.splits["train"].clips, training.batch_size, place.world)
-    feeds = make_feeds(
+    feeds = build_feeds(
         manifest,
-        experiment.dataset,
+        experiment,
         encode=system.task.encode,
-        seed=experiment.seed,
         refs=data.refs,
         rank=place.rank,
         world=place.world,
-        epochs=budget(training, pass_steps).passes,
+        passes=lambda steps: budget(experiment.training, steps).passes,
         cpus=experiment.resources.data_cpus / place.world,
     )
     try:

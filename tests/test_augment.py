@@ -27,7 +27,7 @@ NAMES = AUGMENTATIONS.names()
 
 
 class Late(Augmentation):
-    """A plugin's own: every other sample of the clip, where the draw says so."""
+    """A plugin's own: the sign turned, at a level drawn."""
 
     stage = "wave"
 

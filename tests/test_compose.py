@@ -321,3 +321,22 @@ for wrong in ("model.width=0", "model.activation=tanh", "model.n_features=3"):
     assert "closest" not in lines[1]
     assert "relu, gelu" in lines[1]
     assert "n_features" in lines[2]
+
+
+def test_local_sources_of_augmentations_become_absolute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A trial's process runs in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    given = [
+        "augment.background.source=my noises",
+        "augment.reverb.source=s3://bucket/rooms",
+        "dataset.path=data",
+    ]
+    found = compose.with_absolute_paths(given)
+    assert found[1:] == given[1:]
+    experiment = compose.compose(found).experiment
+    assert experiment.augment.background.source == str(tmp_path / "my noises")
+    assert experiment.augment.reverb.source == "s3://bucket/rooms"
+    for kept in ("augment.reverb.source=none", "augment.reverb.source=choice(a,b)"):
+        assert compose.with_absolute_paths([kept]) == [kept]

@@ -26,12 +26,12 @@ from raudio.system import build_system
 LABELS = ("down", "noise|loud", "up")
 
 
-def experiment(**dataset: Any) -> schema.Experiment:
+def experiment(noises: str = "/data/noises", **dataset: Any) -> schema.Experiment:
     return experiment_from(
         {
             "dataset": {"path": "data/x", "sample_rate": 8000, "clip_seconds": 0.5, **dataset},
             "features": {"name": "logmel", "n_mels": 16, "f_max": None},
-            "augment": {},
+            "augment": {"background": {"source": noises}, "reverb": {"source": "s3://b/irs"}},
             "model": {"name": "cnn", "width": 4, "depth": 2},
             "task": {"name": "classification"},
             "optimizer": {"name": "adamw"},
@@ -129,8 +129,8 @@ def edit(bundle: Path, name: str, change: Callable[[Any], Any]) -> None:
 def test_the_best_trial_and_nothing_else(original: Path) -> None:
     assert sorted(p.name for p in original.iterdir()) == sorted(bundles.FILES)
     opened = read_bundle(original)
-    # Not data/x: a bundle is handed on, and does not tell where the data lay.
-    assert opened.experiment == dataclasses.replace(experiment(path="x"), seed=1)
+    # Not data/x and /data/noises: a bundle is handed on, and does not tell where the data lay.
+    assert opened.experiment == dataclasses.replace(experiment(path="x", noises="noises"), seed=1)
     assert opened.labels == LABELS
     assert opened.metrics["trial"] == "0001"
     assert opened.metrics["value"] == 0.75
@@ -380,7 +380,7 @@ def test_what_is_no_bundle(run: Path, original: Path, tmp_path: Path) -> None:
 
 def test_the_experiment_is_written_as_settings(original: Path) -> None:
     written = json.loads((original / bundles.EXPERIMENT).read_text())
-    expected = to_mapping(dataclasses.replace(experiment(path="x"), seed=1))
+    expected = to_mapping(dataclasses.replace(experiment(path="x", noises="noises"), seed=1))
     assert written == json.loads(json.dumps(expected))
 
 

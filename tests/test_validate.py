@@ -112,6 +112,15 @@ def compose_variants() -> dict[str, str]:
             {"augment__noise__min_snr": 30.0, "augment__noise__max_snr": 20.0},
             ["augment.noise.min_snr=30", "augment.noise.max_snr=20"],
         ),
+        (
+            {"augment__speed__min_factor": 1.2},
+            ["augment.speed.min_factor=1.2", "augment.speed.max_factor=1.1"],
+        ),
+        (
+            {"augment__background__p": 0.5},
+            ["augment.background.source", "augment.background.p=0.5"],
+        ),
+        ({"augment__hard_mix__p": 0.5}, ["augment.hard_mix.p=0.5", "augment.mixup"]),
         ({"dataset__clip_seconds": 0.01}, ["dataset.clip_seconds=0.01", "features.window=0.025"]),
         ({"training__steps_per_epoch": 5}, ["training.steps_per_epoch=5", "training.steps"]),
         (

@@ -116,6 +116,25 @@ def override(key: str, values: Sequence[str]) -> str:
     return f"{key}=[{', '.join(quoted(value) for value in values)}]"
 
 
+def with_absolute_paths(overrides: Sequence[str]) -> list[str]:
+    """The same overrides, the local sources of augmentations absolute: trials' processes, and a
+    later `resume`, run in other folders.
+    """
+    found = []
+    for item in overrides:
+        key, _, value = item.partition("=")
+        if key.startswith("augment.") and key.endswith(".source"):
+            source = values_of([item]).get(key)
+            if (
+                isinstance(source, str)
+                and source.lower() != "none"
+                and not ("://" in source or "${" in source)
+            ):
+                value = quoted(os.path.abspath(os.path.expanduser(source)))
+        found.append(f"{key}={value}")
+    return found
+
+
 def values_of(overrides: Sequence[str]) -> dict[str, Any]:
     """What `overrides` set, by key, before anything is composed; those that can't be read lack."""
     return {key: item.value for key, item in _parse(tuple(overrides), []).items()}

@@ -296,6 +296,16 @@ def _check_together(experiment: Experiment, problems: list[str]) -> None:
         )
     for name in schema.augmentations():
         check_ranges(f"augment.{name}", vars(getattr(experiment.augment, name)), problems)
+    if experiment.augment.background.p > 0 and experiment.augment.background.source is None:
+        problems.append(
+            "augment.background.source is not given; augment.background.p="
+            f"{experiment.augment.background.p:g} needs a folder or URI with recordings of noise"
+        )
+    if experiment.augment.hard_mix.p > 0 and experiment.task.name == "classification":
+        problems.append(
+            f"augment.hard_mix.p={experiment.augment.hard_mix.p:g} gives a clip several labels, "
+            "and task=classification takes one; use augment.mixup or augment.between_class"
+        )
     if training.steps is None and training.steps_per_epoch is not None:
         problems.append(
             f"training.steps_per_epoch={training.steps_per_epoch} needs training.steps, "

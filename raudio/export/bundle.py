@@ -22,7 +22,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,7 @@ import safetensors.torch
 from safetensors import SafetensorError
 
 from raudio import checkpoint, records
+from raudio.config.augment import Augment
 from raudio.config.schema import Experiment
 from raudio.config.validate import experiment_from, load_yaml, to_mapping
 from raudio.core.errors import ConfigError, DataError, RunError, closest
@@ -191,10 +192,14 @@ def _content(
     plugins = [Path(plugin).name for plugin in experiment.plugins]
     # A bundle is handed on: where the data lay on this machine is nobody's business.
     data = experiment.dataset
-    paths = (data.path,) if isinstance(data.path, str) else data.path
-    names = tuple(path if is_remote(path) else Path(path).name for path in paths)
-    where = names[0] if isinstance(data.path, str) else names
-    experiment = replace(experiment, plugins=(), dataset=replace(data, path=where, labels=None))
+    several = not isinstance(data.path, str)
+    where = tuple(map(_name_of, data.path)) if several else _name_of(data.path)
+    experiment = replace(
+        experiment,
+        plugins=(),
+        dataset=replace(data, path=where, labels=None),
+        augment=_without_folders(experiment.augment),
+    )
     metrics = {
         "trial": trial.id,
         "metric": history.metric,
@@ -244,6 +249,23 @@ def _json(value: Any) -> bytes:
 
 
 # --- reading -----------------------------------------------------------------------------------
+
+
+def _without_folders(augment: Augment) -> Augment:
+    """The same augmentations; of a local source (of noises, ...) the name alone."""
+    found = {field.name: getattr(augment, field.name) for field in fields(augment)}
+    return replace(
+        augment,
+        **{
+            name: replace(settings, source=_name_of(settings.source))
+            for name, settings in found.items()
+            if getattr(settings, "source", None)
+        },
+    )
+
+
+def _name_of(path: str) -> str:
+    return path if is_remote(path) else Path(path).name
 
 
 def read_bundle(path: str | os.PathLike[str]) -> Bundle:

@@ -215,6 +215,7 @@ def check(overrides: Sequence[str], *, single: bool = False, echo: Callable[[str
     Raises:
         UserError: it cannot work.
     """
+    overrides = compose.with_absolute_paths(overrides)
     if single:
         plain, axes = compose.split(overrides)
         if axes:

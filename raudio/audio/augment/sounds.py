@@ -5,7 +5,6 @@ M sounds, S samples of all together, B clips.
 
 from __future__ import annotations
 
-import posixpath
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from raudio.audio.decode import blocks, from_precision, to_precision
-from raudio.core import seeding
+from raudio.core import seeding, storage
 from raudio.core.errors import ConfigError
 from raudio.core.units import Seconds
 
@@ -113,11 +112,8 @@ def load_sounds(source: str, sample_rate: int, *, name: str, from_peak: bool = F
 
 def _files(source: str, name: str) -> Iterator[tuple[str, bytes]]:
     """Name and content of each encoded sound, in a fixed order without meaning."""
-    import fsspec
-
     try:
-        store, root = fsspec.core.url_to_fs(source)
-        found = sorted(store.find(root))
+        found = list(storage.listing(source))
     except (OSError, ValueError, ImportError) as error:
         raise ConfigError(f"{name}: source={source!r} can't be listed: {error}") from error
     if not found:
@@ -125,21 +121,22 @@ def _files(source: str, name: str) -> Iterator[tuple[str, bytes]]:
             f"{name}: source={source!r}: there is no such folder, or nothing in it; give a folder "
             "or URI with audio files, or a dataset"
         )
-    paths = {posixpath.relpath(path, root): path for path in found}
-    if "dataset.json" in paths:
-        shards = [path for key, path in paths.items() if key.startswith("shards/train-")]
-        for path in shards:
-            with store.open(path, "rb") as file:
-                yield from _clips(file)
+    if "dataset.json" in found:
+        for file in found:
+            if file.startswith("shards/train-"):
+                yield from _clips(storage.join(source, file))
         return
-    names = [key for key in paths if key.lower().endswith(_SUFFIXES)]
-    for key in sorted(names, key=lambda key: seeding.key("sound", key)):
-        yield paths[key], store.cat_file(paths[key])
+    names = [file for file in found if file.lower().endswith(_SUFFIXES)]
+    for file in sorted(names, key=lambda file: seeding.key("sound", file)):
+        path = storage.join(source, file)
+        yield path, storage.read_bytes(path)
 
 
-def _clips(file: object) -> Iterator[tuple[str, bytes]]:
+def _clips(shard: str) -> Iterator[tuple[str, bytes]]:
     import pyarrow.parquet
 
-    for batch in pyarrow.parquet.ParquetFile(file).iter_batches(16, columns=["clip_id", "audio"]):
-        for row in batch.to_pylist():
-            yield f"clip {row['clip_id']!r}", row["audio"]
+    with storage.open_bytes(shard) as file:
+        batches = pyarrow.parquet.ParquetFile(file).iter_batches(16, columns=["clip_id", "audio"])
+        for batch in batches:
+            for row in batch.to_pylist():
+                yield f"clip {row['clip_id']!r}", row["audio"]

@@ -31,7 +31,16 @@ def experiment(noises: str = "/data/noises", **dataset: Any) -> schema.Experimen
         {
             "dataset": {"path": "data/x", "sample_rate": 8000, "clip_seconds": 0.5, **dataset},
             "features": {"name": "logmel", "n_mels": 16, "f_max": None},
-            "augment": {"background": {"source": noises}, "reverb": {"source": "s3://b/irs"}},
+            "augment": {
+                "background": {"source": noises},
+                "reverb": {"source": "s3://b/irs"},
+                "chain": {
+                    "one": {
+                        "kind": "choice",
+                        "of": {"street": {"kind": "background", "source": noises}},
+                    }
+                },
+            },
             "model": {"name": "cnn", "width": 4, "depth": 2},
             "task": {"name": "classification"},
             "optimizer": {"name": "adamw"},

@@ -58,6 +58,18 @@ EVERYTHING = schema.Augment(
     mixup=augment.Mixup(p=0.7),
 )
 
+# What changes lengths, moves frames or mixes at every stage.
+MOVING = schema.Augment(
+    speed=augment.Speed(p=0.5),
+    roll=augment.Roll(p=0.5),
+    reverb=augment.Reverb(p=0.5, max_rt60=0.3),
+    concat=augment.Concat(p=0.5),
+    cutmix=augment.CutMix(p=0.5),
+    between_class=augment.BetweenClass(p=0.5),
+    time_warp=augment.TimeWarp(p=0.5),
+    freq_mixstyle=augment.FreqMixStyle(p=0.5),
+)
+
 
 def run(
     settings: schema.Experiment,
@@ -116,6 +128,7 @@ def without_seconds(reports: Iterable[Report]) -> list[Report]:
     "settings",
     [
         pytest.param(experiment(augment=EVERYTHING), id="augmented"),
+        pytest.param(experiment(augment=MOVING), id="augmented, lengths and targets changed"),
         pytest.param(experiment(optimizer=schema.SGD(), accumulate=2), id="sgd, accumulated"),
         pytest.param(experiment(steps=14, steps_per_epoch=4), id="epochs that cut through passes"),
         pytest.param(experiment(precision="fp16"), id="fp16"),

@@ -261,7 +261,18 @@ def _without_folders(augment: Augment) -> Augment:
             for name, settings in found.items()
             if getattr(settings, "source", None)
         },
+        chain=_steps_without_folders(augment.chain),
     )
+
+
+def _steps_without_folders(steps: Mapping[str, Any]) -> dict[str, Any]:
+    found = {name: dict(step) for name, step in steps.items()}
+    for step in found.values():
+        if step.get("source"):
+            step["source"] = _name_of(step["source"])
+        if "of" in step:
+            step["of"] = _steps_without_folders(step["of"])
+    return found
 
 
 def _name_of(path: str) -> str:

@@ -13,7 +13,6 @@ from dataclasses import replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from raudio.audio.augment.base import (
     Augmentation,
@@ -204,21 +203,16 @@ def filtered(
     waves = examples.data
     samples = waves.shape[1]
     n_fft = fft_size(samples + round(_TAIL * sample_rate))
-    # In float64: the powers of a steep filter are large.
-    frequencies = torch.arange(n_fft // 2 + 1, dtype=torch.float64, device=waves.device) * (
-        sample_rate / n_fft
-    )
-    gain = torch.ones((), dtype=torch.float64, device=waves.device)
+    bins = torch.arange(n_fft // 2 + 1, dtype=waves.dtype, device=waves.device)
+    log_frequencies = (bins * (sample_rate / n_fft)).log()
+    # |H|^2 of a low pass is 1 / (1 + (f / cutoff)^(2 order)): a logistic function of log f.
+    power = torch.ones((), dtype=waves.dtype, device=waves.device)
     if low_pass is not None:
-        gain = gain * (1 + _power(frequencies, low_pass, order)).rsqrt()  # (B, K)
+        distance = log_frequencies - column(np.log(low_pass), waves)  # (B, K)
+        power = power * (-2 * order * distance).sigmoid()
     if high_pass is not None:
-        power = _power(frequencies, high_pass, order)
-        gain = gain * (power / (1 + power)).sqrt()
-    spectra = torch.fft.rfft(waves, n_fft) * gain.to(waves.dtype)
+        distance = log_frequencies - column(np.log(high_pass), waves)
+        power = power * (2 * order * distance).sigmoid()
+    spectra = torch.fft.rfft(waves, n_fft) * power.sqrt()
     filtered_waves = torch.fft.irfft(spectra, n_fft)[:, :samples]
     return replace(examples, data=filtered_waves * frame_mask(examples.lengths, samples))
-
-
-def _power(frequencies: Tensor, cutoff: NDArray[np.float64], order: int) -> Tensor:
-    """(B, K) (f / cutoff)^(2 order)."""
-    return (frequencies / column(cutoff, frequencies)) ** (2 * order)

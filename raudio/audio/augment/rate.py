@@ -177,16 +177,14 @@ def stretched(waves: Tensor, factor: NDArray[np.float64], size: int, n_fft: int)
     time = torch.arange(frames, device=waves.device) * column(factor, waves, torch.float64)
     time = time.clamp(max=spectra.shape[2] - 2)  # (B, F) where each frame is read
     first = time.long()[:, None].expand(-1, spectra.shape[1], -1)
-    this, following = spectra.gather(2, first), spectra.gather(2, first + 1)
-    magnitude = torch.lerp(this.abs(), following.abs(), time.frac()[:, None].to(waves.dtype))
-    # How far a bin's phase turns in a hop: its measured turn, next to that of its own frequency.
-    bins = torch.arange(spectra.shape[1], dtype=torch.float64, device=waves.device)
-    expected = 2 * math.pi * hop / n_fft * bins[:, None]
-    turn = following.angle().double() - this.angle() - expected
-    turn = turn - 2 * math.pi * (turn / (2 * math.pi)).round() + expected
-    phase = turn.cumsum(2).roll(1, 2)
+    share = time.frac()[:, None].to(waves.dtype)
+    levels, angles = spectra.abs(), spectra.angle()
+    magnitude = torch.lerp(levels.gather(2, first), levels.gather(2, first + 1), share)
+    # How far each bin's phase turns from a frame to the next; whole turns make no difference.
+    turns = angles.diff(dim=2).gather(2, first)
+    phase = turns.cumsum(2, dtype=torch.float64).roll(1, 2)
     phase[:, :, 0] = 0
-    phase = (phase + spectra[:, :, :1].angle()).remainder(2 * math.pi).to(waves.dtype)
+    phase = (phase + angles[:, :, :1]).remainder(2 * math.pi).to(waves.dtype)
     frequencies = torch.polar(magnitude, phase)
     return torch.istft(frequencies, n_fft, hop, window=window, length=size + n_fft)[:, :size]
 

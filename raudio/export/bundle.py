@@ -192,8 +192,7 @@ def _content(
     plugins = [Path(plugin).name for plugin in experiment.plugins]
     # A bundle is handed on: where the data lay on this machine is nobody's business.
     data = experiment.dataset
-    several = not isinstance(data.path, str)
-    where = tuple(map(_name_of, data.path)) if several else _name_of(data.path)
+    where = _name_of(data.path) if isinstance(data.path, str) else tuple(map(_name_of, data.path))
     experiment = replace(
         experiment,
         plugins=(),

@@ -489,3 +489,41 @@ def test_two_workers_train_a_trial_and_measure_all_clips(place: Path) -> None:
     # One process that sees every clip measures what the two found together.
     for name, value in json.loads(result.stdout)["metrics"].items():
         assert value == pytest.approx(recorded[f"valid/{name}"], abs=1e-6), name
+
+
+# --- other feeds and samplings -----------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_streamed_search_is_the_resident_one(place: Path) -> None:
+    reports = {}
+    for feed in ("resident", "streamed"):
+        settings = (f"dataset.feed={feed}", "dataset.shuffle_window=2", "training.epochs=2")
+        driver = start(place, f"as-{feed}", *settings, "search.scheduler=none", trials=2)
+        assert driver.end(240) == 0, driver.log.read_text()
+        history = read_history(driver.run)
+        assert [trial.state for trial in history.trials.values()] == ["completed"] * 2
+        reports[feed] = [
+            (record["id"], record["epoch"], record["metrics"])
+            for record in read_records(driver.run)
+            if record["event"] == "report"
+        ]
+    assert len(reports["streamed"]) == 4
+    assert sorted(reports["streamed"], key=str) == sorted(reports["resident"], key=str)
+
+
+@pytest.mark.slow
+def test_a_training_by_classes_windows_and_seconds(place: Path) -> None:
+    drawn = (
+        "dataset.sampling=balanced",
+        "dataset.crop=all",
+        "dataset.clip_seconds=0.5",
+        "training.batch_seconds=12",
+        "training.epochs=2",
+    )
+    model = [setting for setting in COMMON if setting.startswith(("model", "features"))]
+    result = raudio(place, "train", "dataset.path=data", "run.dir=drawn", *model, *drawn)
+    assert result.returncode == 0, result.stderr
+    reports = [r for r in read_records(place / "drawn") if r["event"] == "report"]
+    assert len(reports) == 2
+    assert all(0 <= report["metrics"]["train/padding"] < 0.2 for report in reports)

@@ -64,6 +64,32 @@ def test_average_of_windows_by_hand() -> None:
     torch.testing.assert_close(mean, torch.tensor([[0.95, 0.05], [0.2, 0.8]]))
 
 
+@pytest.mark.parametrize("model", schema.VARIANTS["model"])
+@pytest.mark.parametrize("front_end", schema.VARIANTS["features"])
+@pytest.mark.parametrize("normalize", ["none", "channel", "dataset"])
+@torch.no_grad()
+def test_what_a_batch_pads_a_clip_with_changes_nothing(
+    model: str, front_end: str, normalize: str
+) -> None:
+    settings = dataclasses.replace(
+        experiment(seed=2),
+        features=schema.VARIANTS["features"][front_end](normalize=normalize),
+        model=schema.VARIANTS["model"][model](),
+    )
+    system = build_system(settings, labels="abc")
+    lengths = torch.tensor([4000, 2399, 801, 80, 5])
+    waves = 0.3 * torch.randn(5, 4000, generator=torch.Generator().manual_seed(0))
+    if system.front_end.needs_fit:
+        system.front_end.fit([system.front_end.transform(waves, lengths)])
+    for _ in range(3):
+        system(waves, lengths)  # batch normalisation sees data, so that zeros don't stay zeros
+    system.eval()
+    together = system(torch.cat([waves, torch.ones(5, 777)], dim=1), lengths)
+    for clip, length in enumerate(lengths.tolist()):
+        alone = system(waves[clip : clip + 1, :length], lengths[clip : clip + 1])
+        torch.testing.assert_close(alone[0], together[clip], atol=1e-5, rtol=1e-5)
+
+
 class _Loudest(nn.Module):
     """Logits are the first samples, so that a score can be computed by hand."""
 

@@ -88,6 +88,9 @@ def test_variants_of_a_clip_are_heard_and_seen(clips: list[str], tmp_path: Path)
         assert rate == RATE
         levels.append(20 * np.log10(after.std() / before.std()))
         np.testing.assert_allclose(after, before * 10 ** (levels[-1] / 20), atol=1e-5)
+        pixels = read_png(out / f"low-{variant}.png")
+        left, right = pixels[128:, :480], pixels[128:, 488:]
+        assert (right.mean() > left.mean()) == (levels[-1] > 0), "louder is brighter"
     assert levels[0] != pytest.approx(levels[1], abs=0.1)
     assert max(map(abs, levels)) <= 20
     again = tmp_path / "again"

@@ -106,6 +106,16 @@ def test_a_sequence_applies_all_its_steps_or_none() -> None:
     }
 
 
+def test_a_choice_is_drawn_anew_in_every_epoch_and_for_every_seed() -> None:
+    pick = {"pick": {"kind": "choice", "of": {name: {"kind": name} for name in MARKS}}}
+    first = applied(pick)
+    assert torch.equal(applied(pick), first)
+    third = pytest.approx(1 / 3, abs=0.015)
+    again = augmenter(pick, seed=2).wave(examples(len(MANY)), MANY, 0).data[:, 0]
+    for other in (applied(pick, epoch=1), again):
+        assert float((other == first).double().mean()) == third
+
+
 def test_nested_choices_multiply() -> None:
     inner = {"kind": "choice", "weight": 1, "of": {"ten": {"kind": "ten"}, "on": {"kind": "one"}}}
     both = {"kind": "sequence", "weight": 2, "of": {"a": {"kind": "hundred"}, "b": inner | {}}}
@@ -117,12 +127,13 @@ def test_nested_choices_multiply() -> None:
 
 def test_two_of_one_kind_draw_apart() -> None:
     step = {"kind": "one", "p": 0.5}
-    found = shares(applied({"a": step, "b": step}))
-    assert found == {
-        0.0: pytest.approx(0.25, abs=0.015),
-        1.0: pytest.approx(0.5, abs=0.015),
-        2.0: pytest.approx(0.25, abs=0.015),
-    }
+    both = {"a": step, "b": step}
+    for steps in (both, {"x": {"kind": "sequence", "of": both}}):
+        assert shares(applied(steps)) == {
+            0.0: pytest.approx(0.25, abs=0.015),
+            1.0: pytest.approx(0.5, abs=0.015),
+            2.0: pytest.approx(0.25, abs=0.015),
+        }
     gain = {"kind": "gain", "max_db": 20}
     levels = [augmenter({name: gain}).wave(waves(4), MANY[:4], 0).data[:, 0] for name in ("a", "b")]
     assert not torch.isclose(*levels).any()
@@ -273,6 +284,9 @@ def test_the_signature_covers_what_a_chain_does_and_nothing_else() -> None:
         assert of(change) != of(), change
     off = "augment.chain.level.p=0"
     assert of(off, "augment.chain.level.max_db=11") == of(off)
+    inner = "{kind: sequence, of: {a: {kind: gain}}}"
+    one, other = (signature(experiment(f"augment.chain.{x}={inner}"), "") for x in "xy")
+    assert one != other, "draws go by names"
     forward = ["augment.chain.a.kind=gain", "augment.chain.b.kind=shift"]
     assert signature(experiment(*forward), "") != signature(experiment(*forward[::-1]), "")
 

@@ -127,6 +127,23 @@ def write_atomic(path: str | os.PathLike[str], content: bytes | str) -> None:
         raise
 
 
+def write_new(path: str | os.PathLike[str], content: bytes | str) -> bool:
+    """Writes an object of a store unless there is one; returns whether it was written.
+
+    Of several processes that try at once, one succeeds (S3: a conditional write).
+
+    Raises:
+        OSError: as `open`; `StoreError` when the store does not recover.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    fs, inner = filesystem(path)
+    try:
+        _retrying("writing", path, lambda: fs.pipe_file(inner, data, mode="create"))
+    except FileExistsError:
+        return False
+    return True
+
+
 def listing(folder: str | os.PathLike[str]) -> dict[str, Stat]:
     """All files below a folder: path inside it, with forward slashes, to what is known of it.
 

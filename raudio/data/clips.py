@@ -7,7 +7,6 @@ Shapes: N clips, T samples of one clip.
 
 from __future__ import annotations
 
-import hashlib
 import io
 from collections.abc import Sequence
 from functools import cached_property
@@ -23,14 +22,14 @@ from raudio.audio.decode import Precision, decode, decode_window, to_precision
 from raudio.core import seeding
 from raudio.core.errors import DataError
 from raudio.data.manifest import Manifest
-from raudio.data.rows import FACTS, read_content, read_shard, shard_columns
+from raudio.data.rows import FACTS, read_content, read_index, read_shard
 
 #: The column of the samples; a name that no metadata column of a dataset has.
 WAVE = "__wave__"
 
 # What describes the stored file and not the decoded clip.
 _OF_THE_FILE = frozenset(
-    {"audio", "sample_rate", "frames", "channels", "split", *(name for name, _ in FACTS)}
+    {"audio", "sample_rate", "frames", "channels", "split", "fold", *(name for name, _ in FACTS)}
 )
 _TYPES: dict[str, type[np.int16] | type[np.float32]] = {"int16": np.int16, "float32": np.float32}
 
@@ -127,12 +126,7 @@ def of_the_clip(table: pa.Table, prefix: str = "") -> pa.Table:
 
 def _checked(path: str, sha256: str | None) -> pa.Table:
     """A shard's table, if its file is the one that the manifest lists."""
-    content = read_content(path)
-    if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
-        raise DataError(
-            f"shard {path} is not the one that the dataset's manifest lists (its SHA-256 differs); "
-            "prepare the dataset again, or copy it again whole"
-        )
+    content = read_content(path, sha256)
     return read_shard(io.BytesIO(content), where=path)
 
 
@@ -219,13 +213,14 @@ def stored_tables(manifest: Manifest, split: str) -> list[pa.Table]:
     """Every shard's columns of a split, read without its audio.
 
     Raises:
-        DataError: there is no such split, or a shard is missing or damaged.
+        DataError: there is no such split, or the index is missing or damaged.
     """
-    tables = []
-    for shard in manifest.shards_of(split):
-        path = manifest.shard_path(shard)
-        names = [name for name in shard_columns(path) if name != "audio"]
-        tables.append(read_shard(path, names))
+    index = read_index(manifest)
+    tables, first = [], 0
+    for shard in manifest.shards:
+        if shard.split == split:
+            tables.append(index.slice(first, shard.clips))
+        first += shard.clips
     return tables
 
 

@@ -1,7 +1,8 @@
 """The manifest of a dataset: what is in its shards, in one small JSON file beside them.
 
-A dataset is a folder (local or URI) of `shards/{split}-00000.parquet` and `dataset.json`, made by
-`raudio data prepare`. The manifest is written last, so a folder that has one is whole.
+A dataset is a folder (local or URI) of `shards/{split}-00000.parquet`, `index.parquet` (all rows
+without their audio) and `dataset.json`, made by `raudio data prepare`. The manifest is written
+last: a folder without one is no dataset.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ from raudio.core import storage
 from raudio.core.errors import DataError, unknown
 from raudio.core.units import Hertz, Seconds
 
-#: Raised when a reader of the old format could no longer read the new one.
-FORMAT_VERSION = 1
+#: Raised when a reader of the old format could no longer read the new one, or the other way round.
+FORMAT_VERSION = 2
 MANIFEST = "dataset.json"
+INDEX = "index.parquet"
 SPLITS = ("train", "valid", "test")
 
 #: Of a decoded sample, by `dataset.precision`.
@@ -30,7 +32,7 @@ SAMPLE_BYTES = {"int16": 2, "float32": 4}
 
 @dataclass(frozen=True)
 class SplitInfo:
-    """One split in numbers: clips, seconds, and clips of each class (only classes it has)."""
+    """One split in numbers: clips, seconds, and clips that hold each class (only those it has)."""
 
     clips: int
     seconds: Seconds
@@ -44,6 +46,7 @@ class Shard:
     Attributes:
         file: its path inside the dataset, such as `shards/train-00000.parquet`.
         split: the split that all its clips belong to.
+        fold: the fold of a cross-validation that they belong to, where there are folds.
         clips: rows.
         frames: samples a channel, at the stored rates, summed over the clips.
         seconds: the clips' lengths, summed.
@@ -53,6 +56,7 @@ class Shard:
 
     file: str
     split: str
+    fold: int | None
     clips: int
     frames: int
     seconds: Seconds
@@ -77,6 +81,7 @@ class Manifest:
         labels: every class, sorted; the order of a classifier's outputs.
         splits: `train`, `valid`, `test` (those there are) in numbers.
         shards: in order: by split, then by number.
+        index_sha256: of `index.parquet`.
         sample_rates: stored rate in Hz to clips.
         channels: stored channels to clips.
         seconds_min, seconds_median, seconds_p95, seconds_max: lengths of the clips of all splits.
@@ -90,6 +95,7 @@ class Manifest:
     labels: tuple[str, ...]
     splits: dict[str, SplitInfo]
     shards: tuple[Shard, ...]
+    index_sha256: str
     sample_rates: dict[int, int]
     channels: dict[int, int]
     seconds_min: Seconds
@@ -108,7 +114,7 @@ class Manifest:
 
         Raises:
             DataError: there is no dataset at `path`, it cannot be reached, its manifest is damaged,
-                or a newer raudio wrote it.
+                or another version of raudio wrote it.
         """
         text = os.fspath(path)
         try:
@@ -208,10 +214,11 @@ class Manifest:
 
 def _from_json(path: str, content: Mapping[str, Any]) -> Manifest:
     version = int(content["format_version"])
-    if version > FORMAT_VERSION:
+    if version != FORMAT_VERSION:
+        update = "update raudio, or " if version > FORMAT_VERSION else ""
         raise DataError(
-            f"dataset {path!r} has format {version}, and this raudio reads up to {FORMAT_VERSION}: "
-            "update raudio, or prepare the dataset again"
+            f"dataset {path!r} has format {version}, and this raudio reads format "
+            f"{FORMAT_VERSION}: {update}prepare the dataset again"
         )
     known = {field.name for field in dataclasses.fields(Manifest)} - {"path"}
     values = {name: value for name, value in content.items() if name in known}

@@ -7,7 +7,7 @@
 | sample_rate, frames, channels | int32, int64, int32 | of `audio`; frames are samples a channel |
 | split | string | train, valid or test; the same for all rows of a shard |
 | group | string or null | speaker, site, ...: what must not straddle splits |
-| label | string | the class |
+| label | string or null | the class, of data with one class a clip |
 | peak, rms | float32 | largest and root mean square value of the mono samples, full scale is 1 |
 | clipped | int32 | samples at full scale |
 | content | string | hash of the decoded samples: equal for the same sound |
@@ -16,7 +16,9 @@
 | snr | float32 or null | estimate in dB; null for digital silence, as is the bandwidth |
 | speech | float32 | estimate of how much it is like speech, 0 to 1 |
 | bandwidth | float32 or null | highest frequency in Hz that has power |
-| events | list of {label, onset, offset} | where the data has them; in seconds |
+| labels | list of string | the classes, of multi-label data; there alone |
+| events | list of {label, onset, offset} | in seconds, by onset; where the data has them |
+| fold | int32 | of a cross-validation; where there are folds, and the same for a whole shard |
 
 and any further column of the label file, as metadata, with its own name.
 """
@@ -26,17 +28,16 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raudio.core import storage
 from raudio.core.errors import DataError
-from raudio.data.manifest import Shard
+from raudio.data.manifest import INDEX, Manifest, Shard
 
 EVENTS = pa.list_(
     pa.struct([("label", pa.string()), ("onset", pa.float64()), ("offset", pa.float64())])
@@ -64,14 +65,26 @@ COLUMNS: tuple[tuple[str, pa.DataType], ...] = (
     ("label", pa.string()),
     *FACTS,
 )
-RESERVED = frozenset(name for name, _ in COLUMNS)
+#: Columns that a dataset has where its data do.
+OPTIONAL: dict[str, pa.DataType] = {
+    "labels": pa.list_(pa.string()),
+    "events": EVENTS,
+    "fold": pa.int32(),
+}
+RESERVED = frozenset({*(name for name, _ in COLUMNS), *OPTIONAL})
 
 
-def schema(metadata: Mapping[str, pa.DataType]) -> pa.Schema:
-    """The columns of every shard of a dataset: the fixed ones, then `metadata` sorted by name."""
+def schema(metadata: Mapping[str, pa.DataType], optional: Collection[str] = ()) -> pa.Schema:
+    """The columns of every shard of a dataset.
+
+    Args:
+        metadata: further columns and their types; they come last, sorted by name.
+        optional: those of `OPTIONAL` that the dataset has.
+    """
     assert not RESERVED & set(metadata), "a metadata column takes the name of a fixed one"
+    own = [(name, type_) for name, type_ in OPTIONAL.items() if name in optional]
     further = [(name, metadata[name]) for name in sorted(metadata)]
-    return pa.schema([*COLUMNS, *further])
+    return pa.schema([*COLUMNS, *own, *further])
 
 
 def shard_file(split: str, number: int) -> str:
@@ -79,60 +92,102 @@ def shard_file(split: str, number: int) -> str:
     return f"shards/{split}-{number:05d}.parquet"
 
 
+def table(rows: Sequence[Mapping[str, Any]], columns: pa.Schema) -> pa.Table:
+    """Rows as a table of exactly `columns`: what a row lacks is null."""
+    return pa.Table.from_pylist(list(rows), schema=columns)
+
+
 def write_shard(
-    folder: str | os.PathLike[str],
-    file: str,
-    rows: Sequence[Mapping[str, Any]],
-    columns: pa.Schema,
+    folder: str | os.PathLike[str], file: str, rows: pa.Table, fold: int | None = None
 ) -> Shard:
-    """Writes rows of one split as `file` in `folder`: whole or not at all, same rows same bytes."""
-    table = pa.Table.from_pylist(list(rows), schema=columns)
-    others = [name for name in columns.names if name != "audio"]
-    buffer = io.BytesIO()
-    pq.write_table(
-        table,
-        buffer,
-        row_group_size=len(rows),
-        # Encoded audio does not get smaller; and statistics of it would copy clips to the footer.
+    """Writes rows of one split and fold as `file` in `folder`: whole or not at all.
+
+    The same rows give the same bytes.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    others = [name for name in rows.column_names if name != "audio"]
+    # Encoded audio does not get smaller; and statistics of it would copy clips to the footer.
+    content = _parquet(
+        rows,
+        row_group_size=rows.num_rows,
         compression={"audio": "none", **dict.fromkeys(others, "zstd")},
         use_dictionary=False,
-        write_statistics=[n for n in others if pa.types.is_primitive(columns.field(n).type)],
-        store_schema=True,
+        write_statistics=[n for n in others if pa.types.is_primitive(rows.schema.field(n).type)],
     )
-    content = buffer.getvalue()
     storage.write_atomic(storage.join(folder, file), content)
-    return _facts(file, table.drop_columns(["audio"]), content)
+    frames = rows["frames"].to_numpy()
+    seconds = frames / rows["sample_rate"].to_numpy()
+    return Shard(
+        file=file,
+        split=rows["split"][0].as_py(),
+        fold=fold,
+        clips=rows.num_rows,
+        frames=int(frames.sum()),
+        seconds=round(float(seconds.sum()), 6),
+        bytes=len(content),
+        sha256=hashlib.sha256(content).hexdigest(),
+    )
 
 
-def shard_facts(folder: str | os.PathLike[str], file: str) -> Shard:
-    """What a manifest says of a shard that is already there.
+def write_index(folder: str | os.PathLike[str], rows: pa.Table) -> str:
+    """Writes the rows of all shards, in order and without `audio`; returns the file's SHA-256.
 
     Raises:
-        DataError: it cannot be read.
+        OSError: it cannot be written.
     """
-    content = read_content(storage.join(folder, file))
-    table = read_shard(io.BytesIO(content), ["split", "frames", "sample_rate"], where=file)
-    return _facts(file, table, content)
+    content = _parquet(rows, compression="zstd")
+    storage.write_atomic(storage.join(folder, INDEX), content)
+    return hashlib.sha256(content).hexdigest()
 
 
-def read_content(path: str) -> bytes:
-    """The bytes of a shard's file.
+def read_index(manifest: Manifest, columns: Iterable[str] | None = None) -> pa.Table:
+    """The rows of all shards of a dataset, in order, without `audio`.
+
+    Args:
+        manifest: of the dataset.
+        columns: names; None is all. Those that the dataset lacks are left out.
 
     Raises:
-        DataError: it is missing or cannot be read.
+        DataError: the index is missing, damaged or another than the manifest's.
+    """
+    path = storage.join(manifest.path, INDEX)
+    content = read_content(path, manifest.index_sha256)
+    with _readable(path):
+        names = pq.read_schema(io.BytesIO(content)).names
+        wanted = names if columns is None else [name for name in columns if name in names]
+        return pq.read_table(io.BytesIO(content), columns=wanted)
+
+
+def read_content(path: str, sha256: str | None = None) -> bytes:
+    """The bytes of a dataset's file.
+
+    Args:
+        path: local path or URI.
+        sha256: what the manifest says of it; None skips the check.
+
+    Raises:
+        DataError: it is missing, cannot be read, or is another than the manifest's.
     """
     try:
-        return storage.read_bytes(path)
+        content = storage.read_bytes(path)
     except FileNotFoundError:
-        raise DataError(f"shard {path} is missing; prepare the dataset again") from None
+        raise DataError(f"{path} is missing; prepare the dataset again") from None
     except OSError as error:
-        raise DataError(f"shard {path} cannot be read: {error}") from error
+        raise DataError(f"{path} cannot be read: {error}") from error
+    if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
+        raise DataError(
+            f"{path} ({len(content)} bytes) is not the one that the dataset's manifest lists (its "
+            "SHA-256 differs); prepare the dataset again, or copy it again whole"
+        )
+    return content
 
 
 def read_shard(
     source: str | io.BytesIO, columns: Iterable[str] | None = None, *, where: str = ""
 ) -> pa.Table:
-    """A shard's table, or some columns of it; only those are read from the store.
+    """A shard's table, or some columns of it.
 
     Args:
         source: path or URI, or the file's content.
@@ -142,47 +197,21 @@ def read_shard(
     Raises:
         DataError: the shard is missing or damaged.
     """
-    wanted = None if columns is None else list(columns)
+    content = io.BytesIO(read_content(source)) if isinstance(source, str) else source
     with _readable(where or str(source)):
-        if isinstance(source, str):
-            fs, inner = fsspec.core.url_to_fs(source)
-            with fs.open(inner, "rb") as file:
-                return pq.read_table(file, columns=wanted)
-        return pq.read_table(source, columns=wanted)
+        return pq.read_table(content, columns=None if columns is None else list(columns))
 
 
-def shard_columns(path: str) -> list[str]:
-    """Names of a shard's columns; nothing but its footer is read.
-
-    Raises:
-        DataError: the shard is missing or damaged.
-    """
-    with _readable(path):
-        fs, inner = fsspec.core.url_to_fs(path)
-        with fs.open(inner, "rb") as file:
-            return list(pq.read_schema(file).names)
+def _parquet(rows: pa.Table, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(rows, buffer, store_schema=True, **options)
+    return buffer.getvalue()
 
 
 @contextmanager
 def _readable(name: str) -> Iterator[None]:
-    """What goes wrong in reading the shard `name` becomes a `DataError`."""
+    """What is wrong with the content of the file `name` becomes a `DataError`."""
     try:
         yield
-    except FileNotFoundError:
-        raise DataError(f"shard {name} is missing; prepare the dataset again") from None
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"shard {name} is damaged ({error}); prepare the dataset again") from error
-
-
-def _facts(file: str, table: pa.Table, content: bytes) -> Shard:
-    frames = table["frames"].to_numpy()
-    seconds = frames / table["sample_rate"].to_numpy()
-    return Shard(
-        file=file,
-        split=table["split"][0].as_py(),
-        clips=table.num_rows,
-        frames=int(frames.sum()),
-        seconds=round(float(seconds.sum()), 6),
-        bytes=len(content),
-        sha256=hashlib.sha256(content).hexdigest(),
-    )
+        raise DataError(f"{name} is damaged ({error}); prepare the dataset again") from error

@@ -1,36 +1,34 @@
 """Writing a dataset: whole or not at all, the same bytes every time, and on after a kill.
 
-Everything is written to a hidden folder beside the dataset's, which gets the dataset's name at the
-end. Clips are encoded by threads (the codecs release Python's lock) and written in order, so the
-bytes do not depend on how many threads there are. Memory: one shard, and a few clips a thread.
+A local dataset is made in a hidden folder beside its own, which gets its name at the end. Object
+stores cannot rename: there the shards are written in their place, and the manifest last. Either way
+what a preparation has finished stays when it ends early, and the next one goes on from there.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import os
-import shutil
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-import numpy as np
 import pyarrow as pa
 
-from raudio.core import machine, storage
+from raudio.core import storage
 from raudio.core.errors import DataError
-from raudio.data import rows
-from raudio.data.manifest import MANIFEST, SPLITS, Manifest, Shard, Skipped, SplitInfo
+from raudio.data import rows, shards
+from raudio.data.executors import Execution
+from raudio.data.manifest import INDEX, MANIFEST, Manifest, Skipped
+from raudio.data.shards import PARTS, Part, Row, Work
+from raudio.data.summary import leaks, summarise
 
 T = TypeVar("T")
-R = TypeVar("R")
 
-Row = dict[str, Any]
 Echo = Callable[[str], None]
 #: Told how many clips of how many are done.
 Progress = Callable[[int, int], None]
@@ -39,238 +37,232 @@ Progress = Callable[[int, int], None]
 #: decode it and a few of them shuffle well.
 _WISHED_SHARDS = 16
 _SMALLEST_SHARD = 2**18
-_LARGEST_CLIP = 2**30
+#: So many unusable files are named in a message; more are listed in a file.
+_NAMED = 20
+_BAD_FILES = "bad-files.txt"
 
 
 def silent(_: str) -> None:
     """Says nothing."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Task(Generic[T]):
     """What to write.
 
     Attributes:
-        clips: split to clips, in the order to be written.
-        encode: a clip to its row (all columns but `split`), or why it is left out. Called by
-            several threads at once.
-        clip_id: of a clip, as its row has it.
-        key: names the work: only what was written under the same key is gone on with.
+        clips: split and fold (None where there are no folds) to clips, in the order to be written.
+        encode: a clip to its row, see `Work.encode`. Goes to other processes.
+        size: of a clip: the bytes that it is expected to take in a shard.
+        key: names what shapes a row besides the clip, see `Work.key`.
         metadata: further columns of the rows and their types.
+        optional: those of `rows.OPTIONAL` that the rows have.
         taken: what was taken for what, a sentence each; for the manifest and the user.
-        source, licence, made_with, skipped: for the manifest.
+        source, licence, made_with: for the manifest.
         shard_bytes: of audio after which a shard is full.
-        total_bytes: of all audio, roughly.
+        source_bytes: of all recordings.
+        skipped: files that were found unusable before.
+        skip_bad: leave out what cannot be used; else there is no dataset then.
+        allow_leaks: a recording in two splits is worth a sentence; else there is no dataset then.
     """
 
-    clips: Mapping[str, Sequence[T]]
+    clips: Mapping[tuple[str, int | None], Sequence[T]]
     encode: Callable[[T], Row | Skipped]
-    clip_id: Callable[[T], str]
+    size: Callable[[T], int]
     key: str
     metadata: Mapping[str, pa.DataType]
+    optional: Sequence[str] = ()
+    taken: Sequence[str] = ()
     source: str
     licence: str
     made_with: Mapping[str, Any]
-    taken: Sequence[str]
-    shard_bytes: int
-    total_bytes: int
+    shard_bytes: int = 64 * 10**6
+    source_bytes: int = 0
     skipped: Sequence[Skipped] = ()
+    skip_bad: bool = False
+    allow_leaks: bool = True
 
 
-def check_new(out: str | os.PathLike[str]) -> Path:
-    """`out` as the path of a dataset to be.
+def check_new(out: str | os.PathLike[str]) -> str:
+    """`out` as the local path or URI of a dataset to be.
 
     Raises:
-        DataError: it exists, or is a URI.
+        DataError: it exists, or cannot be written to. A URI may hold an unfinished preparation.
     """
-    if storage.is_remote(out):
-        raise DataError(
-            f"out {os.fspath(out)!r} is a URI; write to a local folder and copy it there "
-            "(training reads datasets from URIs)"
-        )
-    path = Path(out).expanduser()
-    if path.exists():
-        raise DataError(f"out {str(path)!r} exists; give a new folder, or remove this one first")
-    return path
+    if not storage.is_remote(out):
+        path = Path(out).expanduser()
+        if path.exists():
+            raise DataError(
+                f"out {str(path)!r} exists; give a new folder, or remove this one first"
+            )
+        return str(path)
+    target = os.fspath(out).rstrip("/")
+    if target.startswith(("http://", "https://")):
+        raise DataError(f"out {target!r} cannot be written to; give a local folder or s3://...")
+    try:
+        taken = storage.exists(target) and not storage.exists(storage.join(target, PARTS))
+    except OSError as error:
+        raise DataError(f"out {target!r} cannot be reached: {error}") from error
+    if taken:
+        raise DataError(f"out {target!r} exists; give a new folder, or remove this one first")
+    return target
 
 
 def write_dataset(
-    out: Path,
+    out: str | os.PathLike[str],
     task: Task[T],
     *,
     reuse: bool = False,
-    workers: int | None = None,
+    execution: Execution | None = None,
     echo: Echo = silent,
     progress: Progress | None = None,
 ) -> Manifest:
     """Encodes the clips of `task` into a dataset at `out`.
 
     Args:
-        out: folder that is to be the dataset.
+        out: local path or URI of the folder that is to be the dataset.
         task: the clips, and how to encode them.
-        reuse: when another process has made `out` meanwhile, take that.
-        workers: threads; None is one a CPU.
+        reuse: when another process has made the local folder `out` meanwhile, take that.
+        execution: who does it.
         echo, progress: told what happens.
 
     Raises:
-        DataError: `out` exists or cannot be written, or whatever encoding raises. Nothing is left.
+        DataError: `out` exists or cannot be written, or there are clips that cannot be used, or
+            recordings in two splits, where the task does not allow that. There is no dataset then;
+            finished shards are kept for the next preparation of `out`.
     """
+    target = os.fspath(out)
+    remote = storage.is_remote(target)
+    path = Path(target)
+    work = Work(
+        folder=target if remote else str(path.parent / f".{path.name}.partial"),
+        encode=task.encode,
+        columns=rows.schema(task.metadata, task.optional),
+        key=task.key,
+    )
+    alone = _claimed(work, task) if remote else _locked(path, echo)
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(out, echo):
-            if out.exists():
-                if reuse:
-                    return Manifest.read(out)
-                check_new(out)
-            partial = out.parent / f".{out.name}.{task.key[:12]}.partial"
+        with alone:
+            if not remote and path.exists() and reuse:
+                return Manifest.read(target)
+            check_new(target)
             try:
-                manifest = _write(partial, out, task, workers, echo, progress)
-                os.rename(partial, out)
-            except Exception:
-                shutil.rmtree(partial, ignore_errors=True)
-                raise
-            for stale in out.parent.glob(f".{out.name}.*.partial"):
-                shutil.rmtree(stale, ignore_errors=True)
+                return _write(target, work, task, execution or Execution(), echo, progress)
+            except DataError as error:
+                raise DataError(f"{error}{_kept(work.folder)}") from error
     except OSError as error:
-        raise DataError(f"cannot write {str(out)!r}: {error}") from error
-    return manifest
+        raise DataError(f"cannot write {target!r}: {error}") from error
 
 
 def _write(
-    partial: Path,
-    out: Path,
+    target: str,
+    work: Work[T],
     task: Task[T],
-    workers: int | None,
+    execution: Execution,
     echo: Echo,
     progress: Progress | None,
 ) -> Manifest:
-    (partial / "shards").mkdir(parents=True, exist_ok=True)
-    columns = rows.schema(task.metadata)
-    limit = min(task.shard_bytes, max(_SMALLEST_SHARD, task.total_bytes // _WISHED_SHARDS))
-    total = sum(len(members) for members in task.clips.values())
-    done = 0
-    shards: list[Shard] = []
-    skipped = list(task.skipped)
-    threads = workers or machine.cpus()
-    with ThreadPoolExecutor(threads) as pool:
-        for split in SPLITS:
-            before, written = _written(partial, split)
-            if before:
-                shards += before
-                done += len(written)
-                echo(f"going on after {len(before)} shards of {split} that are there already")
-            clips = task.clips.get(split, ())
-            waiting = [clip for clip in clips if task.clip_id(clip) not in written]
-            number, filled = len(before), 0
-            shard: list[Row] = []
-            for row in _in_order(pool, task.encode, waiting, ahead=4 * threads):
-                done += 1
-                if progress:
-                    progress(done, total)
-                if isinstance(row, Skipped):
-                    skipped.append(row)
-                    continue
-                if len(row["audio"]) > _LARGEST_CLIP:
-                    raise DataError(
-                        f"{row['clip_id']!r} is longer than a dataset's clip can be "
-                        f"({len(row['audio'])} bytes encoded); cut it into pieces"
-                    )
-                shard.append({**row, "split": split})
-                filled += len(row["audio"])
-                if filled >= limit:
-                    file = rows.shard_file(split, number)
-                    shards.append(rows.write_shard(partial, file, shard, columns))
-                    number, filled, shard = number + 1, 0, []
-            if shard:
-                file = rows.shard_file(split, number)
-                shards.append(rows.write_shard(partial, file, shard, columns))
-    manifest = _manifest(partial, out, shards, skipped, task)
-    storage.write_atomic(partial / MANIFEST, manifest.to_json())
+    clips = [clip for members in task.clips.values() for clip in members]
+    expected = sum(map(task.size, clips))
+    limit = min(task.shard_bytes, max(_SMALLEST_SHARD, expected // _WISHED_SHARDS))
+    plans = shards.cut(task.clips, task.size, limit)
+    before = shards.finished(work, plans)
+    done = sum(len(plan.clips) for plan in plans if plan.file in before)
+    if before:
+        echo(f"going on after {len(before)} of {len(plans)} shards that are there already")
+    missing = [plan for plan in plans if plan.file not in before]
+    for count in execution.run(work, missing, task.source_bytes):
+        done += count
+        if progress:
+            progress(done, len(clips))
+
+    parts = [part for part in shards.read_parts(work.folder, plans) if part is not None]
+    assert len(parts) == len(plans), "a shard that was just made has no part"
+    bad = [skipped for part in parts for skipped in part.skipped]
+    if bad and not task.skip_bad:
+        raise DataError(_unusable(bad, len(clips), work.folder))
+    manifest = _index(target, work, task, parts, bad, echo)
+    _publish(target, work.folder, manifest)
     return manifest
 
 
-def _in_order(
-    pool: ThreadPoolExecutor, function: Callable[[T], R], items: Iterable[T], ahead: int
-) -> Iterator[R]:
-    """`map` by threads, at most `ahead` results ahead of who takes them."""
-    running: deque[Future[R]] = deque()
-    try:
-        for item in items:
-            running.append(pool.submit(function, item))
-            if len(running) >= ahead:
-                yield running.popleft().result()
-        while running:
-            yield running.popleft().result()
-    finally:
-        for future in running:
-            future.cancel()
-
-
-def _written(partial: Path, split: str) -> tuple[list[Shard], set[str]]:
-    """Shards of an interrupted preparation, and the clips in them."""
-    shards: list[Shard] = []
-    ids: set[str] = set()
-    while (partial / (file := rows.shard_file(split, len(shards)))).is_file():
-        shards.append(rows.shard_facts(partial, file))
-        table = rows.read_shard(str(partial / file), ["clip_id"])
-        ids.update(table["clip_id"].to_numpy(zero_copy_only=False).tolist())
-    return shards, ids
-
-
-def _manifest(
-    partial: Path, out: Path, shards: Sequence[Shard], skipped: Sequence[Skipped], task: Task[Any]
+def _index(
+    target: str,
+    work: Work[T],
+    task: Task[T],
+    parts: Sequence[Part],
+    bad: Sequence[Skipped],
+    echo: Echo,
 ) -> Manifest:
-    """What the written shards hold, read back from them."""
-    tables = [
-        rows.read_shard(
-            str(partial / s.file), ["split", "label", "frames", "sample_rate", "channels"]
-        )
-        for s in shards
-    ]
-    if not tables:
-        raise DataError("no clip could be used, so there is no dataset; see the skipped files")
-    table = pa.concat_tables(tables)
-    seconds = table["frames"].to_numpy() / table["sample_rate"].to_numpy()
-    labels = table["label"].to_numpy(zero_copy_only=False)
-    of_split = table["split"].to_numpy(zero_copy_only=False)
-    splits: dict[str, SplitInfo] = {}
-    for split in dict.fromkeys(shard.split for shard in shards):
-        chosen = of_split == split
-        counts = Counter(labels[chosen].tolist())
-        splits[split] = SplitInfo(
-            clips=int(chosen.sum()),
-            seconds=round(float(seconds[chosen].sum()), 6),
-            class_counts={label: counts[label] for label in sorted(counts)},
-        )
-    low, median, p95, high = np.quantile(seconds, [0, 0.5, 0.95, 1]).tolist()
-    rates: Counter[int] = Counter(table["sample_rate"].to_numpy().tolist())
-    channels: Counter[int] = Counter(table["channels"].to_numpy().tolist())
-    if len(set(labels.tolist())) < 2 or not {"train", "valid"} <= set(splits):
-        raise DataError(
-            f"after leaving out {len(skipped)} files, what is left has {len(set(labels))} classes "
-            f"and the splits {', '.join(splits)}; a dataset needs two classes, train and valid"
-        )
-    return Manifest(
-        path=str(out),
-        labels=tuple(sorted(set(labels.tolist()))),
-        splits=splits,
-        shards=tuple(shards),
-        sample_rates={rate: rates[rate] for rate in sorted(rates)},
-        channels={count: channels[count] for count in sorted(channels)},
-        seconds_min=round(low, 6),
-        seconds_median=round(median, 6),
-        seconds_p95=round(p95, 6),
-        seconds_max=round(high, 6),
+    """Writes the index of the shards; returns their manifest."""
+    table = pa.concat_tables([part.rows for part in parts])
+    if found := leaks(table):
+        one, other = found[0]
+        more = f", and {len(found) - 1} more" if len(found) > 1 else ""
+        leak = f"the same recording is in two splits ({one} and {other}{more})"
+        if not task.allow_leaks:
+            raise DataError(
+                f"{leak}: what is measured would be too good; correct the splits, or accept it "
+                "with --allow-leaks"
+            )
+        echo(f"warning: {leak}: what is measured is too good")
+    manifest = summarise(
+        target,
+        table,
+        [part.shard for part in parts if part.shard],
+        index_sha256="",
+        skipped=[*task.skipped, *bad],
         source=task.source,
         licence=task.licence,
         made_with={**task.made_with, "taken": list(task.taken)},
-        skipped=tuple(skipped),
     )
+    return replace(manifest, index_sha256=rows.write_index(work.folder, table))
+
+
+def _publish(target: str, folder: str, manifest: Manifest) -> None:
+    """Makes a dataset of what is in `folder`."""
+    own = {INDEX, *(shard.file for shard in manifest.shards)}
+    for file in storage.listing(folder):
+        if file not in own and not file.startswith(f"{PARTS}/"):
+            storage.remove(storage.join(folder, file))  # of a preparation with other options
+    storage.write_atomic(storage.join(folder, MANIFEST), manifest.to_json())
+    if folder != target:
+        os.rename(folder, target)
+    storage.remove(storage.join(target, PARTS))
+
+
+def _unusable(bad: Sequence[Skipped], clips: int, folder: str) -> str:
+    """The message that names all files that cannot be used."""
+    if len(bad) == 1:
+        return f"{bad[0].reason}; or leave such files out with --skip-bad"
+    lines = [
+        f"{len(bad)} of {clips} clips cannot be used; mend or remove their files, or leave them "
+        "out with --skip-bad:",
+        *(f"  {each.reason}" for each in bad[:_NAMED]),
+    ]
+    if len(bad) > _NAMED:
+        file = storage.join(folder, _BAD_FILES)
+        storage.write_atomic(file, "".join(f"{each.reason}\n" for each in bad))
+        lines.append(f"  and {len(bad) - _NAMED} more; all of them are listed in {file}")
+    return "\n".join(lines)
+
+
+def _kept(folder: str) -> str:
+    """What a preparation that failed has to say of the work that it leaves; nothing if it has none.
+
+    An empty folder is removed.
+    """
+    with contextlib.suppress(OSError):
+        if any(file.endswith(".parquet") for file in storage.listing(folder)):
+            return f"\n(finished shards are kept in {folder}; the next try goes on from there)"
+        storage.remove(folder)
+    return ""
 
 
 @contextlib.contextmanager
-def _alone(out: Path, echo: Echo) -> Iterator[None]:
+def _locked(out: Path, echo: Echo) -> Iterator[None]:
     """Only one process at a time makes `out`; another waits, and sees what the first has made."""
+    out.parent.mkdir(parents=True, exist_ok=True)
     path = out.parent / f".{out.name}.lock"
     said = False
     while True:
@@ -293,3 +285,26 @@ def _alone(out: Path, echo: Echo) -> Iterator[None]:
     finally:
         path.unlink(missing_ok=True)
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _claimed(work: Work[T], task: Task[T]) -> Iterator[None]:
+    """In a store, which has no locks: only one work at a time makes the dataset in a folder.
+
+    Another preparation of the same clips with the same options may run beside, and comes to the
+    same bytes: of each object the last one written stays. One of other clips or options is refused,
+    and so it is after a kill, until the claim of the killed one is removed.
+    """
+    digest = hashlib.sha256(repr((work.key, task.clips, task.made_with, task.licence)).encode())
+    claim, own = storage.join(work.folder, PARTS, "claim"), digest.hexdigest()
+    if not storage.write_new(claim, own) and storage.read_bytes(claim).decode() != own:
+        raise DataError(
+            f"a preparation of other recordings or with other options is at work in "
+            f"{work.folder!r}, or was killed there: wait for it, give another folder, or remove "
+            f"{claim} if none is running"
+        )
+    try:
+        yield
+    except BaseException:
+        storage.remove(claim)
+        raise

@@ -33,7 +33,7 @@ from raudio.data.index import Index
 from raudio.data.manifest import MANIFEST, Manifest, Shard, SplitInfo
 from raudio.data.pipeline import Share, Stream, choose_feed, materialise, resident_clips
 from raudio.data.resolve import resolve
-from raudio.data.rows import schema, shard_file, write_shard
+from raudio.data.rows import schema, shard_file, to_table, write_index, write_shard
 from raudio.data.sampling import Epochs
 
 RATE = 8000
@@ -84,7 +84,7 @@ def write_dataset(
     splits = {}
     for split, parts in shards.items():
         own = [
-            write_shard(folder, shard_file(split, number), rows, columns)
+            write_shard(folder, shard_file(split, number), to_table(rows, columns))
             for number, rows in enumerate(parts)
         ]
         splits[split] = SplitInfo(
@@ -98,6 +98,12 @@ def write_dataset(
         labels=("0", "1", "2"),
         splits=splits,
         shards=tuple(facts),
+        index_sha256=write_index(
+            folder,
+            to_table(
+                [r for parts in shards.values() for part in parts for r in part], columns
+            ).drop_columns(["audio"]),
+        ),
         sample_rates={RATE: 38},
         channels={1: 38},
         seconds_min=0.0025,

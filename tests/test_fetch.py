@@ -197,7 +197,7 @@ class Miniature(NamedTuple):
     """Archives by file name; and (label, split, group, some metadata) by clip."""
 
     archives: Files
-    clips: dict[str, tuple[str, str | None, str | None, dict[str, str]]]
+    clips: dict[str, tuple[str, str | None, str | None, dict[str, Any]]]
 
 
 def esc50() -> Miniature:
@@ -209,7 +209,7 @@ def esc50() -> Miniature:
             name = f"{fold}-10003{fold}-A-{target}.wav"
             table.append(f"{name},{fold},{target},{category},{esc10},10003{fold},A")
             split = {4: "valid", 5: "test"}.get(fold, "train")
-            facts = {"fold": str(fold), "esc10": esc10, "src_file": f"10003{fold}"}
+            facts = {"fold": fold, "esc10": esc10, "src_file": f"10003{fold}"}
             clips[f"{top}/audio/{name}"] = (category, split, None, facts)
     files = {
         **wavs(list(clips)),
@@ -268,7 +268,7 @@ def urbansound8k() -> Miniature:
                 name = f"{recording}-{class_id}-0-{piece}.wav"
                 table.append(f"{name},{recording},0.0,0.317551,1,{fold},{class_id},{label}")
                 split = {9: "valid", 10: "test"}.get(fold, "train")
-                facts = {"fold": str(fold), "salience": "1"}
+                facts = {"fold": fold, "salience": "1"}
                 clips[f"UrbanSound8K/audio/fold{fold}/{name}"] = (label, split, recording, facts)
     files = {
         **wavs(list(clips)),
@@ -301,7 +301,12 @@ def dcase2016_task1() -> Miniature:
                 meta.append(f"{path}\t{scene}")
                 fold_lists[fold].append(f"{path}\t{scene}")
                 split = "valid" if fold == 1 else "train"
-                clips[f"{dev}/{path}"] = (scene, split, f"{letter}00{fold}", {"fold": str(fold)})
+                clips[f"{dev}/{path}"] = (
+                    scene,
+                    split,
+                    f"{letter}00{fold}",
+                    {"source_fold": str(fold)},
+                )
     failed = "audio/b003_30_60.wav"
     del clips[f"{dev}/{failed}"]
     setups = {
@@ -314,7 +319,7 @@ def dcase2016_task1() -> Miniature:
     answers = []
     for number, (letter, scene) in enumerate((("a", "residential_area"), ("b", "beach"))):
         answers.append(f"audio/{number}.wav\t{scene}\taudio/{letter}009_0_30.wav")
-        clips[f"{held}/audio/{number}.wav"] = (scene, "test", f"{letter}009", {"fold": ""})
+        clips[f"{held}/audio/{number}.wav"] = (scene, "test", f"{letter}009", {"source_fold": ""})
     audio = [f"{dev}/{row.partition(chr(9))[0]}" for row in meta]
     held_audio = [f"{held}/audio/{number}.wav" for number in range(2)]
     sounds = wavs(audio + held_audio)

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
+import errno
 import io
 import json
+import os
+import re
+import signal
+import subprocess
+import sys
 import tarfile
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -24,14 +31,16 @@ from numpy.typing import NDArray
 from raudio.audio.decode import decode
 from raudio.config.schema import Dataset
 from raudio.core.errors import DataError
+from raudio.data.executors import Execution
 from raudio.data.facts import clip_facts
 from raudio.data.locate import locate
 from raudio.data.manifest import Manifest, Skipped
 from raudio.data.prepare import Options, encode_samples, plan, prepare
-from raudio.data.rows import read_shard
+from raudio.data.rows import read_index, read_shard
+from raudio.data.shards import Row, cut
 from raudio.data.sources import read_source
 from raudio.data.splits import Shares
-from raudio.data.writer import Row, Task, write_dataset
+from raudio.data.writer import Task, write_dataset
 
 RATE = 8000
 
@@ -303,19 +312,17 @@ def test_the_same_file_twice_stays_in_one_split(folder: Path, tmp_path: Path) ->
 # --- the same bytes, whatever happens ------------------------------------------------------------
 
 
-def _task(encode: Callable[[int], Row | Skipped], clips: int = 400) -> Task[int]:
+def _task(encode: Callable[[int], Row | Skipped], clips: int = 400, **how: Any) -> Task[int]:
     return Task(
-        clips={"train": list(range(clips)), "valid": list(range(clips, clips + 20))},
+        clips={("train", None): range(clips), ("valid", None): range(clips, clips + 20)},
         encode=encode,
-        clip_id=str,
-        key="0123456789abcdef",
+        size=lambda _: 4000,
+        key="0",
         metadata={},
-        taken=(),
         source="",
         licence="",
         made_with={},
-        shard_bytes=10**9,
-        total_bytes=0,  # so the smallest shards there are
+        **{"skip_bad": True, **how},
     )
 
 
@@ -330,54 +337,141 @@ def _encode(number: int) -> Row | Skipped:
     }  # fmt: skip
 
 
+def threads(workers: int) -> Execution:
+    return Execution(workers=workers)
+
+
+@pytest.fixture(scope="module")
+def ray() -> Iterator[Any]:
+    """A Ray of two CPUs for the tests of this module."""
+    import ray
+
+    ray.init(
+        address="local", num_cpus=2, include_dashboard=False, log_to_driver=False,
+        logging_level="CRITICAL", _node_ip_address="127.0.0.1",
+    )  # fmt: skip
+    yield ray
+    ray.shutdown()
+
+
 def test_same_bytes_with_any_number_of_threads(tmp_path: Path) -> None:
-    one = write_dataset(tmp_path / "one", _task(_encode), workers=1)
-    write_dataset(tmp_path / "many", _task(_encode), workers=5)
+    one = write_dataset(tmp_path / "one", _task(_encode), execution=threads(1))
+    write_dataset(tmp_path / "many", _task(_encode), execution=threads(3))
     assert files(tmp_path / "one") == files(tmp_path / "many")
     assert len(one.shards) > 3
     assert sum(shard.clips for shard in one.shards) == one.clips == 419
     assert one.skipped == (Skipped("7", "bad"),)
+    # The clip that is left out makes its own shard smaller, and changes no other.
+    assert [shard.clips for shard in one.shards][:3] == [65, 66, 66]
 
 
-def test_goes_on_after_an_interruption(tmp_path: Path) -> None:
-    whole = write_dataset(tmp_path / "whole", _task(_encode))
-    seen: list[int] = []
+@pytest.mark.ray
+def test_same_bytes_on_ray(ray: Any, folder: Path, tmp_path: Path) -> None:
+    for number in range(30):
+        write(folder / "cat" / f"more {number}.wav", sound(100 + number, 20000))
+    (folder / "dog" / "bad.wav").write_text("this is no audio")
+    said: list[tuple[int, int]] = []
+    options = Options(skip_bad=True)
+    local = prepare(folder, tmp_path / "local", options=options, execution=threads(1))
+    prepare(
+        folder, tmp_path / "ray", options=options,
+        execution=Execution(ray_from=0, workers=2),
+        progress=lambda done, total: said.append((done, total)),
+    )  # fmt: skip
+    assert files(tmp_path / "local") == files(tmp_path / "ray")
+    assert len(local.shards) > 3
+    assert [skipped.file for skipped in local.skipped] == ["dog/bad.wav"]
+    assert said[-1] == (51, 51)
+    assert len(said) == len(local.shards)
+    with pytest.raises(DataError, match=r"dog/bad\.wav: can't be decoded .* --skip-bad") as caught:
+        prepare(folder, tmp_path / "no", execution=Execution(ray_from=0))
+    assert "RayTaskError" not in str(caught.value)
 
-    def interrupted(number: int) -> Row | Skipped:
-        seen.append(number)
-        if number == 300:
-            raise KeyboardInterrupt
-        return _encode(number)
 
-    with pytest.raises(KeyboardInterrupt):
-        write_dataset(tmp_path / "data", _task(interrupted), workers=1)
+def test_shards_are_cut_by_planned_size_and_hold_one_fold() -> None:
+    plans = cut(
+        {("valid", 3): "xy", ("train", 2): "fgh", ("train", 0): "abcde"},
+        size=lambda clip: {"c": 30}.get(clip, 5),
+        limit=10,
+    )
+    assert [(plan.file, plan.fold, "".join(plan.clips)) for plan in plans] == [
+        ("shards/train-00000.parquet", 0, "ab"),
+        ("shards/train-00001.parquet", 0, "c"),
+        ("shards/train-00002.parquet", 0, "de"),
+        ("shards/train-00003.parquet", 2, "fg"),
+        ("shards/train-00004.parquet", 2, "h"),
+        ("shards/valid-00000.parquet", 3, "xy"),
+    ]
+
+
+def _stats(folder: Path) -> dict[str, tuple[int, int]]:
+    found = {}
+    for path in folder.glob("shards/*.parquet"):
+        stat = path.stat()
+        found[path.name] = (stat.st_ino, stat.st_mtime_ns)
+    return found
+
+
+_KILLED = """
+import os, signal, sys
+from raudio.data import prepare as module
+from raudio.data.executors import Execution
+count = 0
+def counting(done, total):
+    global count
+    count += 1
+    if count == 4:
+        os.kill(os.getpid(), signal.SIGKILL)
+module.prepare(sys.argv[1], sys.argv[2], execution=Execution(workers=1), progress=counting)
+"""
+
+
+def test_goes_on_after_a_kill(folder: Path, tmp_path: Path) -> None:
+    for number in range(60):
+        write(folder / "cat" / f"more {number}.wav", sound(100 + number, 20000))
+    whole = prepare(folder, tmp_path / "whole")
+    run = subprocess.run([sys.executable, "-c", _KILLED, folder, tmp_path / "data"], check=False)
+    assert run.returncode == -signal.SIGKILL
     assert not (tmp_path / "data").exists()
-    seen.clear()
-
-    def counting(number: int) -> Row | Skipped:
-        seen.append(number)
-        return _encode(number)
-
+    before = _stats(tmp_path / ".data.partial")
+    assert 4 <= len(before) < len(whole.shards)
     said: list[str] = []
-    manifest = write_dataset(tmp_path / "data", _task(counting), workers=1, echo=said.append)
-    assert manifest.fingerprint == whole.fingerprint
+    prepare(folder, tmp_path / "data", echo=said.append)
+    after = _stats(tmp_path / "data")
+    assert {name: after[name] for name in before} == before
     assert files(tmp_path / "whole") == files(tmp_path / "data")
-    assert "going on" in said[0]
-    first = sum(shard.clips for shard in whole.shards[:2])
-    assert first > 100
-    assert not set(range(first)) - {7} & set(seen)  # what was written is not encoded again
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["data", "whole"]
+    assert any(f"going on after {len(before)} of {len(whole.shards)} shards" in s for s in said)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["data", "source", "whole"]
 
 
-def test_an_error_leaves_nothing(tmp_path: Path) -> None:
+def test_what_has_changed_since_is_made_anew(tmp_path: Path) -> None:
     def failing(number: int) -> Row | Skipped:
         if number == 300:
             raise DataError("clip 300 is bad")
         return _encode(number)
 
-    with pytest.raises(DataError, match="clip 300"):
-        write_dataset(tmp_path / "data", _task(failing))
-    assert not list(tmp_path.iterdir())
+    with pytest.raises(DataError, match=r"clip 300 is bad\n.*shards are kept in .*partial"):
+        write_dataset(tmp_path / "data", _task(failing), execution=threads(1))
+    assert not (tmp_path / "data").exists()
+    seen: list[int] = []
+
+    def counting(number: int) -> Row | Skipped:
+        seen.append(number)
+        return _encode(number)
+
+    # One shard is half gone, and one is of a file that has changed: its part has another key.
+    kept = sorted((tmp_path / ".data.partial" / "shards").iterdir())
+    kept[1].write_bytes(kept[1].read_bytes()[:1000])
+    (tmp_path / ".data.partial" / ".parts" / kept[2].name).write_bytes(b"no part")
+    (tmp_path / ".data.partial" / "shards" / "train-00099.parquet").write_bytes(b"of another plan")
+    write_dataset(tmp_path / "data", _task(counting))
+    assert set(range(66)).isdisjoint(seen)
+    assert set(range(66, 198)) <= set(seen)
+    write_dataset(tmp_path / "whole", _task(_encode))
+    assert files(tmp_path / "whole") == files(tmp_path / "data")
+    seen.clear()
+    write_dataset(tmp_path / "other", dataclasses.replace(_task(counting), key="1"))
+    assert len(seen) == 420
 
 
 def test_two_at_once_make_it_once(tmp_path: Path) -> None:
@@ -392,14 +486,75 @@ def test_two_at_once_make_it_once(tmp_path: Path) -> None:
     def work() -> None:
         got.append(write_dataset(tmp_path / "data", _task(counting), reuse=True))
 
-    threads = [threading.Thread(target=work) for _ in range(3)]
-    for thread in threads:
+    workers = [threading.Thread(target=work) for _ in range(3)]
+    for thread in workers:
         thread.start()
-    for thread in threads:
+    for thread in workers:
         thread.join()
     assert max(Counter(encoded).values()) == 1
     assert len({manifest.fingerprint for manifest in got}) == 1
     assert len(got) == 3
+
+
+def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So many files are written until the disk is full; each try goes on from the last."""
+    write_dataset(tmp_path / "whole", _task(_encode, clips=100))
+    fsync, room = os.fsync, 0
+
+    def full(descriptor: int) -> None:
+        nonlocal room
+        room -= 1
+        if room < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    # To be written: three shards and a part after each, the index, the manifest.
+    for tries, space in enumerate((0, 1, 2, 3, 2, 0, 1)):
+        room = space
+        with pytest.raises(DataError, match="No space left on device") as caught:
+            write_dataset(tmp_path / "data", _task(_encode, clips=100), execution=threads(1))
+        assert ("finished shards are kept" in str(caught.value)) == (tries > 0)
+        assert not (tmp_path / "data").exists()
+        # Nothing half-written: each file is whole, and none is temporary.
+        for path in (p for p in tmp_path.rglob("*") if p.is_file() and "whole" not in p.parts):
+            assert pq.ParquetFile(path).metadata.num_rows
+    room = 100
+    write_dataset(tmp_path / "data", _task(_encode, clips=100))
+    assert files(tmp_path / "data") == files(tmp_path / "whole")
+
+
+# --- the index -----------------------------------------------------------------------------------
+
+
+def test_the_index_has_all_rows_without_audio(folder: Path, tmp_path: Path) -> None:
+    manifest = prepare(folder, tmp_path / "data")
+    expected = [{k: v for k, v in row.items() if k != "audio"} for row in all_rows(manifest)]
+    assert read_index(manifest).to_pylist() == expected
+    assert read_index(manifest, ["label", "nothing"]).column_names == ["label"]
+    path = tmp_path / "data" / "index.parquet"
+    content = path.read_bytes()
+    path.write_bytes(content[:-1])
+    with pytest.raises(DataError, match=r"index .* is not the one"):
+        read_index(manifest)
+    path.unlink()
+    with pytest.raises(DataError, match=r"index .* is missing"):
+        read_index(manifest)
+
+
+def test_several_labels_count_for_each_class(folder: Path, tmp_path: Path) -> None:
+    rows = [
+        {"file": f"{('cat', 'dog')[n % 2]}/{n:02d}.wav", "label": "a;b" if n % 4 == 0 else "b",
+         "split": "train" if n < 16 else "valid"}
+        for n in range(20)
+    ]  # fmt: skip
+    manifest = prepare(
+        folder, tmp_path / "data", labels=label_file(tmp_path / "l.csv", rows), label_separator=";"
+    )
+    assert manifest.labels == ("a", "b")
+    assert manifest.splits["train"].class_counts == {"a": 4, "b": 16}
+    first = next(row for row in all_rows(manifest) if row["clip_id"] == "cat/00.wav")
+    assert (first["label"], first["labels"]) == (None, ["a", "b"])
 
 
 def test_fingerprint_follows_the_data(folder: Path, tmp_path: Path) -> None:
@@ -435,10 +590,6 @@ def _bad(name: str) -> Callable[[Path], dict[str, Any]]:
                 path.unlink()
         if name == "one folder too high":
             return {"source": folder.parent}
-        if name == "undecodable":
-            (folder / "dog" / "03.wav").write_text("this is no audio")
-        if name == "empty clip":
-            write(folder / "dog" / "03.wav", sound(0, 0))
         if name == "missing file":
             return {"labels": rows(folder, lambda t: t[3].update(file="dog/033.wav"))}
         if name == "unknown column":
@@ -485,8 +636,6 @@ def _bad(name: str) -> Callable[[Path], dict[str, Any]]:
         ("loose files", ["1 audio files lie directly", "'x.wav'", "--labels"]),
         ("one class", ["all 10 clips", "label 'cat'", "at least two"]),
         ("one folder too high", ["label 'source'", "if the classes are the folders in it"]),
-        ("undecodable", ["dog/03.wav", "can't be decoded", "--skip-bad"]),
-        ("empty clip", ["dog/03.wav", "is empty", "--skip-bad"]),
         ("missing file", ["'dog/033.wav'", "line 5 of labels.csv", "closest: '", "/dog/03.wav'"]),
         ("unknown column", ["--label-column", "'lable'", "closest: 'label'", "file, label"]),
         ("unrecognised", ["as the label", "file, quux", "--label-column NAME"]),
@@ -513,6 +662,79 @@ def test_bad_input(folder: Path, tmp_path: Path, name: str, parts: list[str]) ->
         assert part in message, message
     assert files(tmp_path) == before
     assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("count", [1, 5, 25])
+def test_all_bad_files_are_named(folder: Path, tmp_path: Path, count: int) -> None:
+    for number in range(count):
+        (folder / "dog" / f"bad{number:02d}.wav").write_text("this is no audio")
+    write(folder / "cat" / "empty.wav", sound(0, 0))
+    if count == 1:
+        (folder / "cat" / "empty.wav").unlink()
+    with pytest.raises(DataError, match="can't be decoded") as caught:
+        prepare(folder, tmp_path / "data")
+    message = str(caught.value)
+    assert "--skip-bad" in message
+    assert not (tmp_path / "data").exists()
+    bad = [f"dog/bad{number:02d}.wav" for number in range(count)]
+    if count == 1:
+        assert "dog/bad00.wav: can't be decoded" in message
+    elif count == 5:
+        assert "6 of 26 clips cannot be used" in message
+        assert "cat/empty.wav: is empty" in message
+        assert all(name in message for name in bad)
+    else:
+        file = re.search(r"and 6 more; all of them are listed in (\S+)", message)
+        assert file
+        listed = Path(file.group(1)).read_text().splitlines()
+        assert len(listed) == 26
+        assert sum(name in message for name in bad) in (19, 20)
+        assert all(any(name in line for line in listed) for name in bad)
+
+    # With them left out all finished shards are good as they are.
+    before = _stats(tmp_path / ".data.partial")
+    skipping = prepare(folder, tmp_path / "skipping", options=Options(skip_bad=True))
+    manifest = prepare(folder, tmp_path / "data", options=Options(skip_bad=True))
+    assert len(manifest.skipped) == (count if count == 1 else count + 1)
+    assert _stats(tmp_path / "data") == before
+    assert manifest.fingerprint == skipping.fingerprint
+    assert files(tmp_path / "data") == files(tmp_path / "skipping")
+
+
+def test_mended_files_are_taken(folder: Path, tmp_path: Path) -> None:
+    (folder / "dog" / "03.wav").write_text("this is no audio")
+    (folder / "dog" / "bad.wav").write_text("this is no audio")
+    with pytest.raises(DataError, match="2 of 21 clips"):
+        prepare(folder, tmp_path / "data")
+    write(folder / "dog" / "03.wav", sound(3))
+    (folder / "dog" / "bad.wav").unlink()
+    assert prepare(folder, tmp_path / "data").clips == 20
+    prepare(folder, tmp_path / "anew")
+    assert files(tmp_path / "data") == files(tmp_path / "anew")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["anew", "data", "source"]
+
+
+def test_a_recording_in_two_predefined_splits(folder: Path, tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        for path in (folder / name).iterdir():
+            split = "valid" if path.stem > "14" else "train"
+            (folder / split / name).mkdir(parents=True, exist_ok=True)
+            path.rename(folder / split / name / path.name)
+        (folder / name).rmdir()
+    # The same samples in another container: the bytes do not tell.
+    write(folder / "valid" / "cat" / "again.flac", sound(0))
+    write(folder / "valid" / "cat" / "silent.wav", sound(0) * 0)
+    write(folder / "train" / "cat" / "silent.flac", sound(0) * 0)
+    with pytest.raises(DataError, match=r"cat/00\.wav and .*cat/again\.flac\).*--allow-leaks"):
+        prepare(folder, tmp_path / "data")
+    assert not (tmp_path / "data").exists()
+    said: list[str] = []
+    options = Options(allow_leaks=True)
+    assert prepare(folder, tmp_path / "data", options=options, echo=said.append).clips == 23
+    assert any("warning: the same recording is in two splits (train" in text for text in said)
+    options = Options(split_by="random")
+    anew = prepare(folder, tmp_path / "anew", columns={"split": "none"}, options=options)
+    assert anew.clips == 23
 
 
 def test_skip_bad_lists_what_it_leaves_out(folder: Path, tmp_path: Path) -> None:
@@ -621,9 +843,10 @@ def test_a_damaged_manifest(folder: Path, tmp_path: Path) -> None:
     path.write_text(text[:100])
     with pytest.raises(DataError, match="damaged"):
         Manifest.read(tmp_path / "data")
-    path.write_text(text.replace('"format_version": 1', '"format_version": 99'))
-    with pytest.raises(DataError, match="update raudio"):
-        Manifest.read(tmp_path / "data")
+    for version, cure in ((99, "update raudio, or prepare"), (1, "format 2: prepare the dataset")):
+        path.write_text(text.replace('"format_version": 2', f'"format_version": {version}'))
+        with pytest.raises(DataError, match=cure):
+            Manifest.read(tmp_path / "data")
 
 
 # --- real speech ---------------------------------------------------------------------------------
@@ -646,5 +869,5 @@ def test_fsdd(fsdd: Path, tmp_path: Path) -> None:
         read_source(fsdd, labels=fsdd / "labels.csv", columns={"split": "none"}),
         Options(shares=Shares.parse("60/20/20")),
     )
-    speakers = {(item.group, split) for split, items in anew.clips.items() for item in items}
+    speakers = {(item.group, split) for (split, _), items in anew.clips.items() for item in items}
     assert Counter(split for _, split in speakers) == {"train": 4, "valid": 1, "test": 1}

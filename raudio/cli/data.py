@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -33,7 +34,9 @@ def prepare(
         str,
         typer.Argument(help="folder of audio, tars or lhotse manifests; or a .tar; may be a URI"),
     ],
-    out: Annotated[str, typer.Option(help="folder of the new dataset; must not exist")],
+    out: Annotated[
+        str, typer.Option(help="folder of the new dataset, may be a URI; must not exist")
+    ],
     labels: Annotated[
         str | None,
         typer.Option(metavar="FILE", help="CSV, TSV, JSONL or Parquet, may be a URI"),
@@ -78,14 +81,22 @@ def prepare(
     sample_rate: Annotated[
         int | None, typer.Option(metavar="HZ", help="resample to; none: each file's own")
     ] = None,
-    shard_mb: Annotated[int, typer.Option(metavar="MB", help="largest shard, in MB of audio")] = 64,
+    shard_mb: Annotated[int, typer.Option(metavar="MB", help="of audio a shard, roughly")] = 64,
     skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="list files that can't be used instead of stopping")
+        bool, typer.Option("--skip-bad", help="leave out files that can't be used, and list them")
     ] = False,
     seed: Annotated[int, typer.Option(help="of splits and order")] = 0,
     licence: Annotated[str, typer.Option(help="of the recordings, such as CC-BY-4.0")] = "",
     workers: Annotated[
-        int | None, typer.Option(min=1, help="threads; none: one a CPU. Same result with any")
+        int | None, typer.Option(min=1, help="shards at a time; none: one a CPU. Same result")
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="where to work: 'local' starts Ray on this machine, 'auto' or HOST:PORT is a Ray "
+            "cluster; none: threads, and local Ray from 256 MB of recordings",
+        ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="print the manifest as JSON")] = False,
 ) -> None:
@@ -96,10 +107,14 @@ def prepare(
     recognised by usual names (file, label, split, speaker, ...) where options don't name them: with
     start and end a row is a part of a recording, with onset and offset an event in one.
 
+    What is finished stays when it is interrupted or stops at files that can't be used: the same
+    command goes on from there. S3 is reached as the usual AWS_* variables say.
+
     Example: raudio data prepare recordings --labels recordings/labels.csv --out data/birds
     """
     from json import dumps
 
+    from raudio.data.executors import LARGE, Execution
     from raudio.data.prepare import Options
     from raudio.data.prepare import prepare as make
     from raudio.data.splits import Shares
@@ -134,7 +149,11 @@ def prepare(
                 seed=seed,
                 licence=licence,
             ),
-            workers=workers,
+            execution=Execution(
+                workers=workers,
+                session=lambda: _ray(address or "local"),
+                ray_from=0 if address else LARGE,
+            ),
             echo=_echo,
             progress=progress,
         )
@@ -289,6 +308,21 @@ def _summary(path: str, clips: int, seconds: float, classes: int) -> None:
 
     print(f"{path}: {clips} clips, {format_seconds(seconds)}, {classes} classes")
     print(f"next: raudio data inspect {path}   or: raudio search dataset.path={path}")
+
+
+@contextmanager
+def _ray(address: str) -> Iterator[None]:
+    """A quiet Ray session for the length of a `with` block."""
+    import tempfile
+
+    from raudio.cluster.session import session
+    from raudio.config.schema import Cluster
+
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        session(Cluster(address=address), Path(folder, "ray.log")),
+    ):
+        yield
 
 
 def _echo(text: str) -> None:

@@ -215,10 +215,11 @@ def stored_tables(manifest: Manifest, split: str) -> list[pa.Table]:
     Raises:
         DataError: there is no such split, or the index is missing or damaged.
     """
+    chosen = set(manifest.shards_of(split))
     index = read_index(manifest)
     tables, first = [], 0
     for shard in manifest.shards:
-        if shard.split == split:
+        if shard in chosen:
             tables.append(index.slice(first, shard.clips))
         first += shard.clips
     return tables

@@ -24,6 +24,7 @@ from urllib.parse import quote
 from raudio.core import storage
 from raudio.core.errors import DataError, unknown
 from raudio.data.download import digests, download
+from raudio.data.executors import Execution
 from raudio.data.manifest import Manifest
 from raudio.data.prepare import Options, prepare
 from raudio.data.recipe import Archive, Recipe, label_rows, load
@@ -49,7 +50,7 @@ def fetch(
     cache: str | os.PathLike[str] | None = None,
     drop_archives: bool = False,
     options: Options | None = None,
-    workers: int | None = None,
+    execution: Execution | None = None,
     echo: Echo = lambda text: None,
     stage: Callable[[str], AbstractContextManager[Progress]] = _unseen,
 ) -> Manifest:
@@ -68,7 +69,7 @@ def fetch(
         cache: folder for archives; None is raudio's cache.
         drop_archives: remove the archives once the dataset is made.
         options: how it is prepared; the licence and the source are the recipe's.
-        workers: see `prepare`.
+        execution: see `prepare`.
         echo: told what is done.
         stage: given the name of a stage, a context that is told how much of how much is done.
 
@@ -111,7 +112,7 @@ def fetch(
             options=replace(
                 chosen, licence=recipe.licence, source=f"{recipe.title}, {recipe.page}"
             ),
-            workers=workers,
+            execution=execution,
             echo=echo,
             progress=progress,
         )

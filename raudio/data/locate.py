@@ -12,7 +12,7 @@ from raudio.core.errors import DataError
 from raudio.core.storage import cache_dir, is_remote
 from raudio.core.units import format_seconds
 from raudio.data.join import joined
-from raudio.data.manifest import MANIFEST, Manifest
+from raudio.data.manifest import FORMAT_VERSION, MANIFEST, Manifest
 from raudio.data.prepare import Options, plan
 from raudio.data.resolve import LONGEST_CLIP
 from raudio.data.sources import LABEL_SUFFIXES, closest_path, is_source_file, read_source
@@ -72,7 +72,7 @@ def _located(path: str, settings: Dataset, echo: Echo, progress: Progress | None
 
 
 def _embedded(echo: Echo, progress: Progress | None) -> Manifest:
-    folder = cache_dir() / "datasets" / f"synth-{VERSION}"
+    folder = cache_dir() / "datasets" / f"synth-{VERSION}-{FORMAT_VERSION}"
     if folder.exists():
         return Manifest.read(str(folder))
     return synth(folder, reuse=True, echo=echo, progress=progress)
@@ -84,7 +84,7 @@ def _plain_folder(
     options = Options()
     try:
         found = read_source(folder, labels=settings.labels)
-        key = found.key(options)
+        key = found.key(options, FORMAT_VERSION)
         out = cache_dir() / "datasets" / f"{folder.resolve().name}-{key[:16]}"
         if out.exists():
             manifest = Manifest.read(str(out))

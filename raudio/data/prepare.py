@@ -1,16 +1,18 @@
 """From recordings and labels to a dataset: `raudio data prepare`.
 
 Every recording is decoded once, so that one which cannot be is found here and not in a trial.
-Local threads do the work; see `raudio.data.writer` for what is promised of the result.
+See `raudio.data.writer` for what is promised of the result.
 """
 
 from __future__ import annotations
 
 import io
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import soundfile
@@ -20,14 +22,22 @@ from numpy.typing import NDArray
 from raudio.audio.decode import decode, info
 from raudio.core.errors import DataError, unknown
 from raudio.core.seeding import key
+from raudio.core.storage import StoreError
+from raudio.data.executors import Execution
 from raudio.data.facts import clip_facts
-from raudio.data.manifest import SPLITS, Manifest, Skipped
+from raudio.data.manifest import FORMAT_VERSION, SPLITS, Manifest, Skipped
+from raudio.data.shards import Row
 from raudio.data.sources import DEEP, Item, Source, check_events, read_item, read_source
 from raudio.data.split_source import SPLIT_BY, split_source
 from raudio.data.splits import EIGHTY_TEN_TEN, Shares
-from raudio.data.writer import Echo, Progress, Row, Task, check_new, silent, write_dataset
+from raudio.data.writer import Echo, Progress, Task, check_new, silent, write_dataset
 
 FORMATS = ("flac", "wav", "source")
+
+_LARGEST_CLIP = 2**30
+# Decoded and stored without loss, these take about so many times their bytes.
+_LOSSY = frozenset({".mp3", ".ogg", ".oga", ".opus"})
+_LOSSY_GROWTH = 6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,9 +54,9 @@ class Options:
         format: of the stored audio: flac (lossless, 16 or 24 bits), wav (the same, uncompressed)
             or source (the files as they are).
         sample_rate: to resample to, in Hz; None keeps each file's.
-        shard_mb: megabytes of audio a shard; small datasets get smaller shards.
+        shard_mb: megabytes of audio a shard, roughly; small datasets get smaller shards.
         skip_bad: leave out files that are missing or cannot be decoded, and list them in the
-            manifest, instead of stopping.
+            manifest; else there is no dataset when there are any.
         seed: of the splits and of the order of the clips.
         licence: of the recordings, for the manifest.
         source: where the recordings came from, for the manifest; empty: the folder's name.
@@ -94,7 +104,7 @@ def prepare(
     columns: Mapping[str, str] | None = None,
     label_separator: str | None = None,
     options: Options | None = None,
-    workers: int | None = None,
+    execution: Execution | None = None,
     echo: Echo = silent,
     progress: Progress | None = None,
 ) -> Manifest:
@@ -102,19 +112,20 @@ def prepare(
 
     Args:
         source: folder of audio, tars or manifests, local or a URI: see `sources.read_source`.
-        out: the dataset's folder, which must not exist.
+        out: the dataset's folder, local or a URI, which must not exist.
         labels: label file (CSV, TSV, JSONL, Parquet), local or a URI.
         columns: role (file, label, split, group, ...) to column of the label file, "none" for no
             column; what is not given is recognised by name.
         label_separator: what stands between several labels of a clip; makes the data multi-label.
         options: see `Options`.
-        workers: threads; None is one a CPU. The result does not depend on it.
+        execution: who does it: threads, or Ray; the result does not depend on it.
         echo: told what was taken for what.
         progress: told how many clips of how many are done.
 
     Raises:
-        DataError: wrong options, unusable input (see `sources.read_source`), a recording that
-            cannot be decoded, or an `out` that exists. Nothing is left behind.
+        DataError: wrong options, unusable input (see `sources.read_source`), an `out` that exists
+            or cannot be written, recordings that cannot be used (all of them, named at the end),
+            or one that is in two predefined splits. There is no dataset then; see `write_dataset`.
     """
     target = check_new(out)
     chosen = options or Options()
@@ -128,7 +139,7 @@ def prepare(
     task = plan(found, chosen)
     for sentence in task.taken:
         echo(sentence)
-    return write_dataset(target, task, workers=workers, echo=echo, progress=progress)
+    return write_dataset(target, task, execution=execution, echo=echo, progress=progress)
 
 
 def plan(found: Source, options: Options) -> Task[Item]:
@@ -152,10 +163,10 @@ def plan(found: Source, options: Options) -> Task[Item]:
         )
     counts = Counter(item.split for item in items)
     sizes = ", ".join(f"{split} {counts[split]}" for split in SPLITS if counts[split])
-    clips: dict[str, list[Item]] = {split: [] for split in SPLITS}
+    clips: dict[tuple[str, int | None], list[Item]] = defaultdict(list)
     for item in items:
         assert item.split is not None
-        clips[item.split].append(item)
+        clips[item.split, item.fold].append(item)
     for members in clips.values():
         # Not by class: a window of neighbouring shards is to hold all classes.
         members.sort(key=lambda item: (key(options.seed, "order", item.clip_id), item.clip_id))
@@ -163,10 +174,15 @@ def plan(found: Source, options: Options) -> Task[Item]:
     shown = ", ".join(labels[:12]) + (", ..." if len(labels) > 12 else "")
     return Task(
         clips=clips,
-        encode=_Encoder(options),
-        clip_id=lambda item: item.clip_id,
-        key=found.key(options),
+        encode=partial(_encode, format=options.format, sample_rate=options.sample_rate),
+        size=partial(_planned_bytes, format=options.format),
+        key=repr((FORMAT_VERSION, options.format, options.sample_rate)),
         metadata=found.metadata,
+        optional=[
+            name
+            for name in ("labels", "events", "fold")
+            if any(getattr(item, name) is not None for item in items)
+        ],
         taken=(
             *found.taken,
             f"{len(labels)} classes: {shown}",
@@ -177,39 +193,46 @@ def plan(found: Source, options: Options) -> Task[Item]:
         licence=options.licence,
         made_with={**asdict(options), "shares": list(options.shares), "splits": how},
         shard_bytes=options.shard_mb * 10**6,
-        total_bytes=sum(item.size for item in items),
+        source_bytes=sum(item.size for item in items),
         skipped=found.missing,
+        skip_bad=options.skip_bad,
+        # Splits that were made here keep the same file in one of them.
+        allow_leaks=options.allow_leaks or all(item.split is None for item in found.items),
     )
 
 
-class _Encoder:
-    """An item to its row; safe to call from several threads."""
+def _planned_bytes(item: Item, format: str) -> int:
+    """What a clip will take in a shard, roughly: known without reading it."""
+    suffix = Path(item.clip_id.partition("#")[0]).suffix.lower()
+    grows = format != "source" and suffix in _LOSSY
+    return item.size * (_LOSSY_GROWTH if grows else 1)
 
-    def __init__(self, options: Options) -> None:
-        self._options = options
 
-    def __call__(self, item: Item) -> Row | Skipped:
-        try:
-            content = read_item(item)
-            row = encode_clip(content, self._options.format, self._options.sample_rate, item.name)
-            if item.events is not None:
-                seconds = row["frames"] / row["sample_rate"]
-                row["events"] = [
-                    event._asdict() for event in check_events(item.events, seconds, item.name)
-                ]
-        except DataError as error:
-            if self._options.skip_bad:
-                return Skipped(item.clip_id, str(error))
-            raise DataError(f"{error}; or leave such files out with --skip-bad") from error
-        return {
-            **(item.metadata or {}),
-            **row,
-            "clip_id": item.clip_id,
-            "group": item.group,
-            "label": item.label,
-            "labels": item.labels,
-            "fold": item.fold,
-        }
+def _encode(item: Item, *, format: str, sample_rate: int | None) -> Row | Skipped:
+    """An item to its row, or why it cannot be used."""
+    try:
+        row = encode_clip(read_item(item), format, sample_rate, item.name)
+        if len(row["audio"]) > _LARGEST_CLIP:
+            raise DataError(
+                f"{item.name}: {len(row['audio'])} bytes encoded are more than a clip can have; "
+                "cut it into pieces"
+            )
+        if item.events is not None:
+            seconds = row["frames"] / row["sample_rate"]
+            events = check_events(item.events, seconds, item.name)
+            row["events"] = [event._asdict() for event in events]
+    except StoreError as error:  # says nothing of the recording
+        raise DataError(f"{item.name}: cannot be read: {error}") from error
+    except DataError as error:
+        return Skipped(item.clip_id, str(error))
+    return {
+        **(item.metadata or {}),
+        **row,
+        "clip_id": item.clip_id,
+        "group": item.group,
+        "label": item.label,
+        "labels": item.labels,
+    }
 
 
 def encode_clip(content: bytes, format: str, sample_rate: int | None, where: str) -> Row:

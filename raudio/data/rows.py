@@ -92,7 +92,7 @@ def shard_file(split: str, number: int) -> str:
     return f"shards/{split}-{number:05d}.parquet"
 
 
-def table(rows: Sequence[Mapping[str, Any]], columns: pa.Schema) -> pa.Table:
+def to_table(rows: Sequence[Mapping[str, Any]], columns: pa.Schema) -> pa.Table:
     """Rows as a table of exactly `columns`: what a row lacks is null."""
     return pa.Table.from_pylist(list(rows), schema=columns)
 
@@ -153,19 +153,20 @@ def read_index(manifest: Manifest, columns: Iterable[str] | None = None) -> pa.T
         DataError: the index is missing, damaged or another than the manifest's.
     """
     path = storage.join(manifest.path, INDEX)
-    content = read_content(path, manifest.index_sha256)
-    with _readable(path):
+    content = read_content(path, manifest.index_sha256, what="index")
+    with _readable(f"index {path}"):
         names = pq.read_schema(io.BytesIO(content)).names
         wanted = names if columns is None else [name for name in columns if name in names]
         return pq.read_table(io.BytesIO(content), columns=wanted)
 
 
-def read_content(path: str, sha256: str | None = None) -> bytes:
+def read_content(path: str, sha256: str | None = None, *, what: str = "shard") -> bytes:
     """The bytes of a dataset's file.
 
     Args:
         path: local path or URI.
         sha256: what the manifest says of it; None skips the check.
+        what: messages call it.
 
     Raises:
         DataError: it is missing, cannot be read, or is another than the manifest's.
@@ -173,13 +174,13 @@ def read_content(path: str, sha256: str | None = None) -> bytes:
     try:
         content = storage.read_bytes(path)
     except FileNotFoundError:
-        raise DataError(f"{path} is missing; prepare the dataset again") from None
+        raise DataError(f"{what} {path} is missing; prepare the dataset again") from None
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
+        raise DataError(f"{what} {path} cannot be read: {error}") from error
     if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
         raise DataError(
-            f"{path} ({len(content)} bytes) is not the one that the dataset's manifest lists (its "
-            "SHA-256 differs); prepare the dataset again, or copy it again whole"
+            f"{what} {path} is not the one that the dataset's manifest lists (its SHA-256 differs, "
+            f"it has {len(content)} bytes); prepare the dataset again, or copy it again whole"
         )
     return content
 
@@ -198,7 +199,7 @@ def read_shard(
         DataError: the shard is missing or damaged.
     """
     content = io.BytesIO(read_content(source)) if isinstance(source, str) else source
-    with _readable(where or str(source)):
+    with _readable(f"shard {where or source}"):
         return pq.read_table(content, columns=None if columns is None else list(columns))
 
 

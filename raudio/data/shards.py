@@ -103,7 +103,9 @@ def cut(
     plans: list[Plan[T]] = []
     for split in SPLITS:
         number = 0
-        for fold in sorted((f for s, f in clips if s == split), key=lambda f: -1 if f is None else f):
+        for fold in sorted(
+            (f for s, f in clips if s == split), key=lambda f: -1 if f is None else f
+        ):
             for members in _filled(clips[split, fold], size, limit):
                 plans.append(Plan(rows.shard_file(split, number), split, fold, tuple(members)))
                 number += 1
@@ -139,7 +141,7 @@ def make(work: Work[T], plan: Plan[T]) -> int:
             skipped.append(row)
         else:
             encoded.append({**row, "split": plan.split, "fold": plan.fold})
-    table = rows.table(encoded, work.columns)
+    table = rows.to_table(encoded, work.columns)
     try:
         shard = None
         if encoded:
@@ -167,9 +169,7 @@ def finished(work: Work[T], plans: Sequence[Plan[T]]) -> set[str]:
     for plan, part in zip(begun, read_parts(work.folder, begun), strict=True):
         if part is None or part.key != work.key_of(plan):
             continue
-        if part.shard is None or (
-            plan.file in there and there[plan.file].size == part.shard.bytes
-        ):
+        if part.shard is None or (plan.file in there and there[plan.file].size == part.shard.bytes):
             done.add(plan.file)
     return done
 
@@ -185,7 +185,7 @@ def read_parts(folder: str, plans: Sequence[Plan[Any]]) -> list[Part | None]:
 
 
 def _read_part(folder: str, file: str) -> Part | None:
-    content = rows.read_content(storage.join(folder, _part_file(file)))
+    content = rows.read_content(storage.join(folder, _part_file(file)), what="part")
     try:
         table = pq.read_table(io.BytesIO(content))
         note = json.loads(table.schema.metadata[_NOTE])

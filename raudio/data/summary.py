@@ -10,10 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from raudio.core.errors import DataError
+from raudio.data.facts import SILENT_PEAK
 from raudio.data.manifest import Manifest, Shard, Skipped, SplitInfo
-
-#: A clip whose loudest sample is below this (-60 dB of full scale) counts as silent.
-SILENT_PEAK = 1e-3
 
 
 def summarise(

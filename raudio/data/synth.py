@@ -10,7 +10,9 @@ Shapes: T samples of a clip; t is time from the sound's onset in seconds.
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
@@ -18,12 +20,12 @@ from numpy.typing import NDArray
 
 from raudio.core.seeding import generator, key
 from raudio.core.units import Seconds
-from raudio.data import rows
 from raudio.data.facts import clip_facts
 from raudio.data.manifest import Manifest
 from raudio.data.prepare import encode_samples
+from raudio.data.shards import Row
 from raudio.data.splits import Shares, assign
-from raudio.data.writer import Echo, Progress, Row, Task, check_new, silent, write_dataset
+from raudio.data.writer import Echo, Progress, Task, check_new, silent, write_dataset
 
 #: Part of the cache's key: raised when the sounds change.
 VERSION = 1
@@ -137,44 +139,48 @@ def synth(
     target = check_new(out)
     labels = sorted(SOUNDS)
     of_clip = {f"synth-{seed}-{i:05d}": labels[i % len(labels)] for i in range(clips)}
-    ids = list(of_clip)
-    of_split: dict[str, list[str]] = {"train": [], "valid": [], "test": []}
-    made = assign(ids, list(of_clip.values()), shares=_SHARES, seed=seed)
-    for clip_id, split in zip(ids, made, strict=True):
-        of_split[split].append(clip_id)
+    made = assign(list(of_clip), list(of_clip.values()), shares=_SHARES, seed=seed)
+    of_split: dict[tuple[str, int | None], list[tuple[str, str]]] = defaultdict(list)
+    for clip, split in zip(of_clip.items(), made, strict=True):
+        of_split[split, None].append(clip)
     for members in of_split.values():
-        members.sort(key=lambda clip_id: key(seed, "order", clip_id))
-
-    def encode(clip_id: str) -> Row:
-        label = of_clip[clip_id]
-        wave, onset, offset = draw_clip(label, generator(seed, "synth", VERSION, clip_id))
-        return {
-            "clip_id": clip_id,
-            "audio": encode_samples(wave[:, None], SAMPLE_RATE, "flac"),
-            "sample_rate": SAMPLE_RATE,
-            "frames": len(wave),
-            "channels": 1,
-            "group": None,
-            "label": label,
-            **clip_facts(wave, SAMPLE_RATE),
-            "events": [{"label": label, "onset": onset, "offset": offset}],
-        }
-
+        members.sort(key=lambda clip: key(seed, "order", clip[0]))
     task = Task(
         clips=of_split,
-        encode=encode,
-        clip_id=str,
-        key=f"{key('synth', VERSION, clips, seed):016x}",
-        metadata={"events": rows.EVENTS},
+        encode=partial(_encode, seed=seed),
+        size=_planned_bytes,
+        key=f"synth {VERSION} {seed}",
+        metadata={},
+        optional=["events"],
         taken=(f"{len(labels)} classes of synthetic sounds",),
         source="raudio data synth",
         licence="CC0-1.0",
         made_with={"version": VERSION, "clips": clips, "seed": seed},
-        shard_bytes=64 * 10**6,
-        total_bytes=clips * _FRAMES,
+        source_bytes=2 * clips * _FRAMES,
     )
     echo(f"making {clips} clips of {len(labels)} synthetic classes")
     return write_dataset(target, task, reuse=reuse, echo=echo, progress=progress)
+
+
+def _planned_bytes(_: object) -> int:
+    return _FRAMES  # FLAC takes about half of 16 bits a sample
+
+
+def _encode(clip: tuple[str, str], *, seed: int) -> Row:
+    """(clip_id, label) to its row."""
+    clip_id, label = clip
+    wave, onset, offset = draw_clip(label, generator(seed, "synth", VERSION, clip_id))
+    return {
+        "clip_id": clip_id,
+        "audio": encode_samples(wave[:, None], SAMPLE_RATE, "flac"),
+        "sample_rate": SAMPLE_RATE,
+        "frames": len(wave),
+        "channels": 1,
+        "group": None,
+        "label": label,
+        **clip_facts(wave, SAMPLE_RATE),
+        "events": [{"label": label, "onset": onset, "offset": offset}],
+    }
 
 
 def draw_clip(label: str, draw: Draw) -> tuple[NDArray[np.float32], Seconds, Seconds]:

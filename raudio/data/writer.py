@@ -148,8 +148,9 @@ def write_dataset(
             check_new(target)
             try:
                 return _write(target, work, task, execution or Execution(), echo, progress)
-            except DataError as error:
-                raise DataError(f"{error}{_kept(work.folder)}") from error
+            except (DataError, OSError) as error:
+                what = "" if isinstance(error, DataError) else f"cannot write {target!r}: "
+                raise DataError(f"{what}{error}{_kept(work.folder)}") from error
     except OSError as error:
         raise DataError(f"cannot write {target!r}: {error}") from error
 

@@ -1,10 +1,8 @@
-"""Reads a dataset's small columns, runs the checks, and sums up."""
+"""Reads a dataset's index, runs the checks, and sums up."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +17,7 @@ from raudio.data.inspect import labels, shortcuts, sound, splits
 from raudio.data.inspect.labels import ClassCount
 from raudio.data.inspect.problem import ERROR, WARNING, Check, Look, Problem, of_names, ranked
 from raudio.data.inspect.splits import Repeated
-from raudio.data.manifest import Manifest, Shard, Skipped, SplitInfo
+from raudio.data.manifest import Manifest, Skipped, SplitInfo
 from raudio.data.resolve import clip_length
 
 #: Every check; of problems that weigh the same, the first comes first.
@@ -141,7 +139,7 @@ def inspect(
     clip_seconds: Seconds | None = None,
     verify: bool = True,
 ) -> Inspection:
-    """Reads a dataset's small columns, and lists what it holds and what is wrong with it.
+    """Reads a dataset's index, and lists what it holds and what is wrong with it.
 
     Args:
         manifest: of the dataset.
@@ -149,20 +147,27 @@ def inspect(
         clip_seconds: length that the clips would be padded and cut to; None is what a search takes.
         verify: read every shard whole and compare its hash with the manifest's.
     """
-    tables: list[pa.Table] = []
     damaged: list[str] = []
-    for shard in manifest.shards:
+    missing = 0
+    table = _COLUMNS.empty_table()
+    try:
+        table = _completed(rows.read_index(manifest, _COLUMNS.names))
+    except DataError as error:
+        damaged.append(str(error))
+        missing = manifest.clips
+    for shard in manifest.shards if verify else ():
         try:
-            tables.append(_columns(manifest, shard, verify))
+            rows.read_content(manifest.shard_path(shard), shard.sha256)
         except DataError as error:
             damaged.append(str(error))
+            missing = min(manifest.clips, missing + shard.clips)
     look = Look(
         manifest,
-        pa.concat_tables([_COLUMNS.empty_table(), *tables]),
+        table,
         sample_rate or manifest.sample_rate,
         clip_seconds or clip_length(manifest),
     )
-    seconds, missing = look.seconds, manifest.clips - len(look.ids)
+    seconds = look.seconds
     return Inspection(
         dataset=manifest.path,
         source=manifest.source,
@@ -204,20 +209,8 @@ def inspect(
     )
 
 
-def _columns(manifest: Manifest, shard: Shard, verify: bool) -> pa.Table:
-    """A shard's small columns; when `verify`, after its bytes were compared with the manifest."""
-    path = manifest.shard_path(shard)
-    source: str | io.BytesIO = path
-    if verify:
-        content = rows.read_content(path)
-        if hashlib.sha256(content).hexdigest() != shard.sha256:
-            raise DataError(
-                f"{shard.file} has changed since it was written ({len(content)} bytes, "
-                f"{shard.bytes} expected, by SHA-256)"
-            )
-        source = io.BytesIO(content)
-    there = set(rows.shard_columns(path))
-    table = rows.read_shard(source, [n for n in _COLUMNS.names if n in there], where=shard.file)
+def _completed(table: pa.Table) -> pa.Table:
+    """The index with exactly `_COLUMNS`: those that the dataset lacks are null."""
     empty = {name: pa.nulls(len(table), _COLUMNS.field(name).type) for name in _COLUMNS.names}
     known = {name: table[name] for name in table.column_names}
     return pa.table({**empty, **known}).cast(_COLUMNS)

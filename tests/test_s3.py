@@ -1,0 +1,299 @@
+"""Datasets in a bucket: made from one, killed and gone on with, fed from, and read while it fails.
+
+The bucket is moto's, on loopback.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import flaky
+import numpy as np
+import pytest
+import soundfile
+from flaky import Fault
+from typer.testing import CliRunner
+
+from raudio.cli.main import app
+from raudio.config.schema import Dataset
+from raudio.core import storage
+from raudio.core.errors import DataError
+from raudio.data.clips import load_clips, stored_rows
+from raudio.data.executors import Execution
+from raudio.data.manifest import Manifest
+from raudio.data.prepare import Options, prepare
+
+RATE = 8000
+
+
+@pytest.fixture(scope="module")
+def front() -> Iterator[flaky.Proxy]:
+    with flaky.s3() as front:
+        yield front
+
+
+@pytest.fixture(autouse=True)
+def store(front: flaky.Proxy, monkeypatch: pytest.MonkeyPatch) -> flaky.Proxy:
+    for name, value in flaky.environment(front).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(storage, "FIRST_PAUSE", 0.01)
+    front.reset()
+    return front
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Recordings of two classes, a megabyte in all."""
+    folder = tmp_path_factory.mktemp("source")
+    for number in range(40):
+        path = folder / ("cat", "dog")[number % 2] / f"{number:02d}.wav"
+        path.parent.mkdir(exist_ok=True)
+        draw = np.random.default_rng(number)
+        soundfile.write(path, draw.integers(-9999, 9999, 13000, np.int16), RATE)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def local(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    """The dataset of `folder`, made locally."""
+    return prepare(folder, tmp_path_factory.mktemp("local") / "data")
+
+
+@pytest.fixture(scope="module")
+def made(front: flaky.Proxy, folder: Path) -> str:
+    """The same in the bucket, made from the bucket."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in flaky.environment(front).items():
+            patch.setenv(name, value)
+        for path in folder.rglob("*.wav"):
+            file = path.relative_to(folder).as_posix()
+            storage.write_atomic(f"s3://sounds/source/{file}", path.read_bytes())
+        prepare("s3://sounds/source", "s3://sounds/data")
+    return "s3://sounds/data"
+
+
+def content(folder: str) -> dict[str, bytes]:
+    return {file: storage.read_bytes(f"{folder}/{file}") for file in storage.listing(folder)}
+
+
+def comparable(folder: str) -> dict[str, bytes]:
+    """A dataset's files, without what the manifest says of its source."""
+    files = content(folder)
+    manifest = json.loads(files.pop("dataset.json"))
+    manifest["source"] = ""
+    return {**files, "dataset.json": json.dumps(manifest).encode()}
+
+
+def test_from_a_bucket_to_a_bucket(made: str, local: Manifest) -> None:
+    assert comparable(made) == comparable(local.path)
+    assert not [file for file in storage.listing(made) if file.startswith(".")]
+    with pytest.raises(DataError, match="'s3://sounds/data' exists"):
+        prepare("s3://sounds/source", made)
+    with pytest.raises(DataError, match="cannot be written to"):
+        prepare("s3://sounds/source", "http://127.0.0.1/x")
+
+
+def test_to_a_bucket_that_is_not_there(folder: Path) -> None:
+    with pytest.raises(DataError, match="'s3://nothing/data'"):
+        prepare(folder, "s3://nothing/data")
+
+
+def test_commands_read_a_bucket(made: str) -> None:
+    done = CliRunner().invoke(app, ["data", "inspect", made, "--json"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["clips"] == 40
+    done = CliRunner().invoke(app, ["plan", f"dataset.path={made}"])
+    assert done.exit_code == 0, done.output
+    assert "train" in done.stdout
+
+
+def test_rows_and_clips_from_a_bucket(made: str, local: Manifest, store: flaky.Proxy) -> None:
+    remote = Manifest.read(made)
+    store.reset()
+    assert stored_rows(remote, "train") == stored_rows(local, "train")
+    assert [path for _, path in store.requests] == ["/sounds/data/index.parquet"]
+    clips = [load_clips(m, "valid", sample_rate=RATE, precision="int16") for m in (remote, local)]
+    assert clips[0].rows == clips[1].rows
+    for position in range(len(clips[0])):
+        np.testing.assert_array_equal(clips[0].wave(position), clips[1].wave(position))
+
+
+# --- interruptions -------------------------------------------------------------------------------
+
+_KILLED = """
+import os, signal, sys
+from raudio.data import prepare as module
+from raudio.data.executors import Execution
+def kill(done, total):
+    if done > total / 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+module.prepare(sys.argv[1], sys.argv[2], execution=Execution(workers=1), progress=kill)
+"""
+
+
+def test_goes_on_after_a_kill(folder: Path, local: Manifest, store: flaky.Proxy) -> None:
+    out = "s3://sounds/killed"
+    run = subprocess.run([sys.executable, "-c", _KILLED, folder, out], check=False)
+    assert run.returncode == -signal.SIGKILL
+    with pytest.raises(DataError, match="not a dataset"):
+        Manifest.read(out)
+    finished = [file for file in storage.listing(out) if file.startswith("shards/")]
+    assert 1 <= len(finished) < len(local.shards)
+    # Other options are another work: it would write other bytes to the same places.
+    with pytest.raises(DataError, match=r"other options .* remove s3://sounds/killed/\.parts/cl"):
+        prepare(folder, out, options=Options(seed=1))
+    store.reset()
+    prepare(folder, out)
+    written = [path for method, path in store.requests if method == "PUT"]
+    assert not [file for file in finished if f"/sounds/killed/{file}" in written]
+    assert content(out) == content(local.path)
+
+
+def test_bad_files_are_mended_and_the_work_kept(
+    folder: Path, tmp_path: Path, local: Manifest, store: flaky.Proxy
+) -> None:
+    source, out = tmp_path / folder.name, "s3://sounds/mended"
+    for path in folder.rglob("*.wav"):
+        target = source / path.relative_to(folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    (source / "dog" / "03.wav").write_bytes(b"x" * (source / "dog" / "03.wav").stat().st_size)
+    with pytest.raises(DataError, match=r"03\.wav: can't be decoded.*\n.*kept in s3://sounds/mend"):
+        prepare(source, out)
+    (source / "dog" / "03.wav").write_bytes((folder / "dog" / "03.wav").read_bytes())
+    store.reset()
+    prepare(source, out)
+    shards = [p for method, p in store.requests if method == "PUT" and "/shards/" in p]
+    assert len(shards) == 1
+    assert content(out) == content(local.path)
+
+
+# --- a store that fails --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["503", "reset"])
+def test_a_dataset_is_made_while_the_store_fails(
+    made: str, local: Manifest, store: flaky.Proxy, kind: str
+) -> None:
+    """Each kind of request fails twice on its way: for a recording, a shard, a part, at the end."""
+    store.reset(
+        Fault(kind, times=2, method="GET", path="/cat/04"),
+        Fault(kind, times=2, method="PUT", path="/shards/train-00001"),
+        Fault(kind, times=2, method="PUT", path="/.parts/train-00000"),
+        Fault(kind, times=2, method="GET", path="/.parts/"),
+        Fault(kind, times=2, method="PUT", path="/index.parquet"),
+        Fault(kind, times=2, method="PUT", path="/dataset.json"),
+        Fault(kind, times=1, method="DELETE"),
+        Fault(kind, times=1, method="POST"),
+    )
+    prepare("s3://sounds/source", f"s3://sounds/while-{kind}")
+    assert comparable(f"s3://sounds/while-{kind}") == comparable(local.path)
+
+
+def test_a_store_that_does_not_recover(
+    made: str, store: flaky.Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "RETRY_SECONDS", 0.1)
+    out = "s3://sounds/never"
+    store.reset(Fault("503", times=1000, method="PUT", path="/shards/valid"))
+    with pytest.raises(DataError, match=r"cannot write .*valid-00000\.parquet: .*given up after"):
+        prepare("s3://sounds/source", out)
+    with pytest.raises(DataError, match="not a dataset"):
+        Manifest.read(out)
+    # A recording out of reach is no bad file: leaving it out would make another dataset.
+    store.reset(Fault("503", times=1000, method="GET", path="/cat/04"))
+    with pytest.raises(DataError, match=r"/cat/04\.wav: cannot be read: .*given up after"):
+        prepare("s3://sounds/source", "s3://sounds/nor-this", options=Options(skip_bad=True))
+    store.reset()
+    prepare("s3://sounds/source", out)
+    assert content(out) == content(made)
+
+
+@pytest.mark.parametrize("kind", ["503", "cut", "reset"])
+def test_a_dataset_is_read_while_the_store_fails(
+    made: str, local: Manifest, store: flaky.Proxy, kind: str
+) -> None:
+    store.reset(
+        Fault(kind, times=2, path="dataset.json"),
+        Fault(kind, times=2, path="index.parquet"),
+        Fault(kind, times=2, path="valid-00000.parquet"),
+    )
+    remote = Manifest.read(made)
+    assert len(stored_rows(remote, "train")) == local.splits["train"].clips
+    assert len(load_clips(remote, "valid", sample_rate=RATE, precision="int16")) == 4
+
+
+def test_shards_that_are_damaged_or_gone(made: str, local: Manifest) -> None:
+    copy = "s3://sounds/damaged"
+    for file, data in content(made).items():
+        storage.write_atomic(f"{copy}/{file}", data)
+    remote = Manifest.read(copy)
+    shard = remote.shard_path(remote.shards_of("valid")[0])
+    whole = storage.read_bytes(shard)
+    for damaged in (whole[:1000], whole[:-9] + b"x" + whole[-8:]):
+        storage.write_atomic(shard, damaged)
+        with pytest.raises(DataError, match=r"^shard s3.*valid-00000\.parquet is not the one"):
+            load_clips(remote, "valid", sample_rate=RATE, precision="int16")
+    storage.remove(shard)
+    with pytest.raises(DataError, match=r"^shard s3.*valid-00000\.parquet is missing"):
+        load_clips(remote, "valid", sample_rate=RATE, precision="int16")
+
+
+# --- with Ray ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def ray(front: flaky.Proxy) -> Iterator[Any]:
+    """A Ray of two CPUs whose workers reach the bucket."""
+    import ray
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in flaky.environment(front).items():
+            patch.setenv(name, value)
+        ray.init(
+            address="local", num_cpus=2, include_dashboard=False, log_to_driver=False,
+            logging_level="CRITICAL", _node_ip_address="127.0.0.1",
+        )  # fmt: skip
+        yield ray
+        ray.shutdown()
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_ray_makes_it_in_a_bucket(ray: Any, made: str) -> None:
+    prepare("s3://sounds/source", "s3://sounds/by-ray", execution=Execution(ray_from=0))
+    assert content("s3://sounds/by-ray") == content(made)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_feeds_from_a_bucket(ray: Any, made: str, local: Manifest) -> None:
+    from raudio.data.feeds import make_feeds
+    from raudio.data.pipeline import materialise
+
+    settings = Dataset(sample_rate=RATE, clip_seconds=1.0, shuffle_window=2)
+
+    def encode(row: Any) -> Any:
+        return np.float32(row["label"] == "dog")
+
+    def batches(manifest: Manifest, refs: Any) -> list[tuple[list[int], Any]]:
+        feeds = make_feeds(manifest, settings, encode=encode, seed=1, refs=refs)
+        try:
+            return [(b.clips.tolist(), b.waves.numpy()) for b in feeds["train"].epoch(0, 7)]
+        finally:
+            for feed in feeds.values():
+                feed.close()
+
+    expected = batches(local, None)
+    remote = Manifest.read(made)
+    for refs in (None, materialise(remote, sample_rate=RATE, precision="int16")):
+        got = batches(remote, refs)
+        assert [clips for clips, _ in got] == [clips for clips, _ in expected]
+        for (_, one), (_, other) in zip(got, expected, strict=True):
+            np.testing.assert_array_equal(one, other)

@@ -21,12 +21,12 @@ from flaky import Fault
 from typer.testing import CliRunner
 
 from raudio.cli.main import app
-from raudio.config.schema import Dataset
 from raudio.core import storage
 from raudio.core.errors import DataError
-from raudio.data.clips import load_clips, stored_rows
+from raudio.data.clips import load_clips, stored_tables
 from raudio.data.executors import Execution
 from raudio.data.manifest import Manifest
+from raudio.data.pipeline import materialise, resident_clips
 from raudio.data.prepare import Options, prepare
 
 RATE = 8000
@@ -116,7 +116,7 @@ def test_commands_read_a_bucket(made: str) -> None:
 def test_rows_and_clips_from_a_bucket(made: str, local: Manifest, store: flaky.Proxy) -> None:
     remote = Manifest.read(made)
     store.reset()
-    assert stored_rows(remote, "train") == stored_rows(local, "train")
+    assert stored_tables(remote, "train") == stored_tables(local, "train")
     assert [path for _, path in store.requests] == ["/sounds/data/index.parquet"]
     clips = [load_clips(m, "valid", sample_rate=RATE, precision="int16") for m in (remote, local)]
     assert clips[0].rows == clips[1].rows
@@ -225,7 +225,7 @@ def test_a_dataset_is_read_while_the_store_fails(
         Fault(kind, times=2, path="valid-00000.parquet"),
     )
     remote = Manifest.read(made)
-    assert len(stored_rows(remote, "train")) == local.splits["train"].clips
+    assert sum(map(len, stored_tables(remote, "train"))) == local.splits["train"].clips
     assert len(load_clips(remote, "valid", sample_rate=RATE, precision="int16")) == 4
 
 
@@ -273,27 +273,10 @@ def test_ray_makes_it_in_a_bucket(ray: Any, made: str) -> None:
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_feeds_from_a_bucket(ray: Any, made: str, local: Manifest) -> None:
-    from raudio.data.feeds import make_feeds
-    from raudio.data.pipeline import materialise
-
-    settings = Dataset(sample_rate=RATE, clip_seconds=1.0, shuffle_window=2)
-
-    def encode(row: Any) -> Any:
-        return np.float32(row["label"] == "dog")
-
-    def batches(manifest: Manifest, refs: Any) -> list[tuple[list[int], Any]]:
-        feeds = make_feeds(manifest, settings, encode=encode, seed=1, refs=refs)
-        try:
-            return [(b.clips.tolist(), b.waves.numpy()) for b in feeds["train"].epoch(0, 7)]
-        finally:
-            for feed in feeds.values():
-                feed.close()
-
-    expected = batches(local, None)
-    remote = Manifest.read(made)
-    for refs in (None, materialise(remote, sample_rate=RATE, precision="int16")):
-        got = batches(remote, refs)
-        assert [clips for clips, _ in got] == [clips for clips, _ in expected]
-        for (_, one), (_, other) in zip(got, expected, strict=True):
-            np.testing.assert_array_equal(one, other)
+def test_clips_decoded_by_ray_from_a_bucket(ray: Any, made: str, local: Manifest) -> None:
+    refs = materialise(Manifest.read(made), ["train"], sample_rate=RATE, precision="int16")
+    got = resident_clips(refs["train"])
+    expected = load_clips(local, "train", sample_rate=RATE, precision="int16")
+    assert got.rows == expected.rows
+    for position in range(len(expected)):
+        np.testing.assert_array_equal(got.wave(position), expected.wave(position))

@@ -209,19 +209,19 @@ class Clips:
         return [row for table in self.tables for row in table.drop_columns([WAVE]).to_pylist()]
 
 
-def stored_tables(manifest: Manifest, split: str) -> list[pa.Table]:
-    """Every shard's columns of a split, read without its audio.
+def stored_tables(manifest: Manifest, split: str | None = None) -> list[pa.Table]:
+    """Every shard's columns of a split (None: of all), read without its audio.
 
     Raises:
         DataError: there is no such split, or the index is missing or damaged.
     """
-    chosen = set(manifest.shards_of(split))
-    index = read_index(manifest)
-    tables, first = [], 0
-    for shard in manifest.shards:
-        if shard in chosen:
-            tables.append(index.slice(first, shard.clips))
-        first += shard.clips
+    indexes: dict[str, pa.Table] = {}
+    tables = []
+    for shard in manifest.shards if split is None else manifest.shards_of(split):
+        owner, first = manifest.rows_of(shard)
+        if owner.path not in indexes:
+            indexes[owner.path] = read_index(owner)
+        tables.append(indexes[owner.path].slice(first, shard.clips))
     return tables
 
 

@@ -23,15 +23,17 @@ class Joined(Manifest):
     Attributes:
         owners: which dataset each shard is of, from 0.
         prefixes: of each dataset's clip_ids.
+        members: the datasets.
     """
 
     owners: tuple[int, ...] = ()
     prefixes: tuple[str, ...] = ()
+    members: tuple[Manifest, ...] = ()
 
     def to_mapping(self) -> dict[str, Any]:
         """As any manifest's: reading it again gives one of the same fingerprint."""
         mapping = super().to_mapping()
-        del mapping["owners"], mapping["prefixes"]
+        del mapping["owners"], mapping["prefixes"], mapping["members"]
         return mapping
 
     def shard_path(self, shard: Shard) -> str:
@@ -46,9 +48,21 @@ class Joined(Manifest):
         """See `Manifest`."""
         return self.prefixes[self.dataset_of(shard)]
 
+    def rows_of(self, shard: Shard) -> tuple[Manifest, int]:
+        """See `Manifest`."""
+        return self.members[self.dataset_of(shard)], self._first_row[shard.file]
+
     def anywhere(self) -> Manifest:
         """Itself: its shards' paths are such already."""
         return self
+
+    @cached_property
+    def _first_row(self) -> dict[str, int]:
+        return {
+            member.anywhere().shard_path(shard): member.first_rows[shard.file]
+            for member in self.members
+            for shard in member.shards
+        }
 
     @cached_property
     def _owner(self) -> dict[str, int]:
@@ -85,6 +99,7 @@ def joined(manifests: Sequence[Manifest]) -> Manifest:
             for name in splits
         },
         shards=tuple(shards),
+        index_sha256="",  # it has its members' indexes
         sample_rates=_sum(manifest.sample_rates for manifest in manifests),
         channels=_sum(manifest.channels for manifest in manifests),
         seconds_min=float(seconds.min()),
@@ -96,6 +111,7 @@ def joined(manifests: Sequence[Manifest]) -> Manifest:
         made_with={"joined": [manifest.made_with for manifest in manifests]},
         skipped=tuple(skipped for manifest in manifests for skipped in manifest.skipped),
         owners=tuple(owners),
+        members=tuple(manifests),
         prefixes=tuple(f"{n + 1}/" if clash else "" for n in range(len(manifests))),
     )
 
@@ -105,7 +121,7 @@ def _ids_and_seconds(manifests: Sequence[Manifest]) -> tuple[list[set[str]], np.
     ids: list[set[str]] = []
     seconds = []
     for manifest in manifests:
-        tables = [table for split in manifest.splits for table in stored_tables(manifest, split)]
+        tables = stored_tables(manifest)
         ids.append({clip for table in tables for clip in table["clip_id"].to_pylist()})
         seconds += [t["frames"].to_numpy() / t["sample_rate"].to_numpy() for t in tables]
     return ids, np.concatenate(seconds)

@@ -181,6 +181,19 @@ class Manifest:
             raise DataError(f"dataset {self.path!r}: {unknown('split', split, self.splits)}")
         return tuple(shard for shard in self.shards if shard.split == split)
 
+    def rows_of(self, shard: Shard) -> tuple[Manifest, int]:
+        """The dataset whose index has the rows of a shard, and the number of the first there."""
+        return self, self.first_rows[shard.file]
+
+    @cached_property
+    def first_rows(self) -> dict[str, int]:
+        """Shard's file to the number of its first row in the index."""
+        first, numbers = 0, {}
+        for shard in self.shards:
+            numbers[shard.file] = first
+            first += shard.clips
+        return numbers
+
     def shard_path(self, shard: Shard) -> str:
         """Path or URI of a shard's file."""
         return storage.join(self.path, shard.file)

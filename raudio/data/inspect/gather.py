@@ -13,6 +13,7 @@ import pyarrow as pa
 from raudio.core.errors import DataError
 from raudio.core.units import Hertz, Seconds
 from raudio.data import rows
+from raudio.data.clips import stored_tables
 from raudio.data.inspect import labels, shortcuts, sound, splits
 from raudio.data.inspect.labels import ClassCount
 from raudio.data.inspect.problem import ERROR, WARNING, Check, Look, Problem, of_names, ranked
@@ -151,7 +152,7 @@ def inspect(
     missing = 0
     table = _COLUMNS.empty_table()
     try:
-        table = _completed(rows.read_index(manifest, _COLUMNS.names))
+        table = pa.concat_tables(map(_completed, stored_tables(manifest)))
     except DataError as error:
         damaged.append(str(error))
         missing = manifest.clips
@@ -212,7 +213,7 @@ def inspect(
 def _completed(table: pa.Table) -> pa.Table:
     """The index with exactly `_COLUMNS`: those that the dataset lacks are null."""
     empty = {name: pa.nulls(len(table), _COLUMNS.field(name).type) for name in _COLUMNS.names}
-    known = {name: table[name] for name in table.column_names}
+    known = {name: table[name] for name in table.column_names if name in empty}
     return pa.table({**empty, **known}).cast(_COLUMNS)
 
 

@@ -6,16 +6,18 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from raudio.config import compose
 from raudio.config.schema import Dataset
 from raudio.config.signature import signature
 from raudio.core.errors import ConfigError, DataError
-from raudio.data.clips import load_clips
+from raudio.data.clips import load_clips, stored_tables
 from raudio.data.index import Index
 from raudio.data.locate import locate
 from raudio.data.manifest import MANIFEST, Manifest
+from raudio.data.rows import write_index
 from raudio.data.synth import synth
 from raudio.search.runner import check
 from raudio.search.space import Space
@@ -69,24 +71,19 @@ def test_clip_ids_are_told_apart_only_where_they_clash(folders: list[str]) -> No
 
 
 def test_no_prefix_where_none_is_needed(folders: list[str], tmp_path: Path) -> None:
-    valid_only = tmp_path / "valid"
-    (valid_only / "shards").mkdir(parents=True)
     manifest = Manifest.read(folders[0])
-    content = manifest.to_mapping()
-    content["splits"] = {"valid": content["splits"]["valid"]}
-    content["shards"] = [shard for shard in content["shards"] if shard["split"] == "valid"]
-    for shard in manifest.shards_of("valid"):
-        (valid_only / shard.file).write_bytes(Path(manifest.shard_path(shard)).read_bytes())
-    (valid_only / MANIFEST).write_text(json.dumps(content))
-    train_only = tmp_path / "train"
-    (train_only / "shards").mkdir(parents=True)
-    content = manifest.to_mapping()
-    content["splits"] = {"train": content["splits"]["train"]}
-    content["shards"] = [shard for shard in content["shards"] if shard["split"] == "train"]
-    for shard in manifest.shards_of("train"):
-        (train_only / shard.file).write_bytes(Path(manifest.shard_path(shard)).read_bytes())
-    (train_only / MANIFEST).write_text(json.dumps(content))
-    both = of(str(valid_only), str(train_only))
+    for split in ("valid", "train"):
+        own = tmp_path / split
+        (own / "shards").mkdir(parents=True)
+        content = manifest.to_mapping()
+        content["splits"] = {split: content["splits"][split]}
+        content["shards"] = [shard for shard in content["shards"] if shard["split"] == split]
+        for shard in manifest.shards_of(split):
+            (own / shard.file).write_bytes(Path(manifest.shard_path(shard)).read_bytes())
+        index = pa.concat_tables(stored_tables(manifest, split))
+        content["index_sha256"] = write_index(own, index)
+        (own / MANIFEST).write_text(json.dumps(content))
+    both = of(str(tmp_path / "valid"), str(tmp_path / "train"))
     for split in ("train", "valid"):
         rows = Index.read(both, split, RATE).rows
         assert rows == Index.read(manifest, split, RATE).rows

@@ -240,6 +240,9 @@ def test_a_chain_s_paths_may_come_from_the_environment(monkeypatch: pytest.Monke
     step = "{kind: audiomentations.AddShortNoises, sounds_path: '${oc.env:SOUNDS}'}"
     chain = compose.compose([f"augment.chain.bed={step}"]).experiment.augment.chain
     assert chain["bed"]["sounds_path"] == "/data/musan"
+    monkeypatch.setenv("SOUNDS", "here/street")
+    chain = compose.compose([f"augment.chain.bed={step}"]).experiment.augment.chain
+    assert chain["bed"]["sounds_path"] == str(Path.cwd() / "here/street")
 
 
 def test_experiment_for_is_quick() -> None:

@@ -23,6 +23,7 @@ writes a step's setting as `augment.chain.dirt.of.hiss.min_snr=5`.
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
@@ -37,6 +38,8 @@ from raudio.core.errors import ConfigError, unknown
 Chain: TypeAlias = Mapping[str, Any]
 
 KEY = "augment.chain"
+#: Settings of steps that name a folder or a file.
+PATHS = ("source", "sounds_path", "ir_path")
 #: Kinds of steps that hold others.
 NESTING = ("choice", "sequence")
 
@@ -148,6 +151,8 @@ class _Check:
                 self.problems.append(f"{key} has to be given: it is {setting.allowed}")
             else:
                 step[name] = self._value(setting, value)
+            if name in PATHS and self.installed and isinstance(step.get(name), str):
+                step[name] = _absolute(step[name])
         check_ranges(where, step, self.problems)
         if kind in NESTING:
             step["of"] = self.steps(given.get("of"), f"{where}.of", kind)
@@ -187,6 +192,11 @@ class _Check:
         shown = text(value)
         shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
         self.problems.append(f"{key}={shown}: {said}")
+
+
+def _absolute(path: str) -> str:
+    """Trials run in other folders than the command line; a URI stays."""
+    return path if "://" in path else os.path.abspath(os.path.expanduser(path))
 
 
 # --- kinds ---------------------------------------------------------------------------------------

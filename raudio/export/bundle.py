@@ -31,6 +31,7 @@ from safetensors import SafetensorError
 
 from raudio import checkpoint, records
 from raudio.config.augment import Augment
+from raudio.config.chain import PATHS
 from raudio.config.schema import Experiment
 from raudio.config.validate import experiment_from, load_yaml, to_mapping
 from raudio.core.errors import ConfigError, DataError, RunError, closest
@@ -267,8 +268,7 @@ def _without_folders(augment: Augment) -> Augment:
 def _steps_without_folders(steps: Mapping[str, Any]) -> dict[str, Any]:
     found = {name: dict(step) for name, step in steps.items()}
     for step in found.values():
-        if step.get("source"):
-            step["source"] = _name_of(step["source"])
+        step |= {name: _name_of(step[name]) for name in PATHS if step.get(name)}
         if "of" in step:
             step["of"] = _steps_without_folders(step["of"])
     return found

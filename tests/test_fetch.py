@@ -305,7 +305,7 @@ def dcase2016_task1() -> Miniature:
                     scene,
                     split,
                     f"{letter}00{fold}",
-                    {"source_fold": str(fold)},
+                    {"fold": fold},
                 )
     failed = "audio/b003_30_60.wav"
     del clips[f"{dev}/{failed}"]
@@ -319,7 +319,7 @@ def dcase2016_task1() -> Miniature:
     answers = []
     for number, (letter, scene) in enumerate((("a", "residential_area"), ("b", "beach"))):
         answers.append(f"audio/{number}.wav\t{scene}\taudio/{letter}009_0_30.wav")
-        clips[f"{held}/audio/{number}.wav"] = (scene, "test", f"{letter}009", {"source_fold": ""})
+        clips[f"{held}/audio/{number}.wav"] = (scene, "test", f"{letter}009", {"fold": None})
     audio = [f"{dev}/{row.partition(chr(9))[0]}" for row in meta]
     held_audio = [f"{held}/audio/{number}.wav" for number in range(2)]
     sounds = wavs(audio + held_audio)

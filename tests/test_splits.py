@@ -149,8 +149,15 @@ def test_several_labels_keep_their_shares_in_every_split() -> None:
     assert empty["valid"] + empty["test"] == pytest.approx(20, abs=4)
 
 
+def test_clips_without_a_class_need_not_be_in_train() -> None:
+    # Six recordings of a site each: the first has no event, the others have both classes.
+    sets = [(), *[("a", "b")] * 5]
+    splits = assign([str(n) for n in range(6)], sets, groups=[str(n) for n in range(6)])
+    assert set(splits) == {"train", "valid", "test"}
+
+
 def test_rare_classes_of_several_are_in_train() -> None:
-    sets = [("a",), ("a", "b"), ("b",), ("a", "rare")] * 1 + [("a",), ("b",), ()] * 10
+    sets = [("a",), ("a", "b"), ("b",), ("a", "rare")] + [("a",), ("b",), ()] * 10
     splits = assign([str(n) for n in range(len(sets))], sets)
     assert splits[3] == "train"
     assert set(splits) == {"train", "valid", "test"}

@@ -201,6 +201,8 @@ class CRNN:
 class Classification:
     """One label a clip."""
 
+    #: The column of the rows that every clip needs, because its target comes from it.
+    TARGET: ClassVar[str] = "label"
     #: What it measures, and which way is better; the first is what is optimised if not said.
     METRICS: ClassVar[dict[str, str]] = {
         "accuracy": "max",

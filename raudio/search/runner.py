@@ -39,6 +39,7 @@ from raudio.data.locate import SYNTH, locate
 from raudio.data.manifest import Manifest
 from raudio.data.pipeline import check_resident, choose_feed, materialise
 from raudio.data.resolve import resolve
+from raudio.data.rows import read_index
 from raudio.records import (
     DATASET_JSON,
     ENVIRONMENT_JSON,
@@ -258,6 +259,7 @@ def _job(
     store = capacity.store if capacity is not None else None
     manifest = locate(experiment.dataset, echo)
     _check_data(manifest)
+    _check_target(experiment, manifest)
     experiment = _on(experiment, manifest, store)
     configuration = dataclasses.replace(configuration, experiment=experiment)
     assert experiment.dataset.sample_rate is not None
@@ -341,6 +343,20 @@ def _check_data(manifest: Manifest) -> None:
         raise DataError(
             f"dataset {manifest.path!r} has {len(manifest.labels)} class "
             f"({', '.join(manifest.labels)}); there is nothing to tell apart: add another"
+        )
+
+
+def _check_target(experiment: Experiment, manifest: Manifest) -> None:
+    """Whether every clip has what the task learns; a task that names no column checks by itself."""
+    column = getattr(experiment.task, "TARGET", None)
+    if column is None:
+        return
+    index = read_index(manifest, [column, "labels", "events"])
+    if index[column].null_count:
+        has = "several labels a clip" if "labels" in index.column_names else "events"
+        raise ConfigError(
+            f"task={experiment.task.name} needs one label a clip, and dataset {manifest.path!r} "
+            f"has {has}: prepare it from a table that gives each clip one label"
         )
 
 

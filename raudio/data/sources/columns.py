@@ -184,6 +184,8 @@ def predefined_splits(table: Table, columns: Columns) -> tuple[dict[str, str], s
 
 
 def _has_folds(table: Table, columns: Columns) -> bool:
-    return "fold" in columns and all(
-        (text(row[columns["fold"]]) or "").isdecimal() for row in table.rows
-    )
+    """Whether the fold column holds numbers; clips that are in no fold have none."""
+    if "fold" not in columns:
+        return False
+    values = {value for row in table.rows if (value := text(row[columns["fold"]])) is not None}
+    return bool(values) and all(value.isdecimal() for value in values)

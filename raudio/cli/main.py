@@ -17,6 +17,7 @@ from raudio.cli.export import export
 from raudio.cli.list_ import list_
 from raudio.cli.plan import plan
 from raudio.cli.predict import predict
+from raudio.cli.report import report
 from raudio.cli.resume import resume
 from raudio.cli.search import search
 from raudio.cli.status import status
@@ -37,6 +38,7 @@ app.command("train")(train)
 app.command("plan")(plan)
 app.command("resume")(resume)
 app.command("status")(status)
+app.command("report")(report)
 app.command("export")(export)
 app.command("predict")(predict)
 app.command("evaluate")(evaluate)

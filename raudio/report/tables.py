@@ -15,7 +15,8 @@ from raudio import records
 from raudio.core.units import format_seconds, format_value
 from raudio.records import History, TrialHistory
 
-_STYLES = {
+#: The states that trials and runs can be read in, and how the terminal shows them.
+STATES = {
     records.RUNNING: "cyan",
     records.COMPLETED: "green",
     records.PRUNED: "dim",
@@ -87,10 +88,10 @@ def leaderboard(history: History, top: int | None = None) -> Table:
     table.add_column("time", justify="right", no_wrap=True)
     table.add_column("state", no_wrap=True)
     table.add_column("settings")  # the one column that gives way in a narrow terminal
-    names = _short_names({key for trial in ranked for key in trial.params})
+    names = short_names({key for trial in ranked for key in trial.params})
     for trial in shown:
         state = trial_state(history, trial)
-        style = _STYLES.get(state, "")
+        style = STATES.get(state, "")
         settings = " ".join(f"{names[k]}={format_value(v)}" for k, v in trial.params.items())
         table.add_row(
             trial.id,
@@ -121,7 +122,7 @@ def configuration(params: Mapping[str, Any]) -> Table:
 def summary(history: History) -> str:
     """One sentence on the run, one on its best trial, one for each kind of failure."""
     counts = Counter(trial_state(history, trial) for trial in history.trials.values())
-    parts = [f"{counts[state]} {state}" for state in _STYLES if counts[state]]
+    parts = [f"{counts[state]} {state}" for state in STATES if counts[state]]
     trials = len(history.trials)
     of = f" of {history.budget_trials}" if (history.budget_trials or 0) > trials else ""
     text = f"{history.state} after {format_seconds(history.seconds)}"
@@ -143,7 +144,7 @@ def summary(history: History) -> str:
     return "\n".join(lines)
 
 
-def _short_names(keys: set[str]) -> dict[str, str]:
+def short_names(keys: set[str]) -> dict[str, str]:
     """Each setting by the last part of its name, where that is clear; `optimizer.lr` is `lr`."""
     ends = Counter(key.rpartition(".")[2] for key in keys)
     return {key: end if ends[end := key.rpartition(".")[2]] == 1 else key for key in keys}

@@ -1,0 +1,355 @@
+"""Figures that follow from a run's records: what the plots and tables of its report show."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from raudio import records
+from raudio.config.axes import text
+from raudio.records import History, TrialHistory
+from raudio.report.run import Point, Run
+from raudio.report.svg import is_number
+from raudio.report.tables import trial_state
+
+#: Trials with a value below which importances are noise: a quarter of them is "good", and
+#: PED-ANOVA wants at least 5 good ones.
+FEWEST_TRIALS = 20
+_GOOD = 0.25
+#: Trials that importances are computed from: of more, evenly many over the ranking.
+_MOST_TRIALS = 1000
+#: Times that the values are shuffled to see what chance alone gives.
+_SHUFFLES = 20
+#: A setting with at most so many values is compared value by value, not along a line.
+_CATEGORIES = 6
+
+_NUMBER = re.compile(r"\d+(\.\d+)?(e[-+]?\d+)?")
+
+
+# --- course ------------------------------------------------------------------------------------
+
+
+def incumbents(run: Run) -> list[Point]:
+    """The reports that were better than all before them; those of failed trials don't count."""
+    found: list[Point] = []
+    sign = -1.0 if run.history.mode == "min" else 1.0
+    for point in run.points:
+        if point.value is None or run.history.trials[point.trial].state == records.FAILED:
+            continue
+        if not found or sign * point.value > sign * (found[-1].value or 0.0):
+            found.append(point)
+    return found
+
+
+def best_points(run: Run) -> dict[str, Point]:
+    """The report with the best value of each trial that has one and did not fail."""
+    wanted = {}
+    for trial in run.valued:
+        best = trial.best_report(run.history.metric, run.history.mode)
+        assert best is not None
+        wanted[trial.id] = best.epoch
+    return {p.trial: p for p in run.points if wanted.get(p.trial) == p.epoch}
+
+
+@dataclass(frozen=True)
+class Rung:
+    """What became of the trials at a rung.
+
+    Attributes:
+        epoch: where it is.
+        arrived: trials that were compared there.
+        stopped: those of them that the scheduler ended there.
+        further: those that reported a later epoch.
+    """
+
+    epoch: int
+    arrived: int
+    stopped: int
+    further: int
+
+
+def rungs(history: History) -> list[Rung]:
+    """The rungs in order; none where the scheduler stops nobody, or no rungs were recorded."""
+    found = []
+    for epoch in history.rungs:
+        arrived = [
+            trial
+            for trial in history.trials.values()
+            if any(report.epoch >= epoch and history.metric in report.metrics
+                   for report in reversed(trial.reports))
+        ]  # fmt: skip
+        stopped = sum(t.state == records.PRUNED and t.epochs == epoch for t in arrived)
+        further = sum(trial.epochs > epoch for trial in arrived)
+        found.append(Rung(epoch, len(arrived), stopped, further))
+    return found
+
+
+def rung_reached(history: History, trial: TrialHistory) -> int:
+    """How many rungs a trial went beyond."""
+    return sum(trial.epochs > epoch for epoch in history.rungs)
+
+
+def planned_epochs(run: Run) -> int | None:
+    """Epochs of a trial that nothing stops; None where no trial has completed or they differ."""
+    lengths = {t.epochs for t in run.history.trials.values() if t.state == records.COMPLETED}
+    return lengths.pop() if len(lengths) == 1 else None
+
+
+# --- cost --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What the trials of one state cost: their number, epochs, seconds in the loop and in all."""
+
+    state: str
+    trials: int
+    epochs: int
+    loop_seconds: float
+    seconds: float
+
+
+def costs(history: History) -> list[Cost]:
+    """By end state, the most expensive first."""
+    groups: dict[str, list[TrialHistory]] = {}
+    for trial in history.trials.values():
+        groups.setdefault(trial_state(history, trial), []).append(trial)
+    found = [
+        Cost(
+            state,
+            len(trials),
+            sum(len(trial.reports) for trial in trials),
+            sum(trial.loop_seconds for trial in trials),
+            sum(trial.seconds for trial in trials),
+        )
+        for state, trials in groups.items()
+    ]
+    return sorted(found, key=lambda cost: -cost.seconds)
+
+
+def epoch_seconds(trial: TrialHistory) -> float | None:
+    """The median time of a trial's epochs; the first, which also warms up, only if it is alone."""
+    times = [report.seconds for report in trial.reports if report.seconds > 0]
+    return median(times[1:] or times) if times else None
+
+
+def front(run: Run) -> list[TrialHistory]:
+    """The trials that none beats in both value and seconds an epoch, the cheapest first."""
+    sign = 1.0 if run.history.mode == "min" else -1.0
+    known = []
+    for trial in run.valued:
+        cost, value = epoch_seconds(trial), run.value(trial)
+        if cost is not None and value is not None:
+            known.append((cost, sign * value, trial))
+    found: list[TrialHistory] = []
+    best = float("inf")
+    for _, loss, trial in sorted(known, key=lambda item: item[:2]):
+        if loss < best:
+            found.append(trial)
+            best = loss
+    return found
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Trials that failed alike: numbers in the reason aside, in the same kind and with the same."""
+
+    kind: str
+    reason: str
+    trials: tuple[TrialHistory, ...]
+
+
+def failures(history: History) -> list[Failure]:
+    """The most frequent first."""
+    groups: dict[tuple[str, str], list[TrialHistory]] = {}
+    for trial in history.trials.values():
+        if trial.state == records.FAILED:
+            alike = trial.kind or "", _NUMBER.sub("#", trial.reason or "")
+            groups.setdefault(alike, []).append(trial)
+    found = [
+        Failure(kind or "no kind recorded", group[0].reason or "no reason recorded", tuple(group))
+        for (kind, _), group in groups.items()
+    ]
+    return sorted(found, key=lambda failure: -len(failure.trials))
+
+
+# --- settings ----------------------------------------------------------------------------------
+
+
+def varying(run: Run) -> list[str]:
+    """Settings that differ between trials, in the order in which they were drawn."""
+    values: dict[str, set[str]] = {}
+    holders: Counter[str] = Counter()
+    for trial in run.history.trials.values():
+        for key, value in trial.params.items():
+            values.setdefault(key, set()).add(text(value))
+            holders[key] += 1
+    trials = len(run.history.trials)
+    return [key for key, found in values.items() if len(found) > 1 or holders[key] < trials]
+
+
+def is_log(run: Run, key: str) -> bool:
+    """Whether the space draws a setting in the logarithm."""
+    return run.space.get(key, "").replace(" ", "").startswith("tag(log")
+
+
+@dataclass(frozen=True)
+class Importance:
+    """How much a setting decides whether a trial is among the best quarter.
+
+    Attributes:
+        share: of all settings' importance, 0 to 1.
+        chance: the share that it would have in 19 of 20 cases at most if it decided nothing.
+    """
+
+    setting: str
+    share: float
+    chance: float
+
+
+def importances(run: Run) -> list[Importance]:
+    """The varying settings, the most important first; none with fewer than `FEWEST_TRIALS`.
+
+    PED-ANOVA (Watanabe, Bansal, Hutter 2023), as Optuna computes it, of every trial's best value,
+    beside what it says of shuffled values.
+    """
+    settings, trials = varying(run), run.valued
+    if len(trials) < FEWEST_TRIALS or not settings:
+        return []
+    trials = spread(trials, _MOST_TRIALS)
+    values = [run.value(trial) for trial in trials]
+    if len(set(values)) < 2:
+        return []
+    shares = _ped_anova(run, settings, trials, values)
+    draw = np.random.default_rng(0)
+    by_chance = [
+        _ped_anova(run, settings, trials, draw.permutation(np.array(values)).tolist())
+        for _ in range(_SHUFFLES)
+    ]
+    total = sum(shares.values()) or 1.0
+    found = [
+        Importance(
+            key,
+            shares[key] / total,
+            float(np.quantile([one[key] for one in by_chance], 0.95)) / total,
+        )
+        for key in settings
+    ]
+    return sorted(found, key=lambda importance: -importance.share)
+
+
+def _ped_anova(
+    run: Run, settings: Sequence[str], trials: Sequence[TrialHistory], values: Sequence[Any]
+) -> dict[str, float]:
+    import optuna
+    from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    distributions: dict[str, Any] = {}
+    for key in settings:
+        found = [trial.params[key] for trial in trials if key in trial.params]
+        if not found:
+            continue
+        if len({text(value) for value in found}) <= _CATEGORIES or not all(map(is_number, found)):
+            names = sorted({text(value) for value in found})
+            distributions[key] = optuna.distributions.CategoricalDistribution(names)
+        else:
+            log = is_log(run, key) and min(found) > 0
+            bounds = float(min(found)), float(max(found))
+            distributions[key] = optuna.distributions.FloatDistribution(*bounds, log=log)
+    direction = "minimize" if run.history.mode == "min" else "maximize"
+    study = optuna.create_study(direction=direction)
+    categorical = optuna.distributions.CategoricalDistribution
+    frozen = []
+    for trial, value in zip(trials, values, strict=True):
+        here = {key: distributions[key] for key in distributions if key in trial.params}
+        params = {
+            key: text(trial.params[key]) if isinstance(kind, categorical) else trial.params[key]
+            for key, kind in here.items()
+        }
+        frozen.append(optuna.trial.create_trial(params=params, distributions=here, value=value))
+    study.add_trials(frozen)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        shares = get_param_importances(
+            study,
+            evaluator=PedAnovaImportanceEvaluator(target_quantile=_GOOD),
+            params=list(distributions),
+            normalize=False,
+        )
+    return {key: float(shares.get(key, 0.0)) for key in settings}
+
+
+def spread(ranked: Sequence[TrialHistory], most: int) -> list[TrialHistory]:
+    """At most `most` of ranked trials, evenly over the ranking, the best always among them."""
+    if len(ranked) <= most:
+        return list(ranked)
+    places = np.linspace(0, len(ranked) - 1, most).round().astype(int)
+    return [ranked[place] for place in dict.fromkeys(places.tolist())]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A setting of a trial that is not the default.
+
+    Attributes:
+        origin: searched, given (on the command line), or from the data.
+    """
+
+    setting: str
+    default: str
+    value: str
+    origin: str
+
+
+def differences(run: Run, trial: TrialHistory) -> list[Difference]:
+    """How a trial's experiment differs from the default one with the same components."""
+    from raudio.config import compose, validate
+
+    experiment = run.experiment(trial)
+    if not experiment:
+        return []
+    variants = {
+        group: values["name"]
+        for group, values in experiment.items()
+        if isinstance(values, Mapping) and "name" in values
+    }
+    usual = _flat(validate.to_mapping(compose.experiment_for((), {})))
+    try:
+        same = _flat(validate.to_mapping(compose.experiment_for((), variants)))
+    except ValueError:  # a component of a plugin, which a report does not run
+        same = usual
+    overrides = {str(given).partition("=")[0] for given in run.search.get("overrides") or ()}
+    found = []
+    for setting, value in _flat(experiment).items():
+        component = setting.endswith(".name")
+        setting = setting.removesuffix(".name")
+        default = (usual if component else same).get(f"{setting}.name" if component else setting)
+        if default == text(value):
+            continue
+        origin = (
+            "searched"
+            if any(setting == key or setting.startswith(f"{key}.") for key in trial.params)
+            else "given"
+            if any(setting == key or setting.startswith(f"{key}.") for key in overrides)
+            else "from the data"
+        )
+        found.append(Difference(setting, default or "–", text(value), origin))
+    return found
+
+
+def _flat(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    found: dict[str, str] = {}
+    for key, value in mapping.items():
+        if isinstance(value, Mapping):
+            found.update(_flat(value, f"{prefix}{key}."))
+        else:
+            found[f"{prefix}{key}"] = text(value)
+    return found

@@ -1,0 +1,524 @@
+"""The sections of a report, each from a run's files to HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from raudio import records
+from raudio.config.axes import text
+from raudio.core.errors import UserError
+from raudio.core.units import format_bytes, format_seconds, format_value
+from raudio.records import TrialHistory
+from raudio.report import analysis, clips, course, outcome, parts, settings, summary, svg
+from raudio.report.markup import Content, Markup, join, tag, void
+from raudio.report.parts import Cell
+from raudio.report.plot import STATE_SHAPES
+from raudio.report.run import Run
+from raudio.report.tables import short_names, trial_state
+
+#: Rows of the leaderboard and of the other tables, and failed trials named at each failure.
+MOST_ROWS = 200
+MOST_FAILURES = 20
+_NAMED = 20
+MOST_CONFUSED = 12
+MOST_CLASSES = 200
+
+
+def state(name: str) -> Markup:
+    """An end state: its shape and its name."""
+    return tag("span", svg.key(STATE_SHAPES.get(name, "plus"), name), name, class_="state")
+
+
+def setting(value: Any) -> str:
+    """A setting's value as a table shows it."""
+    return format_value(value) if isinstance(value, float) else text(value)
+
+
+def leaderboard(run: Run) -> Markup:
+    """The trials, best first."""
+    if not run.ranked:
+        return parts.section("leaderboard", "Leaderboard", parts.note("No trial has started yet."))
+    keys = analysis.varying(run)
+    names = short_names(set(keys))
+    shown = run.ranked[:MOST_ROWS]
+    rows: list[list[Content | Cell]] = []
+    for place, trial in enumerate(shown, start=1):
+        value = run.value(trial)
+        given: list[Content | Cell] = [
+            Cell(
+                setting(trial.params[key]) if key in trial.params else "–",
+                trial.params[key] if svg.is_number(trial.params.get(key)) else None,
+            )
+            for key in keys
+        ]
+        rows.append(
+            [
+                trial.id,
+                Cell(str(place), place),
+                Cell(format_value(value), value),
+                state(trial_state(run.history, trial)),
+                Cell(str(trial.epochs), trial.epochs),
+                Cell(format_seconds(trial.seconds), trial.seconds),
+                *given,
+            ]
+        )
+    heads = ["trial", "place", run.history.metric or "value", "state", "epochs", "time"]
+    numbers = [1, 2, 4, 5]
+    numbers += [
+        len(heads) + place
+        for place, key in enumerate(keys)
+        if all(svg.is_number(trial.params.get(key, 0)) for trial in shown)
+    ]
+    caption = f"Best {len(shown)} of {len(run.ranked)} trials"
+    if len(shown) == len(run.ranked):
+        caption = f"All {len(shown)} trials, best first" if len(shown) > 1 else "The one trial"
+    heads += [names[key] for key in keys]
+    made = parts.table(caption, heads, rows, numbers=numbers, sortable=True)
+    more = None
+    if len(shown) < len(run.ranked):
+        more = parts.note(f"All of them: raudio status {run.name} --json")
+    return parts.section("leaderboard", "Leaderboard", made, more)
+
+
+def progress(run: Run) -> Markup:
+    """How the search went."""
+    plots = [
+        course.history(run, "epochs"),
+        course.history(run, "seconds"),
+        course.curves(run),
+        course.rungs(run),
+    ]
+    missing = []
+    if not any(plots):
+        missing.append(parts.note("No trial has reported a value yet."))
+    elif plots[-1] is None:
+        configured = (run.search.get("configuration") or {}).get("search") or {}
+        why = (
+            "The scheduler stops no trial early, so there are no rungs."
+            if configured.get("scheduler") == "none" or len(run.history.trials) == 1
+            else "The run has recorded no rungs."
+        )
+        missing.append(parts.note(why))
+    return parts.section("course", "Course", parts.figures(plots), missing)
+
+
+def searched(run: Run, importances: Sequence[analysis.Importance]) -> Markup:
+    """What the settings do."""
+    keys = analysis.varying(run)
+    if not keys:
+        return parts.section("settings", "Settings", parts.note("Nothing was searched."))
+    ranked = [one.setting for one in importances] or keys
+    few = None
+    if not importances:
+        few = parts.note(
+            f"Importances and the contour need {analysis.FEWEST_TRIALS} trials with different "
+            f"values; there are {len(run.valued)}. From fewer, chance would look like an effect. "
+            "The settings below are in the order of the space."
+        )
+    plots = [settings.importances(importances), settings.contour(run, ranked)]
+    slices = settings.slices(run, ranked)
+    return parts.section(
+        "settings",
+        "Settings",
+        few,
+        parts.figures(plots),
+        parts.figures([settings.parallel(run, ranked)]),
+        tag("h3", f"{run.history.metric} by setting", class_="apart") if slices else None,
+        tag("div", parts.figures(slices), class_="small"),
+    )
+
+
+def cost(run: Run) -> Markup:
+    """What the search cost, and what a better value costs."""
+    found = analysis.costs(run.history)
+    whole = sum(one.seconds for one in found) or 1.0
+    rows: list[list[Content | Cell]] = [
+        [
+            state(one.state),
+            Cell(str(one.trials), one.trials),
+            Cell(str(one.epochs), one.epochs),
+            Cell(format_seconds(one.loop_seconds), one.loop_seconds),
+            Cell(format_seconds(one.seconds), one.seconds),
+            Cell(f"{one.seconds / whole:.0%}", one.seconds),
+        ]
+        for one in found
+    ]
+    rows.append(
+        [
+            "all",
+            str(sum(one.trials for one in found)),
+            str(sum(one.epochs for one in found)),
+            format_seconds(sum(one.loop_seconds for one in found)),
+            format_seconds(sum(one.seconds for one in found)),
+            "100%",
+        ]
+    )
+    heads = ["end state", "trials", "epochs", "in the training loop", "in all", "share"]
+    lost = sum(trial.lost for trial in run.history.trials.values())
+    made = parts.table("Trials' time by end state", heads, rows, numbers=range(1, 6))
+    sessions = run.history.sessions
+    told = tag(
+        "p",
+        f"Wall time of the search: {format_seconds(run.history.seconds)} in {sessions} "
+        f"session{'' if sessions == 1 else 's'}; trials that run at once add up. "
+        + (f"Processes or machines were lost {lost} times." if lost else ""),
+        class_="note",
+    )
+    plot = outcome.pareto(run)
+    columns = [parts.figure(plot) if plot else None, tag("div", made, told)]
+    return parts.section("cost", "Cost", tag("div", columns, class_="columns"))
+
+
+# --- the best trial ----------------------------------------------------------------------------
+
+
+def best_trial(run: Run, count: int) -> Markup | None:
+    """What the best trial is, and where it errs.
+
+    Args:
+        count: clips that can be heard.
+    """
+    best = run.best
+    if best is None:
+        return None
+    metrics = sorted(best.best_metrics(run.history.metric, run.history.mode).items())
+    measured = parts.table(
+        f"Metrics of trial {best.id} at its best epoch",
+        ["metric", "value"],
+        [[name, format_value(value)] for name, value in metrics],
+        numbers=[1],
+    )
+    return parts.section(
+        "best",
+        f"Best trial: {best.id}",
+        tag("div", tag("div", measured), tag("div", _difference(run, best)), class_="columns"),
+        _errors(run, best, count),
+    )
+
+
+def _difference(run: Run, best: TrialHistory) -> Markup:
+    try:
+        found = analysis.differences(run, best)
+    except UserError as error:
+        return parts.note(f"Its configuration cannot be compared with the default: {error}")
+    if not found:
+        return parts.note("Its configuration is the default one, or was not kept.")
+    return parts.table(
+        "What differs from the default configuration",
+        ["setting", "default", "here", "because"],
+        [[one.setting, one.default, one.value, one.origin] for one in found],
+    )
+
+
+def _errors(run: Run, best: TrialHistory, count: int) -> list[Markup]:
+    """Confusion matrix, classes and most wrong clips, as the bundle has kept them."""
+    bundle, labels = run.bundle, run.labels
+    details = bundle.get("details")
+    counts = details.get("confusion") if isinstance(details, Mapping) else None
+    if not counts or not labels:
+        return [
+            parts.note(
+                "The run has no bundle with a confusion matrix; `raudio export` writes one, and "
+                "`raudio evaluate` measures it."
+            )
+        ]
+    found = []
+    if bundle.get("trial") != best.id:
+        found.append(parts.note(f"From the run's bundle, which is of trial {bundle.get('trial')}."))
+    matrix = outcome.confusion(counts, labels)
+    if matrix is None:
+        return found
+    array = np.array(counts)
+    found.append(
+        tag("div", parts.figure(matrix), tag("div", _classes(array, labels),
+            _confused(array, labels)), class_="columns")
+    )  # fmt: skip
+    wrong = details.get("wrong") or [] if isinstance(details, Mapping) else []
+    return [*found, *_wrong(run, labels, wrong, count)]
+
+
+def _classes(counts: np.ndarray, labels: Sequence[str]) -> Markup:
+    rows: list[list[Content | Cell]] = []
+    for place, label in list(enumerate(labels))[:MOST_CLASSES]:
+        hits, true = int(counts[place, place]), int(counts[place].sum())
+        predicted = int(counts[:, place].sum())
+        scores = (
+            hits / predicted if predicted else None,
+            hits / true if true else None,
+            2 * hits / (true + predicted) if true + predicted else None,
+        )
+        cells = [Cell("–" if one is None else f"{one:.1%}", one) for one in scores]
+        rows.append([label, Cell(str(true), true), *cells])
+    return parts.table(
+        "Classes on the valid split",
+        ["class", "clips", "precision", "recall", "F1"],
+        rows,
+        numbers=range(1, 5),
+        sortable=True,
+    )
+
+
+def _confused(counts: np.ndarray, labels: Sequence[str]) -> Markup | None:
+    off = counts - np.diag(np.diag(counts))
+    order = np.argsort(-off, axis=None, kind="stable")[:MOST_CONFUSED]
+    pairs = [divmod(int(place), len(labels)) for place in order]
+    rows = [
+        [labels[true], labels[predicted], str(int(off[true, predicted]))]
+        for true, predicted in pairs
+        if off[true, predicted]
+    ]
+    if not rows:
+        return None
+    return parts.table(
+        "Most frequent confusions", ["true", "predicted", "clips"], rows, numbers=[2]
+    )
+
+
+def _wrong(
+    run: Run, labels: Sequence[str], wrong: Sequence[Mapping[str, Any]], count: int
+) -> list[Markup]:
+    if not wrong:
+        return []
+    found = [tag("h3", "Most wrong clips", class_="apart")]
+    heard = []
+    if count:
+        try:
+            heard = clips.excerpts(run, [dict(one) for one in wrong[:count]])
+        except (UserError, OSError) as error:
+            found.append(parts.note(f"The clips cannot be heard here: {error}"))
+    else:
+        found.append(parts.note("`raudio report --clips N` adds players and spectrograms."))
+    figures = []
+    for one, excerpt in zip(wrong, heard, strict=False):
+        figures.append(
+            tag(
+                "figure",
+                tag("p", tag("b", labels[one["true"]]), " taken for ",
+                    tag("b", labels[one["predicted"]]), f" with score {one['score']:.2f}"),
+                void("img", src=clips.as_uri("image/png", excerpt.picture),
+                     alt=f"Spectrogram of {excerpt.clip}"),
+                tag("audio", controls=True, preload="none",
+                    src=clips.as_uri("audio/flac", excerpt.audio),
+                    aria_label=f"Clip {excerpt.clip}"),
+                tag("figcaption", excerpt.clip,
+                    f" · {excerpt.group}" if excerpt.group else None,
+                    f" · {format_seconds(excerpt.seconds)}"),
+            )
+        )  # fmt: skip
+    if figures:
+        return [*found, tag("div", figures, class_="clips")]
+    rows = [
+        [
+            str(one["clip"]),
+            labels[one["true"]],
+            f"{one['true_score']:.3f}",
+            labels[one["predicted"]],
+            f"{one['score']:.3f}",
+        ]
+        for one in wrong[:MOST_CONFUSED]
+    ]
+    heads = ["position", "true", "its score", "predicted", "its score"]
+    caption = "Clips of the valid split, by their position in it"
+    return [*found, parts.table(caption, heads, rows, numbers=[2, 4])]
+
+
+# --- what went wrong, and on what it ran -------------------------------------------------------
+
+
+def failures(run: Run) -> Markup | None:
+    """Failed trials, those that failed alike together."""
+    found = analysis.failures(run.history)
+    if not found:
+        return None
+    items = []
+    for failure in found[:MOST_FAILURES]:
+        ids = ", ".join(trial.id for trial in failure.trials[:_NAMED])
+        more = len(failure.trials) - _NAMED
+        left = run.traceback(failure.trials[0])
+        items.append(
+            tag(
+                "article",
+                tag("h3", state(records.FAILED), f" {failure.kind}: {len(failure.trials)} "
+                    f"trial{'' if len(failure.trials) == 1 else 's'}"),
+                tag("p", failure.reason, class_="message"),
+                tag("p", f"Trials {ids}", f" and {more} more" if more > 0 else None),
+                tag("details", tag("summary", f"Traceback of trial {failure.trials[0].id}"),
+                    parts.command(left)) if left else None,
+            )
+        )  # fmt: skip
+    if len(found) > MOST_FAILURES:
+        items.append(parts.note(f"{len(found) - MOST_FAILURES} further kinds are left out."))
+    return parts.section("failures", "Failures", items)
+
+
+def data(run: Run) -> Markup | None:
+    """The dataset, and what was odd about it before the search started."""
+    found = run.dataset
+    if not found:
+        return None
+    splits = found.get("splits")
+    sizes = [
+        f"{name}: {split.get('clips')} clips, {format_seconds(float(split.get('seconds') or 0))}"
+        for name, split in (splits.items() if isinstance(splits, Mapping) else ())
+        if isinstance(split, Mapping)
+    ]
+    configured = (run.search.get("configuration") or {}).get("experiment") or {}
+    facts: list[tuple[str, Content]] = [
+        ("path", text((configured.get("dataset") or {}).get("path"))),
+        ("source", text(found.get("source") or "not said")),
+        ("licence", text(found.get("licence") or "not said")),
+        ("splits", "; ".join(sizes)),
+        ("classes", str(len(found.get("labels") or ()))),
+    ]
+    if run.bundle.get("dataset"):
+        facts.append(("fingerprint", tag("code", text(run.bundle["dataset"]))))
+    problems = run.preflight.get("problems")
+    listed = [one for one in problems if isinstance(one, Mapping)] if isinstance(
+        problems, list
+    ) else []  # fmt: skip
+    told: Content = None
+    if listed:
+        told = [
+            tag("h3", "What was odd before the search started", class_="apart"),
+            tag("ul", [_problem(one) for one in listed], class_="problems"),
+        ]
+    elif run.preflight:
+        told = parts.note("Nothing odd was found in it before the search started.")
+    return parts.section("data", "Data", parts.definitions(facts), told)
+
+
+def _problem(problem: Mapping[str, Any]) -> Markup:
+    examples = problem.get("examples")
+    shown = ", ".join(map(text, examples[:5])) if isinstance(examples, list) else ""
+    return tag(
+        "li",
+        tag("b", text(problem.get("severity") or "problem")),
+        ": ",
+        text(problem.get("title") or ""),
+        f", such as {shown}" if shown else None,
+        ". ",
+        tag("span", ". ".join(_sentence(problem.get(key)) for key in ("effect", "cure"))),
+    )
+
+
+def _sentence(value: Any) -> str:
+    words = text(value) if value else ""
+    return words[:1].upper() + words[1:]
+
+
+def reproduction(run: Run) -> Markup:
+    """The commands that do it again, and where it ran."""
+    best = run.best
+    content: list[Content] = [
+        tag("p", "The run again:"),
+        parts.command(summary.search_command(run)),
+    ]
+    if best is not None and best.params:
+        content += [
+            tag("p", f"Its best trial, {best.id}, alone:"),
+            parts.command(summary.train_command(run, best)),
+        ]
+    found = run.environment
+    facts: list[tuple[str, Content]] = []
+    for name, value in found.items():
+        if name == "command" or value in (None, "", [], {}):
+            continue
+        if name == "memory_bytes":
+            facts.append(("memory", format_bytes(value)))
+        elif isinstance(value, Mapping):
+            facts.append((name, ", ".join(f"{key} {text(one)}" for key, one in value.items())))
+        else:
+            facts.append((name, text(value)))
+    if facts:
+        content += [tag("h3", "Environment", class_="apart"), parts.definitions(facts)]
+    return parts.section("again", "Do it again", content)
+
+
+# --- comparison --------------------------------------------------------------------------------
+
+
+def comparison(runs: Sequence[Run]) -> Markup:
+    """Several runs side by side."""
+    rows: list[list[Content | Cell]] = []
+    for place, run in enumerate(runs, start=1):
+        best = run.best
+        value = None if best is None else run.value(best)
+        rows.append(
+            [
+                f"{place}: {run.name}",
+                run.history.state,
+                Cell(format_value(value), value),
+                best.id if best else "–",
+                Cell(str(len(run.history.trials)), len(run.history.trials)),
+                Cell(str(len(run.points)), len(run.points)),
+                Cell(format_seconds(run.history.seconds), run.history.seconds),
+            ]
+        )
+    metric = runs[0].history.metric
+    heads = ["run", "state", f"best {metric}", "trial", "trials", "epochs", "time"]
+    return parts.section(
+        "compare",
+        "Comparison",
+        parts.figures([course.compared(runs, "epochs"), course.compared(runs, "seconds")]),
+        parts.table("Runs", heads, rows, numbers=[2, 4, 5, 6], sortable=True),
+        _compared_settings(runs),
+    )
+
+
+def _compared_settings(runs: Sequence[Run]) -> Markup | None:
+    bests = [run.best for run in runs]
+    keys = dict.fromkeys(key for best in bests if best for key in best.params)
+    if not keys:
+        return None
+
+    def values(key: str) -> Iterable[str]:
+        for best in bests:
+            yield setting(best.params[key]) if best and key in best.params else "–"
+
+    return parts.table(
+        "Settings of the best trials",
+        ["setting", *(f"{n}: {run.name}" for n, run in enumerate(runs, start=1))],
+        [[key, *values(key)] for key in keys],
+    )
+
+
+def headline(run: Run) -> Markup:
+    """The figures that one looks for first."""
+    best = run.best
+    report = best and best.best_report(run.history.metric, run.history.mode)
+    tiles = [
+        (
+            f"best {run.history.metric}".strip(),
+            format_value(report.metrics[run.history.metric]) if report else "–",
+            f"trial {best.id}, epoch {report.epoch}" if best and report else "none yet",
+        ),
+        ("trials", str(len(run.history.trials)), _of(run.history.budget_trials)),
+        ("epochs", str(len(run.points)), "over all trials"),
+        ("wall time", format_seconds(run.history.seconds), _limit(run.history.budget_seconds)),
+    ]
+    return tag(
+        "dl",
+        [
+            tag("div", tag("dt", name), tag("dd", value, class_="big"), tag("dd", more))
+            for name, value, more in tiles
+        ],
+        class_="tiles",
+    )
+
+
+def _of(trials: int | None) -> str:
+    return "no limit" if trials is None else f"of {trials}"
+
+
+def _limit(seconds: float | None) -> str:
+    return "no limit" if seconds is None else f"of {format_seconds(seconds)}"
+
+
+def words(lines: Sequence[str]) -> Markup:
+    """The summary: what happened as one paragraph, what to make of it as another."""
+    last = lines[-1:] if len(lines) > 2 else []
+    told = lines[: len(lines) - len(last)]
+    return join(tag("p", parts.prose(" ".join(part))) for part in (told, last) if part)

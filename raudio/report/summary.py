@@ -1,0 +1,104 @@
+"""A run in words, and the commands that do it again: what the page and the Markdown both say."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Sequence
+
+from raudio import records
+from raudio.config.axes import quoted
+from raudio.core.units import format_seconds, format_value
+from raudio.records import TrialHistory
+from raudio.report import analysis
+from raudio.report.run import Run
+from raudio.report.tables import STATES, trial_state
+
+_STATES = {
+    records.COMPLETED: "The search is complete.",
+    records.RUNNING: "The search is still running; this is what it has found so far.",
+    records.STOPPED: "The search was stopped.",
+    records.FAILED: "The search failed.",
+    records.INTERRUPTED: "The search was interrupted; `raudio resume` goes on with it.",
+}
+
+
+def sentences(run: Run, importances: Sequence[analysis.Importance]) -> list[str]:
+    """What happened, what was found, what it cost, and what to make of it."""
+    history = run.history
+    counts = Counter(trial_state(history, trial) for trial in history.trials.values())
+    number = len(history.trials)
+    wanted = f" of {history.budget_trials}" if (history.budget_trials or 0) > number else ""
+    listed = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
+    found = [
+        _STATES.get(history.state, f"The search is {history.state}.")
+        + (f" Reason: {history.reason}." if history.reason else ""),
+        f"{number}{wanted} trial{'' if number == 1 else 's'} in {format_seconds(history.seconds)}"
+        + (f": {listed}." if listed else "."),
+    ]
+    best = run.best
+    if best is None:
+        if number:
+            found.append(f"No trial has a value of {history.metric or 'the metric'} yet.")
+        return found
+    report = best.best_report(history.metric, history.mode)
+    assert report is not None
+    found.append(
+        f"The best is trial {best.id}: {history.metric} "
+        f"{format_value(report.metrics[history.metric])} at epoch {report.epoch}."
+    )
+    found += _course(run)
+    clear = [one for one in importances if one.share > one.chance][:3]
+    if clear:
+        names = ", ".join(f"{one.setting} ({one.share:.0%})" for one in clear)
+        found.append(f"What decided most: {names}.")
+    found.append(
+        "The value is of the split that chose the trial, on which it looks better than it is; "
+        "`raudio evaluate BUNDLE DATASET --split test` measures the bundle on unseen clips."
+    )
+    return found
+
+
+def _course(run: Run) -> list[str]:
+    """When the best was found, and what early stopping saved."""
+    best, last = analysis.incumbents(run)[-1], run.points[-1]
+    found = []
+    if len(run.history.trials) > 1:
+        started = list(run.history.trials).index(best.trial) + 1
+        later = len(run.history.trials) - started
+        found.append(
+            f"It was reached after {best.epochs} of {last.epochs} epochs"
+            + (f"; the {later} trials started after it were not better." if later > 1 else ".")
+        )
+    length = analysis.planned_epochs(run)
+    whole = (length or 0) * len(run.history.trials)
+    if run.history.rungs and whole > last.epochs:
+        found.append(
+            f"Early stopping trained {last.epochs} epochs where all trials to their end would "
+            f"have taken {whole} ({1 - last.epochs / whole:.0%} saved)."
+        )
+    return found
+
+
+def search_command(run: Run) -> str:
+    """The command that makes such a run again."""
+    argv = [str(part) for part in run.environment.get("command") or ()]
+    if len(argv) > 1 and argv[1] in ("search", "train"):
+        return shlex.join(["raudio", *(a for a in argv[1:] if not a.startswith("run.dir="))])
+    given = [str(one) for one in run.search.get("overrides") or ()]
+    given = [one for one in given if not one.startswith("run.dir=")]
+    if run.search.get("single"):
+        return shlex.join(["raudio", "train", *given])
+    space = f"space={run.folder / records.SPACE_YAML}"
+    return shlex.join(
+        ["raudio", "search", space, *(g for g in given if not g.startswith("space="))]
+    )
+
+
+def train_command(run: Run, trial: TrialHistory) -> str:
+    """The command that trains one trial of it again, alone."""
+    skipped = ("run.", "search.", "space=", *(f"{key}=" for key in trial.params))
+    given = [str(one) for one in run.search.get("overrides") or ()]
+    kept = [one for one in given if not one.startswith(skipped)]
+    drawn = [f"{key}={quoted(value)}" for key, value in trial.params.items()]
+    return shlex.join(["raudio", "train", *kept, *drawn])

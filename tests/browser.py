@@ -1,9 +1,12 @@
-"""A headless Chromium, driven over the DevTools protocol by its pipe: JSON messages, each ended by a
-zero byte, on file descriptors 3 (to it) and 4 (from it)."""
+"""A headless Chromium, driven over the DevTools protocol by its pipe.
+
+Messages are JSON, each ended by a zero byte, on file descriptors 3 (to it) and 4 (from it).
+"""
 
 from __future__ import annotations
 
 import base64
+import fcntl
 import json
 import os
 import shutil
@@ -40,10 +43,12 @@ class Browser:
             f"--user-data-dir={self._profile.name}",
             "about:blank",
         ]
-        # The shell puts the two ends where Chromium looks for them.
-        shell = ["sh", "-c", f'exec "$@" 3<&{there} 4>&{back}', "sh", *command]
         self._process = subprocess.Popen(
-            shell, pass_fds=(there, back), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            command,
+            close_fds=False,  # Python's own are closed in any case
+            preexec_fn=lambda: _put(there, back),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         os.close(there)
         os.close(back)
@@ -116,3 +121,10 @@ class Browser:
         os.close(self._to)
         os.close(self._from)
         self._profile.cleanup()
+
+
+def _put(there: int, back: int) -> None:
+    """In the new process: puts the pipes' ends where Chromium looks for them."""
+    there, back = (fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (there, back))
+    os.dup2(there, 3)
+    os.dup2(back, 4)

@@ -193,6 +193,21 @@ def test_times_of_data_throughput(monkeypatch: pytest.MonkeyPatch) -> None:
     assert run.gap == pytest.approx(2.5)
 
 
+@pytest.mark.slow
+def test_report_runs_from_end_to_end(tmp_path: Path) -> None:
+    out = tmp_path / "result.json"
+    command = [sys.executable, str(BENCHMARKS / "report.py"), "--quick", "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    result = json.loads(out.read_text())
+    assert result["quick"] is True
+    figures = {figure["name"]: figure for figure in result["figures"]}
+    assert figures["report of 300 trials"]["verdict"] == "pass"
+    assert figures["its peak memory, 300 trials"]["value"] > 1e7
+    assert figures["page of 20 trials"]["value"] > 1e4
+    assert "report of 300 trials" in done.stdout
+
+
 def _left_behind(work: Path) -> list[str]:
     """Command lines of living processes that name the benchmark's folder."""
     found = []

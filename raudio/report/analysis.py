@@ -82,9 +82,11 @@ def rungs(history: History) -> list[Rung]:
         arrived = [
             trial
             for trial in history.trials.values()
-            if any(report.epoch >= epoch and history.metric in report.metrics
-                   for report in reversed(trial.reports))
-        ]  # fmt: skip
+            if any(
+                report.epoch >= epoch and history.metric in report.metrics
+                for report in reversed(trial.reports)
+            )
+        ]
         stopped = sum(t.state == records.PRUNED and t.epochs == epoch for t in arrived)
         further = sum(trial.epochs > epoch for trial in arrived)
         found.append(Rung(epoch, len(arrived), stopped, further))

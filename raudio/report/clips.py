@@ -17,7 +17,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from raudio.audio.decode import decode
-from raudio.config.schema import Dataset
+from raudio.config.validate import experiment_from
 from raudio.core.errors import DataError
 from raudio.core.units import Hertz, Seconds
 from raudio.data.locate import locate
@@ -62,10 +62,10 @@ def excerpts(run: Run, wrong: list[dict[str, Any]]) -> list[Excerpt]:
     Raises:
         UserError: the dataset is not there any more, or has changed since.
     """
-    data = (run.search.get("configuration") or {}).get("experiment", {}).get("dataset") or {}
-    if not data.get("path"):
+    configuration = run.search.get("configuration")
+    if not isinstance(configuration, dict):
         raise DataError("the run does not say where its dataset is")
-    manifest = locate(Dataset(path=str(data["path"])), lambda line: None)
+    manifest = locate(experiment_from(configuration.get("experiment") or {}).dataset)
     if manifest.fingerprint != run.bundle.get("dataset"):
         raise DataError(f"dataset {manifest.path!r} has changed since the run")
     return [_excerpt(manifest, int(one["clip"])) for one in wrong]

@@ -125,9 +125,11 @@ def rungs(run: Run) -> Plot | None:
         return None
     states = [trial.state for trial in run.history.trials.values()]
     started, done = len(states), states.count(records.COMPLETED)
-    rows = [("started", started, "all trials"), *(
-        (f"epoch {rung.epoch}", rung.arrived, f"{rung.stopped} stopped there") for rung in found
-    ), ("completed", done, "ran to the end")]  # fmt: skip
+    rows = [
+        ("started", started, "all trials"),
+        *((f"epoch {rung.epoch}", rung.arrived, f"{rung.stopped} stopped there") for rung in found),
+        ("completed", done, "ran to the end"),
+    ]
     height, step, left, room = 14 + 38 * len(rows), 38, 78, 460 - 78 - 58
     parts = []
     for place, (name, count, about) in enumerate(rows):

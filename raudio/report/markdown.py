@@ -69,7 +69,7 @@ def summarise(run: Run, others: Sequence[Run] = ()) -> str:
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
+    lines = [[_words(head) for head in heads], ["---"] * len(heads), *rows]
     return "\n".join(
         "| " + " | ".join(c.replace("|", "\\|") for c in line) + " |" for line in lines
     )

@@ -76,9 +76,10 @@ def confusion(counts: Sequence[Sequence[int]], labels: Sequence[str]) -> Plot | 
         parts.append(svg.bar(x, y, cell, cell, f"shade{shade}", words if size <= 60 else None))
         if cell >= 20:
             parts.append(
-                svg.words(x + cell / 2, y + cell / 2 + 4, str(count), anchor="middle",
-                          kind=f"on{shade}")
-            )  # fmt: skip
+                svg.words(
+                    x + cell / 2, y + cell / 2 + 4, str(count), anchor="middle", kind=f"on{shade}"
+                )
+            )
     if cell >= 8:
         for place, label in enumerate(labels):
             middle = cell * (place + 0.5)

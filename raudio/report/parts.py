@@ -78,8 +78,9 @@ def figure(plot: Plot) -> Markup:
     ]
     image = plot.image
     if plot.wide:
-        image = tag("div", image, class_="scroll wide", role="region",
-                    aria_label=plot.title, tabindex=0)  # fmt: skip
+        image = tag(
+            "div", image, class_="scroll wide", role="region", aria_label=plot.title, tabindex=0
+        )
     return tag(
         "figure",
         tag("h3", plot.title),

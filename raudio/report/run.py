@@ -19,7 +19,6 @@ from raudio.records import History, TrialHistory
 #: The bundle that a search exports into its run, and what it says there of the trial.
 BUNDLE_METRICS = Path("bundle") / "metrics.json"
 BUNDLE_LABELS = Path("bundle") / "labels.json"
-PREFLIGHT_JSON = "preflight.json"
 
 _TRACEBACK = 4000
 
@@ -112,7 +111,7 @@ class Run:
     @cached_property
     def preflight(self) -> dict[str, Any]:
         """What was found in the dataset before the search started."""
-        return _table(self.folder / PREFLIGHT_JSON)
+        return _table(self.folder / records.PREFLIGHT_JSON)
 
     @cached_property
     def bundle(self) -> dict[str, Any]:

@@ -233,9 +233,13 @@ def _errors(run: Run, best: TrialHistory, count: int) -> list[Markup]:
         return found
     array = np.array(counts)
     found.append(
-        tag("div", parts.figure(matrix), tag("div", _classes(array, labels),
-            _confused(array, labels)), class_="columns")
-    )  # fmt: skip
+        tag(
+            "div",
+            parts.figure(matrix),
+            tag("div", _classes(array, labels), _confused(array, labels)),
+            class_="columns",
+        )
+    )
     wrong = details.get("wrong") or [] if isinstance(details, Mapping) else []
     return [*found, *_wrong(run, labels, wrong, count)]
 
@@ -296,18 +300,33 @@ def _wrong(
         figures.append(
             tag(
                 "figure",
-                tag("p", tag("b", labels[one["true"]]), " taken for ",
-                    tag("b", labels[one["predicted"]]), f" with score {one['score']:.2f}"),
-                void("img", src=clips.as_uri("image/png", excerpt.picture),
-                     alt=f"Spectrogram of {excerpt.clip}"),
-                tag("audio", controls=True, preload="none",
+                tag(
+                    "p",
+                    tag("strong", labels[one["true"]]),
+                    " taken for ",
+                    tag("strong", labels[one["predicted"]]),
+                    f" with score {one['score']:.2f}",
+                ),
+                void(
+                    "img",
+                    src=clips.as_uri("image/png", excerpt.picture),
+                    alt=f"Spectrogram of {excerpt.clip}",
+                ),
+                tag(
+                    "audio",
+                    controls=True,
+                    preload="none",
                     src=clips.as_uri("audio/flac", excerpt.audio),
-                    aria_label=f"Clip {excerpt.clip}"),
-                tag("figcaption", excerpt.clip,
+                    aria_label=f"Clip {excerpt.clip}",
+                ),
+                tag(
+                    "figcaption",
+                    excerpt.clip,
                     f" · {excerpt.group}" if excerpt.group else None,
-                    f" · {format_seconds(excerpt.seconds)}"),
+                    f" · {format_seconds(excerpt.seconds)}",
+                ),
             )
-        )  # fmt: skip
+        )
     if figures:
         return [*found, tag("div", figures, class_="clips")]
     rows = [
@@ -338,26 +357,29 @@ def failures(run: Run) -> Markup | None:
         ids = ", ".join(trial.id for trial in failure.trials[:_NAMED])
         more = len(failure.trials) - _NAMED
         left = run.traceback(failure.trials[0])
+        count = f"{len(failure.trials)} trial{'' if len(failure.trials) == 1 else 's'}"
         items.append(
             tag(
                 "article",
-                tag("h3", state(records.FAILED), f" {failure.kind}: {len(failure.trials)} "
-                    f"trial{'' if len(failure.trials) == 1 else 's'}"),
+                tag("h3", svg.key("triangle", records.FAILED), f"{failure.kind}: {count}"),
                 tag("p", failure.reason, class_="message"),
                 tag("p", f"Trials {ids}", f" and {more} more" if more > 0 else None),
-                tag("details", tag("summary", f"Traceback of trial {failure.trials[0].id}"),
-                    parts.command(left)) if left else None,
+                _traceback(failure.trials[0].id, left) if left else None,
             )
-        )  # fmt: skip
+        )
     if len(found) > MOST_FAILURES:
         items.append(parts.note(f"{len(found) - MOST_FAILURES} further kinds are left out."))
     return parts.section("failures", "Failures", items)
 
 
+def _traceback(trial: str, left: str) -> Markup:
+    return tag("details", tag("summary", f"Traceback of trial {trial}"), parts.command(left))
+
+
 def data(run: Run) -> Markup | None:
     """The dataset, and what was odd about it before the search started."""
     found = run.dataset
-    if not found:
+    if not found and not run.preflight:
         return None
     splits = found.get("splits")
     sizes = [
@@ -376,9 +398,8 @@ def data(run: Run) -> Markup | None:
     if run.bundle.get("dataset"):
         facts.append(("fingerprint", tag("code", text(run.bundle["dataset"]))))
     problems = run.preflight.get("problems")
-    listed = [one for one in problems if isinstance(one, Mapping)] if isinstance(
-        problems, list
-    ) else []  # fmt: skip
+    problems = problems if isinstance(problems, list) else []
+    listed = [one for one in problems if isinstance(one, Mapping)]
     told: Content = None
     if listed:
         told = [
@@ -395,7 +416,7 @@ def _problem(problem: Mapping[str, Any]) -> Markup:
     shown = ", ".join(map(text, examples[:5])) if isinstance(examples, list) else ""
     return tag(
         "li",
-        tag("b", text(problem.get("severity") or "problem")),
+        tag("strong", text(problem.get("severity") or "problem")),
         ": ",
         text(problem.get("title") or ""),
         f", such as {shown}" if shown else None,

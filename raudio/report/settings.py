@@ -118,7 +118,7 @@ def importances(found: Sequence[analysis.Importance]) -> Plot | None:
         kind = "fill strong" if one.share > one.chance else "fill weak"
         words = f"{one.setting}: {one.share:.0%}, by chance up to {one.chance:.0%}"
         parts += [
-            svg.words(left - 8, y + 13, one.setting, anchor="end", most=21),
+            svg.words(left - 8, y + 13, one.setting, anchor="end", most=20),
             svg.bar(left, y, width, 16, kind, words),
             svg.line([(chance, y - 2), (chance, y + 18)], "chance", words),
             svg.words(max(left + width, chance) + 6, y + 13, f"{one.share:.0%}", kind="value"),

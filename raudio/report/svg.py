@@ -283,9 +283,16 @@ def axes(frame: Frame, *, x_label: str, y_label: str) -> Markup:
     if y_label:
         x, y = 12, frame.up(0.5)
         parts.append(
-            tag("text", y_label, class_="name", text_anchor="middle", x=x, y=y,
-                transform=f"rotate(-90 {number(x)} {number(y)})")
-        )  # fmt: skip
+            tag(
+                "text",
+                y_label,
+                class_="name",
+                text_anchor="middle",
+                x=x,
+                y=y,
+                transform=f"rotate(-90 {number(x)} {number(y)})",
+            )
+        )
     return join(parts)
 
 

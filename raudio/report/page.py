@@ -14,6 +14,7 @@ from importlib.resources import files
 
 from raudio.core.errors import RunError
 from raudio.report import analysis, sections, summary
+from raudio.report.best import best_trial
 from raudio.report.markup import Markup, join, tag, void
 from raudio.report.run import Run
 
@@ -37,7 +38,7 @@ def page(run: Run, others: Sequence[Run] = (), *, clips: int = 0) -> str:
         sections.progress(run),
         sections.searched(run, importances),
         sections.cost(run),
-        sections.best_trial(run, clips),
+        best_trial(run, clips),
         sections.failures(run),
         sections.data(run),
         sections.reproduction(run),

@@ -5,15 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from raudio import records
 from raudio.config.axes import text
-from raudio.core.errors import UserError
 from raudio.core.units import format_bytes, format_seconds, format_value
-from raudio.records import TrialHistory
-from raudio.report import analysis, clips, course, outcome, parts, settings, summary, svg
-from raudio.report.markup import Content, Markup, join, tag, void
+from raudio.report import analysis, course, outcome, parts, settings, summary, svg
+from raudio.report.markup import Content, Markup, join, tag
 from raudio.report.parts import Cell
 from raudio.report.plot import STATE_SHAPES
 from raudio.report.run import Run
@@ -23,8 +19,6 @@ from raudio.report.tables import short_names, trial_state
 MOST_ROWS = 200
 MOST_FAILURES = 20
 _NAMED = 20
-MOST_CONFUSED = 12
-MOST_CLASSES = 200
 
 
 def state(name: str) -> Markup:
@@ -170,178 +164,6 @@ def cost(run: Run) -> Markup:
     plot = outcome.pareto(run)
     columns = [parts.figure(plot) if plot else None, tag("div", made, told)]
     return parts.section("cost", "Cost", tag("div", columns, class_="columns"))
-
-
-# --- the best trial ----------------------------------------------------------------------------
-
-
-def best_trial(run: Run, count: int) -> Markup | None:
-    """What the best trial is, and where it errs.
-
-    Args:
-        count: clips that can be heard.
-    """
-    best = run.best
-    if best is None:
-        return None
-    metrics = sorted(best.best_metrics(run.history.metric, run.history.mode).items())
-    measured = parts.table(
-        f"Metrics of trial {best.id} at its best epoch",
-        ["metric", "value"],
-        [[name, format_value(value)] for name, value in metrics],
-        numbers=[1],
-    )
-    return parts.section(
-        "best",
-        f"Best trial: {best.id}",
-        tag("div", tag("div", measured), tag("div", _difference(run, best)), class_="columns"),
-        _errors(run, best, count),
-    )
-
-
-def _difference(run: Run, best: TrialHistory) -> Markup:
-    try:
-        found = analysis.differences(run, best)
-    except UserError as error:
-        return parts.note(f"Its configuration cannot be compared with the default: {error}")
-    if not found:
-        return parts.note("Its configuration is the default one, or was not kept.")
-    return parts.table(
-        "What differs from the default configuration",
-        ["setting", "default", "here", "because"],
-        [[one.setting, one.default, one.value, one.origin] for one in found],
-    )
-
-
-def _errors(run: Run, best: TrialHistory, count: int) -> list[Markup]:
-    """Confusion matrix, classes and most wrong clips, as the bundle has kept them."""
-    bundle, labels = run.bundle, run.labels
-    details = bundle.get("details")
-    counts = details.get("confusion") if isinstance(details, Mapping) else None
-    if not counts or not labels:
-        return [
-            parts.note(
-                "The run has no bundle with a confusion matrix; `raudio export` writes one, and "
-                "`raudio evaluate` measures it."
-            )
-        ]
-    found = []
-    if bundle.get("trial") != best.id:
-        found.append(parts.note(f"From the run's bundle, which is of trial {bundle.get('trial')}."))
-    matrix = outcome.confusion(counts, labels)
-    if matrix is None:
-        return found
-    array = np.array(counts)
-    found.append(
-        tag(
-            "div",
-            parts.figure(matrix),
-            tag("div", _classes(array, labels), _confused(array, labels)),
-            class_="columns",
-        )
-    )
-    wrong = details.get("wrong") or [] if isinstance(details, Mapping) else []
-    return [*found, *_wrong(run, labels, wrong, count)]
-
-
-def _classes(counts: np.ndarray, labels: Sequence[str]) -> Markup:
-    rows: list[list[Content | Cell]] = []
-    for place, label in list(enumerate(labels))[:MOST_CLASSES]:
-        hits, true = int(counts[place, place]), int(counts[place].sum())
-        predicted = int(counts[:, place].sum())
-        scores = (
-            hits / predicted if predicted else None,
-            hits / true if true else None,
-            2 * hits / (true + predicted) if true + predicted else None,
-        )
-        cells = [Cell("–" if one is None else f"{one:.1%}", one) for one in scores]
-        rows.append([label, Cell(str(true), true), *cells])
-    return parts.table(
-        "Classes on the valid split",
-        ["class", "clips", "precision", "recall", "F1"],
-        rows,
-        numbers=range(1, 5),
-        sortable=True,
-    )
-
-
-def _confused(counts: np.ndarray, labels: Sequence[str]) -> Markup | None:
-    off = counts - np.diag(np.diag(counts))
-    order = np.argsort(-off, axis=None, kind="stable")[:MOST_CONFUSED]
-    pairs = [divmod(int(place), len(labels)) for place in order]
-    rows = [
-        [labels[true], labels[predicted], str(int(off[true, predicted]))]
-        for true, predicted in pairs
-        if off[true, predicted]
-    ]
-    if not rows:
-        return None
-    return parts.table(
-        "Most frequent confusions", ["true", "predicted", "clips"], rows, numbers=[2]
-    )
-
-
-def _wrong(
-    run: Run, labels: Sequence[str], wrong: Sequence[Mapping[str, Any]], count: int
-) -> list[Markup]:
-    if not wrong:
-        return []
-    found = [tag("h3", "Most wrong clips", class_="apart")]
-    heard = []
-    if count:
-        try:
-            heard = clips.excerpts(run, [dict(one) for one in wrong[:count]])
-        except (UserError, OSError) as error:
-            found.append(parts.note(f"The clips cannot be heard here: {error}"))
-    else:
-        found.append(parts.note("`raudio report --clips N` adds players and spectrograms."))
-    figures = []
-    for one, excerpt in zip(wrong, heard, strict=False):
-        figures.append(
-            tag(
-                "figure",
-                tag(
-                    "p",
-                    tag("strong", labels[one["true"]]),
-                    " taken for ",
-                    tag("strong", labels[one["predicted"]]),
-                    f" with score {one['score']:.2f}",
-                ),
-                void(
-                    "img",
-                    src=clips.as_uri("image/png", excerpt.picture),
-                    alt=f"Spectrogram of {excerpt.clip}",
-                ),
-                tag(
-                    "audio",
-                    controls=True,
-                    preload="none",
-                    src=clips.as_uri("audio/flac", excerpt.audio),
-                    aria_label=f"Clip {excerpt.clip}",
-                ),
-                tag(
-                    "figcaption",
-                    excerpt.clip,
-                    f" · {excerpt.group}" if excerpt.group else None,
-                    f" · {format_seconds(excerpt.seconds)}",
-                ),
-            )
-        )
-    if figures:
-        return [*found, tag("div", figures, class_="clips")]
-    rows = [
-        [
-            str(one["clip"]),
-            labels[one["true"]],
-            f"{one['true_score']:.3f}",
-            labels[one["predicted"]],
-            f"{one['score']:.3f}",
-        ]
-        for one in wrong[:MOST_CONFUSED]
-    ]
-    heads = ["position", "true", "its score", "predicted", "its score"]
-    caption = "Clips of the valid split, by their position in it"
-    return [*found, parts.table(caption, heads, rows, numbers=[2, 4])]
 
 
 # --- what went wrong, and on what it ran -------------------------------------------------------

@@ -46,9 +46,23 @@ class System(nn.Module):
             waves: (B, T) float32.
             lengths: (B,) int64, valid samples of each.
         """
-        features, frames = self.front_end(waves, lengths)  # (B, F, N), (B,)
-        logits: Tensor = self.model(features, frames)
+        logits: Tensor = self.model(*self.features(waves, lengths))
         return logits
+
+    def features(
+        self, inputs: Tensor, lengths: Tensor, transformed: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Features (B, F, N) and their (B,) lengths in frames.
+
+        Args:
+            inputs: (B, T) waves; where `transformed`, what the front end's `transform` gave.
+            lengths: (B,) int64 samples (frames).
+            transformed: whether the first half of the front end is done.
+        """
+        if transformed:
+            return self.front_end.standardise(inputs, lengths), lengths
+        features, frames = self.front_end(inputs, lengths)
+        return features, frames
 
     @torch.no_grad()
     def score(
@@ -74,7 +88,8 @@ class System(nn.Module):
         try:
             with _without_tf32():
                 for batch in feed.windows(batch_size):
-                    logits = self(batch.waves.to(device), batch.lengths.to(device))
+                    inputs, lengths = batch.inputs.to(device), batch.lengths.to(device)
+                    logits = self.model(*self.features(inputs, lengths, batch.transformed))
                     scores.append(self.task.scores(logits).cpu())
                     clips.append(torch.as_tensor(batch.clips))
         finally:

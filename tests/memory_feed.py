@@ -8,6 +8,7 @@ Shapes: N clips, T samples, B clips of a batch.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,6 +57,9 @@ class MemoryFeed:
 
     def targets(self) -> Tensor:
         return self._targets
+
+    def keep(self, front_end: Any, device: torch.device) -> None:
+        pass
 
     def close(self) -> None:
         pass

@@ -119,5 +119,5 @@ def test_the_key_depends_on_names_and_values_alone() -> None:
 
 
 def test_it_lies_in_the_users_cache(cache: Path) -> None:
-    derived = derived_cache("1.5GB")
+    derived = derived_cache(1_500_000_000)
     assert (derived.folder, derived.limit) == (cache / "derived", 1_500_000_000)

@@ -13,23 +13,27 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import soundfile
 import torch
 
+from raudio.audio.frontends import FrontEnd
 from raudio.config import schema as settings_schema
 from raudio.config.schema import Dataset
 from raudio.core import storage
 from raudio.core.errors import ConfigError, DataError
 from raudio.core.seeding import clip_keys, uniforms
 from raudio.data import feeds as feeds_module
+from raudio.data import kept as kept_module
 from raudio.data.build import build_feeds
-from raudio.data.clips import WAVE, Clips, decode_shard, decode_windows, load_clips
+from raudio.data.clips import WAVE, Clips, cut_windows, decode_shard, decode_windows, load_clips
 from raudio.data.feeds import Batch, ResidentFeed, StreamedFeed
 from raudio.data.index import Index
+from raudio.data.kept import kept_shard, room_for_decoded
 from raudio.data.manifest import MANIFEST, Manifest, Shard, SplitInfo
 from raudio.data.pipeline import Share, Stream, choose_feed, materialise, resident_clips
 from raudio.data.resolve import resolve
@@ -77,8 +81,6 @@ def length_of(number: int) -> int:
 def write_dataset(
     folder: Path, shards: Mapping[str, Sequence[Sequence[dict[str, Any]]]]
 ) -> Manifest:
-    import pyarrow as pa
-
     columns = schema({"site": pa.string()})
     facts: list[Shard] = []
     splits = {}
@@ -165,7 +167,7 @@ def int16(waves: torch.Tensor) -> np.ndarray:
 
 def same(one: Batch, other: Batch) -> bool:
     return (
-        torch.equal(one.waves, other.waves)
+        torch.equal(one.inputs, other.inputs)
         and torch.equal(one.lengths, other.lengths)
         and torch.equal(one.targets, other.targets)
         and np.array_equal(one.keys, other.keys)
@@ -280,10 +282,10 @@ def test_a_batch_holds_what_it_says(dataset: Manifest, train: Clips) -> None:
     for epoch in (0, 1):
         taken: list[int] = []
         for batch in feed.epoch(epoch):
-            assert batch.waves.shape == (len(batch.clips), FRAMES)
-            assert batch.waves.dtype == torch.float32
+            assert batch.inputs.shape == (len(batch.clips), FRAMES)
+            assert batch.inputs.dtype == torch.float32
             assert batch.lengths.dtype == torch.int64
-            values = int16(batch.waves)
+            values = int16(batch.inputs)
             starts = uniforms(batch.keys, 1, 1, "crop", epoch)[:, 0]
             for item, clip in enumerate(batch.clips.tolist()):
                 frames = length_of(clip)
@@ -309,7 +311,7 @@ def test_a_clip_is_the_same_in_any_batch_and_another_in_each_epoch(
         return {
             int(clip): wave.tolist()
             for batch in batches
-            for clip, wave in zip(batch.clips, batch.waves, strict=True)
+            for clip, wave in zip(batch.clips, batch.inputs, strict=True)
         }
 
     assert items(0, 5) == items(0, 10) == items(0, 15, window=2)
@@ -331,7 +333,7 @@ def test_centre_crop_and_padding_with_the_clip(dataset: Manifest, train: Clips, 
             else:
                 back_and_forth = np.concatenate([ramp, ramp[-2:0:-1]])
                 expected = back_and_forth[np.arange(FRAMES) % len(back_and_forth)]
-            assert int16(batch.waves[item]).tolist() == expected.tolist()
+            assert int16(batch.inputs[item]).tolist() == expected.tolist()
             assert batch.lengths[item] == FRAMES
 
 
@@ -346,7 +348,7 @@ def test_batches_by_seconds_are_padded_to_their_longest(
         clips = [clip for batch in parts_of_a_batch for clip in batch.clips.tolist()]
         longest = max(min(100, length_of(clip)) for clip in clips)
         assert longest * len(clips) <= 300
-        assert {batch.waves.shape[1] for batch in parts_of_a_batch} == {longest}
+        assert {batch.inputs.shape[1] for batch in parts_of_a_batch} == {longest}
         seen += clips
     assert len(seen) >= 28
     assert len(set(seen)) == len(seen)
@@ -355,7 +357,7 @@ def test_batches_by_seconds_are_padded_to_their_longest(
 def test_batches_are_copies(dataset: Manifest, train: Clips) -> None:
     before = [train.wave(clip).tolist() for clip in range(30)]
     for batch in resident(dataset, train).epoch(0):
-        batch.waves.fill_(1.0)
+        batch.inputs.fill_(1.0)
     assert [train.wave(clip).tolist() for clip in range(30)] == before
 
 
@@ -377,7 +379,7 @@ def test_ranks_divide_the_batches(dataset: Manifest, train: Clips) -> None:
         for rank in range(3):
             part = parts_of[rank][step]
             assert part.clips.tolist() == batch.clips[rank::3].tolist()
-            assert torch.equal(part.waves, batch.waves[rank::3])
+            assert torch.equal(part.inputs, batch.inputs[rank::3])
 
 
 @pytest.mark.parametrize("world", [1, 2, 3])
@@ -388,11 +390,11 @@ def test_windows_cover_every_sample_once_per_clip(train: Clips, world: int) -> N
         batches = list(feed.windows(7))
         assert [len(batch.clips) for batch in batches[:-1]] == [7] * (len(batches) - 1)
         for batch in batches:
-            for wave, length, clip in zip(batch.waves, batch.lengths, batch.clips, strict=True):
+            for wave, length, clip in zip(batch.inputs, batch.lengths, batch.clips, strict=True):
                 assert clip % world == rank
                 assert length == min(FRAMES, length_of(int(clip)))
                 seen[int(clip)] |= set((int16(wave[:length]) - STEP * clip).tolist())
-                assert batch.waves.shape[1] == FRAMES
+                assert batch.inputs.shape[1] == FRAMES
     assert seen == {clip: set(range(length_of(clip))) for clip in range(30)}
 
 
@@ -725,3 +727,153 @@ def test_a_shard_that_is_gone_or_changed_is_named(ray: Any, tmp_path: Path) -> N
         materialise(broken, ["train"], sample_rate=RATE, precision="int16")
     with pytest.raises(DataError, match="unknown split 'valid'"):
         materialise(broken, ["valid"], sample_rate=RATE, precision="int16")
+
+
+# --- what is kept ------------------------------------------------------------------------------
+
+
+class _Counting(FrontEnd):
+    """Squares of the samples, two a frame; counts the clips it has transformed."""
+
+    n_features = 2
+    fixed: ClassVar[dict[str, Any]] = {"front end": "squares"}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.transformed = 0
+
+    def transform(self, waves: torch.Tensor, lengths: torch.Tensor) -> Any:
+        self.transformed += len(waves)
+        return waves.square().unflatten(1, (-1, 2)), lengths // 2
+
+
+def kept_feed(dataset: Manifest, train: Clips, split: str = "train", **settings: Any) -> Any:
+    """A feed that may keep features; with "valid", one of the same clips for evaluation."""
+    feed, epochs = parts(settings)
+    feed["frames"] = epochs["frames"]
+    plans = Epochs(Index.of(train, dataset, "train", RATE), **epochs) if split == "train" else None
+    return ResidentFeed(train, epochs=plans, content="clips", cache_limit=10**6, **feed)
+
+
+def drawn(feed: Any, split: str) -> list[Batch]:
+    return [*feed.epoch(0), *feed.epoch(1)] if split == "train" else list(feed.windows(7))
+
+
+@pytest.mark.parametrize("crop", ["centre", "first", "all"])
+@pytest.mark.parametrize("split", ["train", "valid"])
+def test_kept_features_are_those_of_the_waves(
+    dataset: Manifest, train: Clips, split: str, crop: str, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setenv("RAUDIO_CACHE", str(tmp_path))
+    plain = kept_feed(dataset, train, split, crop=crop)
+    front_end = _Counting()
+    for processes in range(2):
+        feed = kept_feed(dataset, train, split, crop=crop)
+        feed.keep(front_end, torch.device("cpu"))
+        batches = drawn(feed, split)
+        assert all(batch.transformed for batch in batches)
+        for batch, wave in zip(batches, drawn(plain, split), strict=True):
+            features, frames = _Counting()(wave.inputs, wave.lengths)
+            assert torch.equal(batch.inputs, features)
+            assert torch.equal(batch.lengths, frames)
+            assert torch.equal(batch.targets, wave.targets)
+            assert np.array_equal(batch.keys, wave.keys)
+            assert np.array_equal(batch.clips, wave.clips)
+        windows = sum(-(-length // FRAMES) for length in train.lengths.tolist())
+        once = windows if crop == "all" or split == "valid" else len(train)
+        assert front_end.transformed == once, f"process {processes} made them again"
+
+
+def test_what_decides_features_makes_them_anew(
+    dataset: Manifest, train: Clips, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setenv("RAUDIO_CACHE", str(tmp_path))
+    front_end = _Counting()
+    made = []
+
+    def make(content: str = "clips", fixed: int = 1, **settings: Any) -> None:
+        feed = kept_feed(dataset, train, crop="centre", **settings)
+        feed._content = content
+        front_end.fixed = {"version": fixed}  # type: ignore[misc]
+        feed.keep(front_end, torch.device("cpu"))
+        made.append(front_end.transformed // len(train))
+
+    for change in ({}, {"pad": "repeat"}, {"frames": 62}, {"fixed": 2}, {"content": "others"}, {}):
+        make(**change)  # type: ignore[arg-type]
+    assert made == [1, 2, 3, 4, 5, 5]
+
+
+def test_windows_that_change_are_not_kept(
+    dataset: Manifest, train: Clips, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setenv("RAUDIO_CACHE", str(tmp_path))
+    front_end = _Counting()
+    for settings in ({"crop": "random"}, {"crop": "first", "batch_frames": 900}):
+        feed = kept_feed(dataset, train, **settings)
+        feed.keep(front_end, torch.device("cpu"))
+        assert not any(batch.transformed for batch in feed.epoch(0))
+    longer = kept_feed(dataset, train, crop="random", frames=130)  # no clip is as long
+    longer.keep(front_end, torch.device("cpu"))
+    assert all(batch.transformed for batch in longer.epoch(0))
+    feed = kept_feed(dataset, train, crop="centre")
+    feed.keep(torch.nn.Identity(), torch.device("cpu"))  # it doesn't say what decides it
+    feed._cache_limit = 100  # no room
+    feed.keep(front_end, torch.device("cpu"))
+    assert not any(batch.transformed for batch in feed.epoch(0))
+
+
+def test_a_kept_shard_is_the_decoded_one(
+    dataset: Manifest, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setenv("RAUDIO_CACHE", str(tmp_path))
+    shard = dataset.shards_of("train")[1]
+    path = dataset.shard_path(shard)
+    wanted = {"sample_rate": RATE, "precision": "int16", "sha256": shard.sha256}
+    decoded = decode_shard(path, prefix="a/", **wanted)
+
+    def kept(limit: int = 10**6, **changed: Any) -> Any:
+        return kept_shard(path, size=shard.bytes, limit=limit, prefix="a/", **{**wanted, **changed})
+
+    assert kept(limit=0) is None
+    assert kept(limit=100) is None
+    assert kept().equals(decoded)
+    with monkeypatch.context() as patch:
+        patch.setattr(kept_module, "decode_shard", None)
+        assert kept().equals(decoded), "it was not kept"
+    assert kept(sample_rate=2 * RATE).equals(
+        decode_shard(path, prefix="a/", **{**wanted, "sample_rate": 2 * RATE})
+    )
+    assert kept(precision="float32")[WAVE].type.value_type == pa.float32()
+    rows, starts, frames = np.array([[1, 3, 4], [4, 0, 2]]).T
+    windows = decode_windows(path, rows, starts, frames, **wanted)
+    assert cut_windows(kept(), rows, starts, frames).equals(windows)
+    none = np.empty(0, np.int64)
+    assert cut_windows(kept(), none, none, none).num_rows == 0
+
+
+def test_a_shard_that_is_gone_is_told_though_it_is_kept(
+    dataset: Manifest, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setenv("RAUDIO_CACHE", str(tmp_path / "cache"))
+    shard = dataset.shards_of("train")[1]
+    copy = tmp_path / "copy.parquet"
+    copy.write_bytes(Path(dataset.shard_path(shard)).read_bytes())
+    wanted = {
+        "sample_rate": RATE, "precision": "int16", "sha256": shard.sha256, "size": shard.bytes,
+        "limit": 10**6,
+    }  # fmt: skip
+    assert kept_shard(str(copy), **wanted) is not None
+    copy.write_bytes(copy.read_bytes()[:-10])
+    with pytest.raises(DataError, match=rf"copy\.parquet has {shard.bytes - 10} bytes, and"):
+        kept_shard(str(copy), **wanted)
+    copy.unlink()
+    with pytest.raises(DataError, match=r"copy\.parquet is missing"):
+        kept_shard(str(copy), **wanted)
+
+
+def test_a_dataset_larger_than_the_cache_is_not_kept(dataset: Manifest) -> None:
+    decoded = dataset.decoded_bytes(RATE, "int16")
+    settings = Dataset(cache_limit=f"{decoded}B")
+    assert room_for_decoded(settings, dataset, RATE) == decoded
+    assert room_for_decoded(settings, dataset, 2 * RATE) == 0
+    assert room_for_decoded(Dataset(cache_limit="0"), dataset, RATE) == 0

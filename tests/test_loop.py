@@ -260,7 +260,7 @@ def test_plain_descent_by_hand() -> None:
         losses = []
         for batch in feed.epoch(epoch):
             loss = F.cross_entropy(
-                linear(batch.waves.unflatten(1, (-1, 40)).mean(1)), batch.targets
+                linear(batch.inputs.unflatten(1, (-1, 40)).mean(1)), batch.targets
             )
             gradients = torch.autograd.grad(loss, list(linear.parameters()))
             with torch.no_grad():

@@ -369,7 +369,7 @@ def dataset(labelled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from raudio.data.prepare import prepare
 
     out = tmp_path_factory.mktemp("datasets") / "data"
-    prepare(labelled, out, workers=1)
+    prepare(labelled, out)
     return out
 
 
@@ -426,7 +426,7 @@ def test_what_cannot_be_evaluated(bundle: Path, dataset: Path, tmp_path: Path) -
         for number in range(10):
             wave = sound(900, seed=number + len(label))
             write(tmp_path / "other" / label / f"{number}.wav", wave)
-    prepare(tmp_path / "other", tmp_path / "data", workers=1)
+    prepare(tmp_path / "other", tmp_path / "data")
     with pytest.raises(DataError, match="unknown label 'sideways'"):
         evaluate(bundle, tmp_path / "data", "train")
     with pytest.raises(UserError):

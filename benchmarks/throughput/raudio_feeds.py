@@ -116,7 +116,7 @@ def trial(
 
     def batches(epoch: int) -> Iterator[Tensor]:
         for batch in feeds["train"].epoch(epoch):
-            examples = Examples(batch.waves, batch.lengths, batch.targets)
+            examples = Examples(batch.inputs, batch.lengths, batch.targets)
             examples = augmenter.wave(examples, batch.keys, epoch)
             features, _ = front_end(examples.data, examples.lengths)
             yield features

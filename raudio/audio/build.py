@@ -62,6 +62,11 @@ class Augmenter:
                 self._each[each.stage].append(each)
 
     @property
+    def changes_waves(self) -> bool:
+        """Whether anything is done before the front end."""
+        return bool(self._each["wave"] or self._mixing["wave"])
+
+    @property
     def mixes(self) -> bool:
         """Whether clips are mixed with each other."""
         return any(self._mixing.values())

@@ -9,6 +9,7 @@ has 1 + L // hop valid frames, and what a batch pads a clip with never reaches t
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 import torchaudio.functional as audio_functional
@@ -45,6 +46,8 @@ class FrontEnd(nn.Module):
 
     #: N, features a frame.
     n_features: int
+    #: All that decides what `transform` gives, as JSON; None: it is never kept.
+    fixed: dict[str, Any] | None = None
     #: Whether `fit` has to be called before the features are as asked for.
     needs_fit = False
 
@@ -107,6 +110,16 @@ class LogMel(FrontEnd):
         normalize: str = "dataset",
     ) -> None:
         super().__init__()
+        self.fixed = {
+            "front end": "logmel",
+            "version": 1,
+            "sample_rate": sample_rate,
+            "n_mels": n_mels,
+            "window": window,
+            "hop": hop,
+            "f_min": f_min,
+            "f_max": f_max,
+        }
         if normalize not in NORMALIZE:
             raise ConfigError(f"features.normalize={normalize!r} is none of {', '.join(NORMALIZE)}")
         self.n_features = n_mels
@@ -240,6 +253,8 @@ class MFCC(LogMel):
             f_max=f_max,
             normalize=normalize,
         )
+        assert self.fixed is not None
+        self.fixed |= {"front end": "mfcc", "n_mfcc": n_mfcc}
         self.n_features = n_mfcc
         cosines = audio_functional.create_dct(n_mfcc, n_mels, norm="ortho")
         self.register_buffer("_cosines", cosines, persistent=False)

@@ -93,12 +93,18 @@ class Dataset:
     )
     feed: str = setting(
         "auto",
-        "resident: decoded once, in memory; streamed: decoded every epoch",
+        "resident: decoded once, in memory; streamed: from shards, every epoch",
         choices=("auto", "resident", "streamed"),
         result=False,
     )
     resident_budget: str = setting(
         "2GB", "largest decoded size that auto keeps resident", result=False
+    )
+    cache_limit: str = setting(
+        "20GB",
+        "disk that decoded clips and features may take on each machine, in raudio's cache, for all "
+        "searches together; what was unused for longest goes first; 0: keep none",
+        result=False,
     )
     shuffle_window: int | None = setting(
         None, "shards shuffled together; none: all (resident), 4 (streamed)", min=1

@@ -6,8 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from raudio.config.schema import Experiment
+from raudio.core.units import parse_bytes
+from raudio.data.cache import content_key
 from raudio.data.feeds import Encode, Feed, ResidentFeed, StreamedFeed
 from raudio.data.index import Index
+from raudio.data.kept import room_for_decoded
 from raudio.data.manifest import Manifest
 from raudio.data.pipeline import SEARCHED, resident_clips
 from raudio.data.sampling import Epochs
@@ -87,7 +90,17 @@ def build_feeds(
         )
         epochs = build_epochs(experiment, index, world) if split == "train" else None
         if clips is not None:
-            feeds[split] = ResidentFeed(clips, epochs=epochs, **common)
+            feeds[split] = ResidentFeed(
+                clips,
+                epochs=epochs,
+                content=content_key(
+                    shards=[shard.sha256 for shard in manifest.shards_of(split)],
+                    sample_rate=settings.sample_rate,
+                    precision=settings.precision,
+                ),
+                cache_limit=parse_bytes(settings.cache_limit, "dataset.cache_limit"),
+                **common,
+            )
         else:
             feeds[split] = StreamedFeed(
                 manifest,
@@ -97,6 +110,7 @@ def build_feeds(
                 epochs=epochs,
                 passes=passes(epochs.steps) if epochs else 1,
                 cpus=cpus,
+                cache_limit=room_for_decoded(settings, manifest, settings.sample_rate),
                 **common,
             )
     return feeds

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from raudio.core.storage import cache_dir
-from raudio.core.units import parse_bytes
 
 T = TypeVar("T")
 
@@ -108,13 +107,6 @@ class Cache:
             excess -= freed
 
 
-def derived_cache(limit: str) -> Cache:
-    """The cache of decoded clips and features on this machine.
-
-    Args:
-        limit: its size, such as "20GB": `dataset.cache_limit`.
-
-    Raises:
-        ConfigError: the limit is not a size.
-    """
-    return Cache(cache_dir() / "derived", parse_bytes(limit, "dataset.cache_limit"))
+def derived_cache(limit: int) -> Cache:
+    """The cache of decoded clips and features on this machine, of at most `limit` bytes."""
+    return Cache(cache_dir() / "derived", limit)

@@ -65,7 +65,7 @@ def decode_shard(
         wave, _ = decode(audio.as_py(), sample_rate, where=_where(path, clip))
         waves.append(to_precision(wave, precision))
     table = of_the_clip(table, prefix)
-    return table.append_column(WAVE, _lists(waves, precision)).combine_chunks()
+    return table.append_column(WAVE, _lists(waves, _TYPES[precision])).combine_chunks()
 
 
 def decode_windows(
@@ -112,12 +112,31 @@ def decode_windows(
                     "says; prepare the dataset again"
                 )
             waves.append(to_precision(wave, precision))
-    return pa.table({WAVE: _lists(waves, precision)})
+    return pa.table({WAVE: _lists(waves, _TYPES[precision])})
+
+
+def cut_windows(
+    table: pa.Table,
+    rows: NDArray[np.int64],
+    starts: NDArray[np.int64],
+    frames: NDArray[np.int64],
+) -> pa.Table:
+    """What `decode_windows` gives, from the table that `decode_shard` gave."""
+    clips = waves_of(table)
+    windows = zip(rows.tolist(), starts.tolist(), frames.tolist(), strict=True)
+    waves = [clips[row][start : start + length] for row, start, length in windows]
+    dtype = table[WAVE].type.value_type.to_pandas_dtype()
+    return pa.table({WAVE: _lists(waves, dtype)})
 
 
 def of_the_clip(table: pa.Table, prefix: str = "") -> pa.Table:
     """A shard's rows without what describes the stored file; `prefix` before every `clip_id`."""
     table = table.drop_columns([name for name in table.column_names if name in _OF_THE_FILE])
+    return prefixed(table, prefix)
+
+
+def prefixed(table: pa.Table, prefix: str) -> pa.Table:
+    """The same rows with `prefix` before every `clip_id`."""
     if prefix:
         ids = pc.binary_join_element_wise(prefix, table["clip_id"], "")
         table = table.set_column(table.column_names.index("clip_id"), "clip_id", ids)
@@ -134,10 +153,10 @@ def _where(path: str, clip: str) -> str:
     return f"shard {path}, clip {clip!r}"
 
 
-def _lists(waves: Sequence[NDArray[Any]], precision: Precision) -> pa.LargeListArray:
+def _lists(waves: Sequence[NDArray[Any]], dtype: Any) -> pa.LargeListArray:
     offsets = np.cumsum([0, *map(len, waves)], dtype=np.int64)
     # The empty array in front decides the type of a table without rows.
-    samples = pa.array(np.concatenate([np.empty(0, _TYPES[precision]), *waves]))
+    samples = pa.array(np.concatenate([np.empty(0, dtype), *waves]))
     return pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), samples)
 
 

@@ -9,6 +9,7 @@ Shapes: B clips (or windows) of a batch, N clips of a split, T samples: the leng
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
@@ -20,14 +21,20 @@ from torch import Tensor
 
 from raudio.audio.decode import Precision, from_precision
 from raudio.audio.windows import Pad, fit, plan
+from raudio.data.cache import content_key, derived_cache
 from raudio.data.clips import Clips
+from raudio.data.features import Features, kept_features
 from raudio.data.index import Index
 from raudio.data.manifest import Manifest
 from raudio.data.pipeline import Share, Stream
-from raudio.data.sampling import EpochPlan, Epochs, Evaluation
+from raudio.data.sampling import EpochPlan, Epochs, Evaluation, Windows, windows_of
 
 #: A clip's row (its columns without audio) to its target: a number, or a list of numbers.
 Encode: TypeAlias = Callable[[Mapping[str, Any]], Any]
+
+
+#: Windows that are transformed at once to be kept.
+_KEPT_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -35,18 +42,21 @@ class Batch:
     """Clips, or windows of clips, of one rank.
 
     Attributes:
-        waves: (B, T) float32, full scale at 1; padded behind `lengths`.
-        lengths: (B,) int64 samples that are the clip's; T for all when padded by the clip itself.
+        inputs: (B, T) float32 waves, full scale at 1, padded behind `lengths`; where `transformed`,
+            (B, F, N) what the front end's `transform` makes of them.
+        lengths: (B,) int64 samples (frames) that are the clip's; T for all when padded by the clip
+            itself.
         targets: (B,), as the task encodes them.
         keys: (B,) of the clips, what random draws are addressed by.
         clips: (B,) positions of the clips in their split.
     """
 
-    waves: Tensor
+    inputs: Tensor
     lengths: Tensor
     targets: Tensor
     keys: NDArray[np.uint64]
     clips: NDArray[np.int64]
+    transformed: bool = False
 
 
 class Feed(Protocol):
@@ -73,6 +83,15 @@ class Feed(Protocol):
     def targets(self) -> Tensor:
         """(N,) targets of the whole split, in its order."""
 
+    def keep(self, front_end: Any, device: torch.device) -> None:
+        """Tells that no wave of this feed is changed before it goes through `front_end`: where its
+        windows are the same in every epoch, the feed may give them transformed.
+
+        Args:
+            front_end: on `device`.
+            device: where to compute.
+        """
+
     def close(self) -> None:
         """Ends what runs for this feed; it may be called twice, and at any time."""
 
@@ -87,6 +106,8 @@ class ResidentFeed:
         pad: how a shorter clip is filled.
         epochs: of the training; None: for evaluation alone.
         rank, world: of this training process.
+        content: names the decoded clips: what it is equal for, they are equal for.
+        cache_limit: bytes that features may take on this machine's disk; 0: none are kept.
     """
 
     def __init__(
@@ -99,11 +120,17 @@ class ResidentFeed:
         epochs: Epochs | None = None,
         rank: int = 0,
         world: int = 1,
+        content: str = "",
+        cache_limit: int = 0,
     ) -> None:
         self._clips, self._epochs = clips, epochs
         self._targets = _encoded(clips.rows, encode)
         self._frames, self._pad = frames, pad
         self._rank, self._world = rank, world
+        self._content, self._cache_limit = content, cache_limit
+        self._whole = windows_of(clips.lengths, frames, "all")
+        #: Of the windows that are drawn from in training, or, without epochs, of the whole clips.
+        self._features: Features | None = None
 
     @property
     def clips(self) -> int:
@@ -121,17 +148,55 @@ class ResidentFeed:
         plan = self._epochs.plan(epoch)
         for step in range(start, self.steps):
             items = plan.batch(step, self._rank, self._world)
-            clips, starts = plan.clips[items].tolist(), plan.starts[items].tolist()
-            windows = zip(clips, starts, plan.frames[items].tolist(), strict=True)
-            waves = [self._clips.wave(clip)[first : first + size] for clip, first, size in windows]
-            yield _batch(waves, plan, items, int(plan.longest[step]), self._pad, self._targets)
+            clips, keys = plan.clips[items], plan.keys[items]
+            if self._features is None:
+                cut = clips, plan.starts[items], plan.frames[items]
+                waves = self._waves(*cut, int(plan.longest[step]))
+                yield Batch(*waves, self._targets[clips], keys, clips)
+            else:
+                kept = self._features.of(plan.windows[items])
+                yield Batch(*kept, self._targets[clips], keys, clips, transformed=True)
 
     def windows(self, batch_size: int) -> Iterator[Batch]:
         """See `Feed`."""
-        mine = range(self._rank, self.clips, self._world)
-        clips = ((clip, self._clips.wave(clip)) for clip in mine)
-        keys = self._clips.keys
-        return _windows(clips, batch_size, self._frames, self._pad, keys, self._targets)
+        mine = np.flatnonzero(self._whole.clips % self._world == self._rank)
+        features = None if self._epochs else self._features
+        for start in range(0, len(mine), batch_size):
+            windows = mine[start : start + batch_size]
+            clips = self._whole.clips[windows]
+            keys, targets = self._clips.keys[clips], self._targets[clips]
+            if features is None:
+                yield Batch(*self._waves_of(self._whole, windows), targets, keys, clips)
+            else:
+                yield Batch(*features.of(windows), targets, keys, clips, transformed=True)
+
+    def keep(self, front_end: Any, device: torch.device) -> None:
+        """See `Feed`. Of a `FrontEnd` that says what decides its features; from the cache."""
+        fixed = getattr(front_end, "fixed", None)
+        if fixed is None or not self._cache_limit or (self._epochs and not self._epochs.fixed):
+            return
+        windows = self._epochs.windows if self._epochs else self._whole
+        digest = hashlib.sha256(
+            b"".join(part.tobytes() for part in (windows.clips, windows.starts, windows.frames))
+        )
+        key = content_key(
+            what="features",
+            clips=self._content,
+            windows=digest.hexdigest(),
+            frames=self._frames,
+            pad=self._pad,
+            front_end=fixed,
+            device=device.type,
+            torch=torch.__version__,
+        )
+        count = len(windows.clips)
+
+        def batches() -> Iterator[tuple[Tensor, Tensor]]:
+            for start in range(0, count, _KEPT_AT_ONCE):
+                yield self._waves_of(windows, np.arange(start, min(start + _KEPT_AT_ONCE, count)))
+
+        cache = derived_cache(self._cache_limit)
+        self._features = kept_features(cache, key, count, batches, front_end.transform, device)
 
     def targets(self) -> Tensor:
         """See `Feed`."""
@@ -139,6 +204,23 @@ class ResidentFeed:
 
     def close(self) -> None:
         """Nothing runs; the samples go when nobody views them."""
+
+    def _waves_of(self, windows: Windows, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """(B, T) waves of the windows in (B,) rows, and their (B,) lengths."""
+        cut = windows.clips[rows], windows.starts[rows], windows.frames[rows]
+        return self._waves(*cut, self._frames)
+
+    def _waves(
+        self,
+        clips: NDArray[np.int64],
+        starts: NDArray[np.int64],
+        frames: NDArray[np.int64],
+        longest: int,
+    ) -> tuple[Tensor, Tensor]:
+        """The same of (B,) windows of `frames` samples, padded to `longest`."""
+        cut = zip(clips.tolist(), starts.tolist(), frames.tolist(), strict=True)
+        waves = [self._clips.wave(clip)[start : start + size] for clip, start, size in cut]
+        return _filled(waves, longest, self._pad)
 
 
 class StreamedFeed:
@@ -161,6 +243,7 @@ class StreamedFeed:
         passes: how many epochs one execution is to span, counted from epoch 0; those asked for
             beyond them start a new execution each.
         cpus: that this feed's Ray Data execution may use.
+        cache_limit: bytes that decoded shards may take on each node's disk; 0: none are kept.
     """
 
     def __init__(
@@ -178,9 +261,10 @@ class StreamedFeed:
         world: int = 1,
         passes: int = 1,
         cpus: float = 1,
+        cache_limit: int = 0,
     ) -> None:
         self._manifest, self._split, self._rate = manifest, split, index.sample_rate
-        self._precision, self._cpus = precision, cpus
+        self._precision, self._cpus, self._cache_limit = precision, cpus, cache_limit
         self._targets, self._keys = _encoded(index.rows, encode), index.keys
         self._frames, self._pad, self._passes = frames, pad, passes
         self._rank, self._world, self._epochs = rank, world, epochs
@@ -232,6 +316,9 @@ class StreamedFeed:
         """See `Feed`."""
         return self._targets
 
+    def keep(self, front_end: Any, device: torch.device) -> None:
+        """See `Feed`. There is too much to keep of what has to be streamed."""
+
     def close(self) -> None:
         """Ends the execution, wherever it is, and lets go of what it decoded."""
         if self._stream is not None:
@@ -258,6 +345,7 @@ class StreamedFeed:
             epochs=epochs,
             start=start,
             cpus=self._cpus,
+            cache_limit=self._cache_limit,
         )
 
     def _take(self, items: NDArray[np.int64]) -> list[NDArray[Any]]:

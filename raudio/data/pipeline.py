@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -18,10 +18,13 @@ from numpy.typing import NDArray
 from raudio.audio.decode import Precision
 from raudio.config.schema import Dataset
 from raudio.core.errors import ConfigError
+from raudio.core.storage import is_remote
 from raudio.core.units import format_bytes, parse_bytes
 from raudio.data import raydata
-from raudio.data.clips import Clips, decode_shard, decode_windows, waves_of
+from raudio.data.clips import Clips, cut_windows, decode_shard, decode_windows, waves_of
+from raudio.data.kept import kept_shard, room_for_decoded
 from raudio.data.manifest import SAMPLE_BYTES, Manifest
+from raudio.data.rows import read_content
 from raudio.data.sampling import EpochPlan, Epochs, Evaluation
 
 #: The splits that a search works with; `test` is touched by `raudio evaluate` alone.
@@ -52,6 +55,8 @@ def choose_feed(
     """
     size = manifest.decoded_bytes(sample_rate, settings.precision, SEARCHED)
     budget = parse_bytes(settings.resident_budget, "dataset.resident_budget")
+    kept = room_for_decoded(settings, manifest, sample_rate)
+    again = "decoded once, onto the disk" if kept else "decoded again every epoch"
     takes = f"train and valid take {format_bytes(size)} decoded"
     if settings.feed == "resident" and store is not None:
         check_resident(settings, manifest, sample_rate, store)
@@ -59,11 +64,11 @@ def choose_feed(
         return settings.feed, f"{takes}; dataset.feed={settings.feed}"
     if store is not None and STORE_SHARE * store < size <= budget:
         room = format_bytes(STORE_SHARE * store)
-        return "streamed", f"{takes}, more than memory has room for ({room}): decoded every epoch"
+        return "streamed", f"{takes}, more than memory has room for ({room}): {again}"
     limit = f"dataset.resident_budget={settings.resident_budget}"
     if size <= budget:
         return "resident", f"{takes}, within {limit}: decoded once, shared by all trials"
-    return "streamed", f"{takes}, more than {limit}: decoded again every epoch"
+    return "streamed", f"{takes}, more than {limit}: {again}"
 
 
 def check_resident(settings: Dataset, manifest: Manifest, sample_rate: int, store: int) -> None:
@@ -92,6 +97,7 @@ def materialise(
     *,
     sample_rate: int,
     precision: Precision,
+    cache_limit: int = 0,
 ) -> dict[str, list[Any]]:
     """Decodes whole splits into the object store, once for all processes of the cluster.
 
@@ -102,6 +108,7 @@ def materialise(
         splits: which; all of them in one Ray Data execution.
         sample_rate: in Hz, to resample to.
         precision: of the samples kept.
+        cache_limit: bytes that the cache on each node's disk may take; 0: it is not used.
 
     Returns:
         For each split the `ObjectRef`s of its decoded shards, in order: see `resident_clips`.
@@ -111,7 +118,8 @@ def materialise(
     """
     jobs = [(split, shard) for split in splits for shard in manifest.shards_of(split)]
     files = [
-        (manifest.shard_path(shard), shard.sha256, manifest.prefix_of(shard)) for _, shard in jobs
+        _File(manifest.shard_path(shard), shard.sha256, shard.bytes, manifest.prefix_of(shard))
+        for _, shard in jobs
     ]
     with raydata.surfacing():
         dataset = raydata.dataset(
@@ -120,6 +128,7 @@ def materialise(
             files=files,
             sample_rate=sample_rate,
             precision=precision,
+            cache_limit=cache_limit,
         )
         bundles = dataset.materialize().iter_internal_ref_bundles()
         blocks = [ref for bundle in bundles for ref in bundle.block_refs]
@@ -140,14 +149,34 @@ def resident_clips(refs: Sequence[Any]) -> Clips:
     return Clips.from_tables(ray.get(list(refs)))
 
 
+class _File(NamedTuple):
+    """A shard as the tasks get it: path, what the manifest says of it, and `Manifest.prefix_of`."""
+
+    path: str
+    sha256: str
+    size: int
+    prefix: str
+
+
 def _decode_file(
-    batch: pa.Table, files: Sequence[tuple[str, str, str]], sample_rate: int, precision: Precision
+    batch: pa.Table,
+    files: Sequence[_File],
+    sample_rate: int,
+    precision: Precision,
+    cache_limit: int,
 ) -> pa.Table:
-    path, sha256, prefix = files[batch["job"][0].as_py()]
+    file = files[batch["job"][0].as_py()]
+    wanted: dict[str, Any] = {
+        "sample_rate": sample_rate,
+        "precision": precision,
+        "sha256": file.sha256,
+        "prefix": file.prefix,
+    }
     with raydata.marking():
-        return decode_shard(
-            path, sample_rate=sample_rate, precision=precision, sha256=sha256, prefix=prefix
-        )
+        if not is_remote(file.path):  # a second of work for a gigabyte, once a search
+            read_content(file.path, file.sha256)
+        kept = kept_shard(file.path, size=file.size, limit=cache_limit, **wanted)
+        return decode_shard(file.path, **wanted) if kept is None else kept
 
 
 # --- streamed ----------------------------------------------------------------------------------
@@ -201,6 +230,8 @@ class Stream(Iterator[tuple[NDArray[np.int64], Sequence[NDArray[Any]]]]):
         epochs: which epochs.
         start: batches of the first epoch to leave out.
         cpus: that Ray Data may use; a task takes one, or all of them where there are fewer.
+        cache_limit: as `materialise`. With a cache, whole shards are decoded, once; without, the
+            windows that an epoch needs.
     """
 
     def __init__(
@@ -214,6 +245,7 @@ class Stream(Iterator[tuple[NDArray[np.int64], Sequence[NDArray[Any]]]]):
         epochs: range,
         start: int = 0,
         cpus: float = 1,
+        cache_limit: int = 0,
     ) -> None:
         shards = manifest.shards_of(split)
         jobs = []
@@ -227,10 +259,14 @@ class Stream(Iterator[tuple[NDArray[np.int64], Sequence[NDArray[Any]]]]):
                 jobs,
                 _decode_share,
                 limits=(cpus, _memory(share, epochs.start, precision)),
-                files=[(manifest.shard_path(shard), shard.sha256) for shard in shards],
+                files=[
+                    _File(manifest.shard_path(shard), shard.sha256, shard.bytes, "")
+                    for shard in shards
+                ],
                 share=share,
                 sample_rate=sample_rate,
                 precision=precision,
+                cache_limit=cache_limit,
             )
             self._bundles: Iterator[Any] | None = iter(dataset.iter_internal_ref_bundles())
         self._blocks: list[Any] = []
@@ -260,24 +296,28 @@ class Stream(Iterator[tuple[NDArray[np.int64], Sequence[NDArray[Any]]]]):
 
 def _decode_share(
     batch: pa.Table,
-    files: Sequence[tuple[str, str]],
+    files: Sequence[_File],
     share: Share,
     sample_rate: int,
     precision: Precision,
+    cache_limit: int,
 ) -> pa.Table:
     epoch, start, shard = (batch[name][0].as_py() for name in ("epoch", "start", "shard"))
     plan, items = share.items(epoch, start, shard)
-    path, sha256 = files[shard]
+    file = files[shard]
+    rows = plan.clips[items] - sum(share.shard_sizes[:shard])
+    windows = rows, plan.starts[items], plan.frames[items]
+    wanted: dict[str, Any] = {
+        "sample_rate": sample_rate,
+        "precision": precision,
+        "sha256": file.sha256,
+    }
     with raydata.marking():
-        table = decode_windows(
-            path,
-            plan.clips[items] - sum(share.shard_sizes[:shard]),
-            plan.starts[items],
-            plan.frames[items],
-            sample_rate=sample_rate,
-            precision=precision,
-            sha256=sha256,
-        )
+        kept = kept_shard(file.path, size=file.size, limit=cache_limit, **wanted)
+        if kept is None:
+            table = decode_windows(file.path, *windows, **wanted)
+        else:
+            table = cut_windows(kept, *windows)
     return table.append_column(_ITEM, pa.array(items))
 
 

@@ -171,18 +171,29 @@ def read_content(path: str, sha256: str | None = None, *, what: str = "shard") -
     Raises:
         DataError: it is missing, cannot be read, or is another than the manifest's.
     """
-    try:
+    with _reaching(path, what):
         content = storage.read_bytes(path)
-    except FileNotFoundError:
-        raise DataError(f"{what} {path} is missing; prepare the dataset again") from None
-    except OSError as error:
-        raise DataError(f"{what} {path} cannot be read: {error}") from error
     if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
         raise DataError(
             f"{what} {path} is not the one that the dataset's manifest lists (its SHA-256 differs, "
             f"it has {len(content)} bytes); prepare the dataset again, or copy it again whole"
         )
     return content
+
+
+def check_size(path: str, size: int) -> None:
+    """Refuses a shard of another size than the manifest says, without reading it.
+
+    Raises:
+        DataError: so it is, or it is missing or out of reach.
+    """
+    with _reaching(path, "shard"):
+        found = storage.stat(path).size
+    if found != size:
+        raise DataError(
+            f"shard {path} has {found} bytes, and the dataset's manifest lists {size}; prepare the "
+            "dataset again, or copy it again whole"
+        )
 
 
 def read_shard(
@@ -201,6 +212,17 @@ def read_shard(
     content = io.BytesIO(read_content(source)) if isinstance(source, str) else source
     with _readable(f"shard {where or source}"):
         return pq.read_table(content, columns=None if columns is None else list(columns))
+
+
+@contextmanager
+def _reaching(path: str, what: str) -> Iterator[None]:
+    """What keeps the file from being read becomes a `DataError`."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise DataError(f"{what} {path} is missing; prepare the dataset again") from None
+    except OSError as error:
+        raise DataError(f"{what} {path} cannot be read: {error}") from error
 
 
 def _parquet(rows: pa.Table, **options: Any) -> bytes:

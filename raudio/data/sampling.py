@@ -40,6 +40,7 @@ class EpochPlan:
         frames: (I,) samples of the window.
         ends: (K,) where each batch ends in the row of items.
         longest: (K,) samples that a batch's clips are padded to.
+        windows: (I,) which of `Epochs.windows` each item is.
     """
 
     clips: NDArray[np.int64]
@@ -48,6 +49,7 @@ class EpochPlan:
     frames: NDArray[np.int64]
     ends: NDArray[np.int64]
     longest: NDArray[np.int64]
+    windows: NDArray[np.int64]
 
     def batch(self, step: int, rank: int = 0, world: int = 1) -> NDArray[np.int64]:
         """A rank's items of batch number `step`."""
@@ -119,7 +121,7 @@ class Epochs:
         self.window = window
         self._keys, self._frames = index.keys, index.frames
         self._shards = len(index.shard_sizes)
-        self._windows = windows = _windows(index.frames, frames, crop)
+        self.windows = windows = windows_of(index.frames, frames, crop)
         # Where the windows of each shard's clips begin, and end.
         clip_ends = np.cumsum((0, *index.shard_sizes))
         self._bounds = np.searchsorted(windows.clips, clip_ends)
@@ -143,6 +145,10 @@ class Epochs:
         self._cut: ByCount | ByLength = ByCount(batch_size, least, frames)
         if batch_frames is not None:
             self._cut = ByLength.of(windows.frames, batch_frames, buckets, least, index.sample_rate)
+        #: Whether a window is the same in every epoch, and padded to the same length.
+        self.fixed = batch_frames is None and (
+            crop != "random" or int(index.frames.max(initial=0)) <= frames
+        )
         #: Batches of every epoch.
         self.steps = self._cut.steps(self.items, self._expected())
 
@@ -151,16 +157,16 @@ class Epochs:
         row = self._row(epoch)
         order, ends, longest = self._cut(row, self.steps)
         row = row[order]
-        clips, frames = self._windows.clips[row], self._windows.frames[row]
+        clips, frames = self.windows.clips[row], self.windows.frames[row]
         # Windows and occurrences count through, so that no two items of a clip share a key.
-        numbers = self._windows.numbers[row]
-        numbers = numbers + self._windows.counts[row] * _occurrences(row)
+        numbers = self.windows.numbers[row]
+        numbers = numbers + self.windows.counts[row] * _occurrences(row)
         keys = seeding.numbered(self._keys[clips], numbers)
-        starts = self._windows.starts[row]
+        starts = self.windows.starts[row]
         if self._crop == "random":
             u = seeding.uniforms(keys, 1, self._seed, "crop", epoch)[:, 0]
             starts = crop_starts(self._frames[clips], self._longest, u)
-        return EpochPlan(clips, keys, starts, frames, ends, longest)
+        return EpochPlan(clips, keys, starts, frames, ends, longest, row)
 
     def shards(self, epoch: int) -> NDArray[np.int64]:
         """(S,) the order in which an epoch takes the shards."""
@@ -168,7 +174,7 @@ class Epochs:
 
     def counts(self, epoch: int) -> NDArray[np.int64]:
         """(W,) how often each window comes in an epoch, before it is cut into batches."""
-        counts = np.zeros(len(self._windows.clips), np.int64)
+        counts = np.zeros(len(self.windows.clips), np.int64)
         for number, source in enumerate(self._sources):
             counts[source.members] = self._drawn(source, number, epoch)
         return counts
@@ -236,7 +242,7 @@ class Epochs:
 
     def _expected(self) -> NDArray[np.float64]:
         """(W,) how often each window comes on average."""
-        expected = np.zeros(len(self._windows.clips))
+        expected = np.zeros(len(self.windows.clips))
         for source in self._sources:
             expected[source.members] = source.quota * source.shares
         return expected
@@ -259,7 +265,8 @@ class Evaluation:
         clips = np.arange(len(self._frames))
         longest = self._frames.max(initial=0, keepdims=True)
         ends = np.array([len(clips)])
-        return EpochPlan(clips, self._keys, np.zeros_like(clips), self._frames, ends, longest)
+        starts = np.zeros_like(clips)
+        return EpochPlan(clips, self._keys, starts, self._frames, ends, longest, windows=clips)
 
     def shards(self, epoch: int = 0) -> NDArray[np.int64]:
         """(S,) the shards in their order."""
@@ -269,7 +276,7 @@ class Evaluation:
 # --- windows -----------------------------------------------------------------------------------
 
 
-class _Windows(NamedTuple):
+class Windows(NamedTuple):
     """(W,) arrays of windows, clip after clip.
 
     `numbers` count a clip's windows from 0, and `counts` say how many it has. A random window's
@@ -292,7 +299,8 @@ class _Source(NamedTuple):
     shares: NDArray[np.float64]
 
 
-def _windows(frames: NDArray[np.int64], longest: int, crop: Crop) -> _Windows:
+def windows_of(frames: NDArray[np.int64], longest: int, crop: Crop) -> Windows:
+    """The windows of clips of (N,) `frames` that are drawn from; arguments as `Epochs`."""
     clips = np.arange(len(frames))
     room = np.maximum(frames - longest, 0)
     counts = np.ones_like(frames)
@@ -305,7 +313,7 @@ def _windows(frames: NDArray[np.int64], longest: int, crop: Crop) -> _Windows:
         starts = np.minimum(numbers * longest, room[clips])
     elif crop == "centre":
         starts = room // 2
-    return _Windows(clips, starts, np.minimum(frames[clips], longest), numbers, counts)
+    return Windows(clips, starts, np.minimum(frames[clips], longest), numbers, counts)
 
 
 def _occurrences(row: NDArray[np.int64]) -> NDArray[np.int64]:

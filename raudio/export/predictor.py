@@ -226,7 +226,7 @@ class RecordingFeed:
         waves = np.stack([windows.fit(wave, self._frames, self._pad) for _, wave in held])  # (B, T)
         lengths = [self._frames if self._pad == "repeat" else len(wave) for _, wave in held]
         return Batch(
-            waves=torch.from_numpy(waves),
+            inputs=torch.from_numpy(waves),
             lengths=torch.tensor(lengths, dtype=torch.int64),
             targets=torch.zeros(len(held), dtype=torch.int64),
             keys=np.zeros(len(held), np.uint64),

@@ -35,6 +35,7 @@ from raudio.core.errors import ConfigError, DataError, RunError, unknown
 from raudio.core.storage import absolute, local_run, write_atomic
 from raudio.core.units import parse_seconds
 from raudio.data.inspect import Inspection, inspect, preflight
+from raudio.data.kept import room_for_decoded
 from raudio.data.locate import SYNTH, locate
 from raudio.data.manifest import Manifest
 from raudio.data.pipeline import check_resident, choose_feed, materialise
@@ -552,6 +553,7 @@ def _trials(job: Job, folder: Path, engine: Engine, display: Display) -> tuple[s
                 job.manifest,
                 sample_rate=settings.sample_rate,
                 precision=settings.precision,  # type: ignore[arg-type]
+                cache_limit=room_for_decoded(settings, job.manifest, settings.sample_rate),
             )
             data = dataclasses.replace(data, refs=refs)
         feed_seconds = time.monotonic() - started - ray_seconds

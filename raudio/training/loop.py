@@ -132,6 +132,9 @@ def train(
             return
 
     started = time.perf_counter()
+    valid_feed.keep(system.front_end, device)
+    if not make_step.augmenter.changes_waves:
+        train_feed.keep(system.front_end, device)
     batches = _batches(train_feed, step)
     if saved is None and getattr(system.front_end, "needs_fit", False):
         batches = _fit_front_end(system, batches, length.pass_steps, device, world)
@@ -145,8 +148,9 @@ def train(
             number, batch = next(batches)
             loss += make_step(step, number, batch) * len(batch.lengths)
             clips += len(batch.lengths)
-            samples += batch.waves.numel()
-            padded += batch.waves.numel() - int(batch.lengths.sum())
+            size = batch.inputs.shape[0] * batch.inputs.shape[1]
+            samples += size
+            padded += size - int(batch.lengths.sum())
             step += 1
         epoch += 1
 
@@ -234,11 +238,12 @@ class _Stepper:
             group["lr"] = self.lr
 
         examples = Examples(
-            batch.waves.to(device, non_blocking=True),  # (B, T)
+            batch.inputs.to(device, non_blocking=True),  # (B, T), or (B, F, N) transformed
             batch.lengths.to(device, non_blocking=True),  # (B,)
             task.targets(batch.targets.to(device, non_blocking=True)),  # (B, C)
         )
-        examples = augmenter.mix(augmenter.wave(examples, batch.keys, number), step)
+        if not batch.transformed:
+            examples = augmenter.mix(augmenter.wave(examples, batch.keys, number), step)
 
         # Each part adds its share of the mean over all clips of all ranks.
         clips = len(examples)
@@ -248,11 +253,9 @@ class _Stepper:
         self.optimizer.zero_grad()
         for start in range(0, clips, size):
             part = slice(start, start + size)
-            waves = examples[part]
-            share = len(waves) / clips
+            share = len(examples[part]) / clips
             with self._alone(more=start + size < clips):
-                data, frames = self.system.front_end(waves.data, waves.lengths)
-                features = Examples(data, frames, waves.targets)  # (B, F, N)
+                features = self._features(examples[part], batch.transformed)
                 features = augmenter.spectrogram(features, batch.keys[part], number, step)
                 with self._arithmetic():
                     logits = self.model(features.data, features.lengths)  # (B, C)
@@ -271,6 +274,11 @@ class _Stepper:
             self.scaler.step(self.optimizer)
         self.scaler.update()
         return float(loss_value)
+
+    def _features(self, examples: Examples, transformed: bool) -> Examples:
+        """Features (B, F, N) of waves (B, T), or of what is `transformed` already."""
+        data, lengths = self.system.features(examples.data, examples.lengths, transformed)
+        return Examples(data, lengths, examples.targets)
 
     def _seed(self, step: int) -> None:
         """Makes dropout and the like a function of the step, so a resumed trial draws the same."""
@@ -342,9 +350,9 @@ def _fit_front_end(
     while clips * world < FIT_CLIPS and len(first) < most:
         first.append(next(batches))
         clips += len(first[-1][1].lengths)
-    system.front_end.fit(
-        system.front_end.transform(b.waves.to(device), b.lengths.to(device)) for _, b in first
-    )
+    inputs = ((b.inputs.to(device), b.lengths.to(device), b.transformed) for _, b in first)
+    transform = system.front_end.transform
+    system.front_end.fit((x, n) if done else transform(x, n) for x, n, done in inputs)
     _share_buffers(system, world)
     return itertools.chain(first, batches)
 

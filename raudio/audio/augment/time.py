@@ -75,12 +75,10 @@ class Roll(Augmentation):
         return {"share": between(u, -self.max_share, self.max_share)}
 
     def apply(self, examples: Examples, draw: Draw) -> Examples:
-        waves, lengths = examples.data, examples.lengths
+        lengths = examples.lengths
         offset = _samples(draw["share"], lengths)
-        position = torch.arange(waves.shape[1], device=waves.device)
-        source = (position - offset).remainder(lengths[:, None])
         return Examples(
-            waves.gather(1, source) * frame_mask(lengths, waves.shape[1]),
+            _rolled(examples.data, lengths, offset),
             lengths,
             moved_targets(examples, lengths, lambda time: (time - offset) % lengths[:, None]),
         )
@@ -119,6 +117,22 @@ class Mute(Augmentation):
             examples, lengths, lambda time: torch.where(muted(time), nowhere, time)
         )
         return replace(examples, data=waves.masked_fill(silent, 0.0), targets=targets)
+
+
+def _rolled(waves: Tensor, lengths: Tensor, offset: Tensor) -> Tensor:
+    """(B, T) waves with the valid part of each turned by (B, 1) `offset` samples."""
+    if waves.device.type == "cpu":  # two copies a clip take a tenth of the time of gathering
+        whole = waves.numpy()
+        rolled = np.zeros_like(whole)
+        first = offset.remainder(lengths[:, None])[:, 0]
+        pairs = zip(lengths.tolist(), first.tolist(), strict=True)
+        for wave, out, (length, start) in zip(whole, rolled, pairs, strict=True):
+            out[start:length] = wave[: length - start]
+            out[:start] = wave[length - start : length]
+        return torch.from_numpy(rolled)
+    position = torch.arange(waves.shape[1], device=waves.device)
+    source = (position - offset).remainder(lengths[:, None])
+    return waves.gather(1, source) * frame_mask(lengths, waves.shape[1])
 
 
 def _samples(share: NDArray[np.float64], lengths: Tensor) -> Tensor:

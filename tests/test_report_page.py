@@ -448,15 +448,48 @@ def test_only_the_records_must_be_there(tmp_path: Path) -> None:
     assert parse(page(read_run(folder))).all("svg", id="importances")
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        3,
+        [],
+        {"configuration": 3, "overrides": 3},
+        {"configuration": {"experiment": 3, "search": 3}},
+        {"params": 3, "conditions": 3},
+        {"command": 3, "memory_bytes": "x", "packages": [1]},
+        {"splits": {"a": 3, "b": {"seconds": None}}, "labels": 3},
+        {"problems": [3, {"examples": 3}]},
+        {"details": {"confusion": [["a"] * 4] * 4}},
+        {"details": {"confusion": [[1] * 4] * 4, "wrong": [{"true": 9}, 3]}},
+        {"details": 3},
+    ],
+)
+def test_a_file_that_was_changed_costs_its_section_and_no_more(
+    tmp_path: Path, content: Any
+) -> None:
+    folder = make_run(tmp_path / "run", 6, failing=0)
+    add_bundle(folder, "0000")
+    names = [records.SEARCH_YAML, records.SPACE_YAML, records.ENVIRONMENT_JSON]
+    names += [records.DATASET_JSON, records.PREFLIGHT_JSON, "bundle/metrics.json"]
+    for name in (*names, "bundle/labels.json"):
+        place = folder / name
+        old = place.read_bytes() if place.exists() else None
+        place.write_text(json.dumps(content))
+        root = parse(page(read_run(folder), clips=1))
+        assert len(table(root, "All 6 trials")) == 7
+        assert summarise(read_run(folder))
+        place.unlink() if old is None else place.write_bytes(old)
+
+
 def test_a_large_run_stays_small(tmp_path: Path) -> None:
-    run = read_run(make_run(tmp_path / "run", 3000))
+    run = read_run(make_run(tmp_path / "run", 2400))
     text = page(run)
     assert len(text) < 5e6
     root = parse(text)
     assert marks(root, "history-epochs") == len(run.valued)
-    assert len(table(root, "Best 200 of 3000 trials")) == 201
+    assert len(table(root, "Best 200 of 2400 trials")) == 201
     assert len(root.one("svg", id="curves").all("path", class_="curve")) <= 200
-    assert "200 of 3000 trials, evenly over the ranking" in root.one("section", id="course").words
+    assert "200 of 2400 trials, evenly over the ranking" in root.one("section", id="course").words
 
 
 # --- comparison, Markdown, command line --------------------------------------------------------

@@ -328,7 +328,7 @@ def differences(run: Run, trial: TrialHistory) -> list[Difference]:
         same = _flat(validate.to_mapping(compose.experiment_for((), variants)))
     except ValueError:  # a component of a plugin, which a report does not run
         same = usual
-    overrides = {str(given).partition("=")[0] for given in run.search.get("overrides") or ()}
+    overrides = {given.partition("=")[0] for given in run.overrides}
     found = []
     for setting, value in _flat(experiment).items():
         component = setting.endswith(".name")

@@ -60,11 +60,9 @@ def _difference(run: Run, best: TrialHistory) -> Markup:
 
 def _errors(run: Run, best: TrialHistory, count: int) -> list[Markup]:
     """Confusion matrix, classes and most wrong clips, as the bundle has kept them."""
-    bundle, labels = run.bundle, run.labels
-    details = bundle.get("details")
-    details = details if isinstance(details, Mapping) else {}
-    counts = details.get("confusion")
-    if not counts or not labels:
+    counts, labels = run.confusion, run.labels
+    matrix = outcome.confusion(counts, labels)
+    if matrix is None:
         return [
             parts.note(
                 "The run has no bundle with a confusion matrix: a search exports one at its end "
@@ -72,11 +70,8 @@ def _errors(run: Run, best: TrialHistory, count: int) -> list[Markup]:
             )
         ]
     found = []
-    if bundle.get("trial") != best.id:
-        found.append(parts.note(f"From the run's bundle, which is of trial {bundle.get('trial')}."))
-    matrix = outcome.confusion(counts, labels)
-    if matrix is None:
-        return found
+    if (trial := run.bundle.get("trial")) != best.id:
+        found.append(parts.note(f"From the run's bundle, which is of trial {trial}."))
     array = np.array(counts)
     found.append(
         tag(
@@ -86,7 +81,7 @@ def _errors(run: Run, best: TrialHistory, count: int) -> list[Markup]:
             class_="columns",
         )
     )
-    return [*found, *_wrong(run, labels, details.get("wrong") or [], count)]
+    return [*found, *_wrong(run, count)]
 
 
 def _classes(counts: np.ndarray, labels: Sequence[str]) -> Markup:
@@ -126,16 +121,15 @@ def _confused(counts: np.ndarray, labels: Sequence[str]) -> Markup | None:
     )
 
 
-def _wrong(
-    run: Run, labels: Sequence[str], wrong: Sequence[Mapping[str, Any]], count: int
-) -> list[Markup]:
+def _wrong(run: Run, count: int) -> list[Markup]:
+    wrong, labels = run.wrong, run.labels
     if not wrong:
         return []
     found = [tag("h3", "Most wrong clips", class_="apart")]
     heard = []
     if count:
         try:
-            heard = clips.excerpts(run, [dict(one) for one in wrong[:count]])
+            heard = clips.excerpts(run, wrong[:count])
         except (UserError, OSError) as error:
             found.append(parts.note(f"The clips cannot be heard here: {error}"))
     else:

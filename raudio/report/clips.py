@@ -62,10 +62,10 @@ def excerpts(run: Run, wrong: list[dict[str, Any]]) -> list[Excerpt]:
     Raises:
         UserError: the dataset is not there any more, or has changed since.
     """
-    configuration = run.search.get("configuration")
-    if not isinstance(configuration, dict):
+    experiment = run.configured("experiment")
+    if not experiment:
         raise DataError("the run does not say where its dataset is")
-    manifest = locate(experiment_from(configuration.get("experiment") or {}).dataset)
+    manifest = locate(experiment_from(experiment).dataset)
     if manifest.fingerprint != run.bundle.get("dataset"):
         raise DataError(f"dataset {manifest.path!r} has changed since the run")
     return [_excerpt(manifest, int(one["clip"])) for one in wrong]

@@ -130,7 +130,7 @@ def rungs(run: Run) -> Plot | None:
         *((f"epoch {rung.epoch}", rung.arrived, f"{rung.stopped} stopped there") for rung in found),
         ("completed", done, "ran to the end"),
     ]
-    height, step, left, room = 14 + 38 * len(rows), 38, 78, 460 - 78 - 58
+    height, step, left, room = 14 + 38 * len(rows), 38, 92, 460 - 92 - 58
     parts = []
     for place, (name, count, about) in enumerate(rows):
         y = 8 + step * place

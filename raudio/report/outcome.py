@@ -58,7 +58,7 @@ def pareto(run: Run) -> Plot | None:
 def confusion(counts: Sequence[Sequence[int]], labels: Sequence[str]) -> Plot | None:
     """The confusion matrix: rows are true classes, columns predicted ones."""
     size = len(labels)
-    if not size or len(counts) != size or any(len(row) != size for row in counts):
+    if not size or len(counts) != size:
         return None
     matrix = np.array(counts)
     longest = min(14, max(map(len, labels)))

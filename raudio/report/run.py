@@ -95,12 +95,29 @@ class Run:
         """The configuration, and the overrides of the command line."""
         return _table(self.folder / records.SEARCH_YAML)
 
+    def configured(self, *path: str) -> dict[str, Any]:
+        """A part of the configuration, such as ("experiment", "dataset")."""
+        found = _mapping(self.search.get("configuration"))
+        for name in path:
+            found = _mapping(found.get(name))
+        return found
+
+    @property
+    def overrides(self) -> list[str]:
+        """What the command line set, axes aside."""
+        return [str(one) for one in _list(self.search.get("overrides"))]
+
+    @property
+    def command(self) -> list[str]:
+        """The command that started the run."""
+        return [str(one) for one in _list(self.environment.get("command"))]
+
     @cached_property
     def space(self) -> dict[str, str]:
         """Every searched setting, conditional ones too, with what it may be."""
         found = _table(self.folder / records.SPACE_YAML)
-        parts = [found, *(part for part in found.get("conditions") or () if isinstance(part, dict))]
-        params = [part["params"] for part in parts if isinstance(part.get("params"), dict)]
+        parts = [found, *map(_mapping, _list(found.get("conditions")))]
+        params = [_mapping(part.get("params")) for part in parts]
         return {str(key): str(axis) for part in params for key, axis in part.items()}
 
     @cached_property
@@ -121,8 +138,37 @@ class Run:
     @cached_property
     def labels(self) -> list[str]:
         """The bundle's labels, in the order of its scores."""
-        found = _read(self.folder / BUNDLE_LABELS)
-        return [str(label) for label in found] if isinstance(found, list) else []
+        return [str(label) for label in _list(_read(self.folder / BUNDLE_LABELS))]
+
+    @cached_property
+    def confusion(self) -> list[list[int]]:
+        """The bundle's confusion matrix, a row for each true class; empty where it has none."""
+        rows = _list(_mapping(self.bundle.get("details")).get("confusion"))
+        size = len(self.labels)
+        whole = len(rows) == size and all(
+            isinstance(row, list) and len(row) == size and all(type(count) is int for count in row)
+            for row in rows
+        )
+        return rows if whole else []
+
+    @cached_property
+    def wrong(self) -> list[dict[str, Any]]:
+        """The bundle's most wrong clips, the worst first, as `Classification.details` has them."""
+        found = _list(_mapping(self.bundle.get("details")).get("wrong"))
+        classes = range(len(self.labels))
+        return [
+            one
+            for one in map(_mapping, found)
+            if type(one.get("clip")) is int
+            and one.get("true") in classes
+            and one.get("predicted") in classes
+            and all(isinstance(one.get(key), int | float) for key in ("score", "true_score"))
+        ]
+
+    @property
+    def problems(self) -> list[dict[str, Any]]:
+        """What was odd about the dataset, the worst first."""
+        return [_mapping(one) for one in _list(self.preflight.get("problems"))]
 
     def experiment(self, trial: TrialHistory) -> dict[str, Any]:
         """The resolved experiment of a trial."""
@@ -164,8 +210,16 @@ def read_run(run: str | os.PathLike[str]) -> Run:
 
 
 def _table(path: Path) -> dict[str, Any]:
-    found = _read(path)
-    return dict(found) if isinstance(found, Mapping) else {}
+    return _mapping(_read(path))
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    """A table as it was read; another thing, in a file that was changed, is an empty one."""
+    return dict(value) if isinstance(value, Mapping) else {}
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _read(path: Path) -> Any:

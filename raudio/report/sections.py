@@ -89,10 +89,9 @@ def progress(run: Run) -> Markup:
     if not any(plots):
         missing.append(parts.note("No trial has reported a value yet."))
     elif plots[-1] is None:
-        configured = (run.search.get("configuration") or {}).get("search") or {}
         why = (
             "The scheduler stops no trial early, so there are no rungs."
-            if configured.get("scheduler") == "none" or len(run.history.trials) == 1
+            if run.configured("search").get("scheduler") == "none" or len(run.history.trials) == 1
             else "The run has recorded no rungs."
         )
         missing.append(parts.note(why))
@@ -209,19 +208,16 @@ def data(run: Run) -> Markup | None:
         for name, split in (splits.items() if isinstance(splits, Mapping) else ())
         if isinstance(split, Mapping)
     ]
-    configured = (run.search.get("configuration") or {}).get("experiment") or {}
     facts: list[tuple[str, Content]] = [
-        ("path", text((configured.get("dataset") or {}).get("path"))),
+        ("path", text(run.configured("experiment", "dataset").get("path"))),
         ("source", text(found.get("source") or "not said")),
         ("licence", text(found.get("licence") or "not said")),
         ("splits", "; ".join(sizes)),
-        ("classes", str(len(found.get("labels") or ()))),
+        ("classes", _count(found.get("labels"))),
     ]
     if run.bundle.get("dataset"):
         facts.append(("fingerprint", tag("code", text(run.bundle["dataset"]))))
-    problems = run.preflight.get("problems")
-    problems = problems if isinstance(problems, list) else []
-    listed = [one for one in problems if isinstance(one, Mapping)]
+    listed = run.problems
     told: Content = None
     if listed:
         told = [
@@ -231,6 +227,10 @@ def data(run: Run) -> Markup | None:
     elif run.preflight:
         told = parts.note("Nothing odd was found in it before the search started.")
     return parts.section("data", "Data", parts.definitions(facts), told)
+
+
+def _count(value: Any) -> str:
+    return str(len(value)) if isinstance(value, list) else "not said"
 
 
 def _problem(problem: Mapping[str, Any]) -> Markup:
@@ -269,7 +269,7 @@ def reproduction(run: Run) -> Markup:
     for name, value in found.items():
         if name == "command" or value in (None, "", [], {}):
             continue
-        if name == "memory_bytes":
+        if name == "memory_bytes" and svg.is_number(value):
             facts.append(("memory", format_bytes(value)))
         elif isinstance(value, Mapping):
             facts.append((name, ", ".join(f"{key} {text(one)}" for key, one in value.items())))

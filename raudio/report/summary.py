@@ -82,11 +82,10 @@ def _course(run: Run) -> list[str]:
 
 def search_command(run: Run) -> str:
     """The command that makes such a run again."""
-    argv = [str(part) for part in run.environment.get("command") or ()]
+    argv = run.command
     if len(argv) > 1 and argv[1] in ("search", "train"):
         return shlex.join(["raudio", *(a for a in argv[1:] if not a.startswith("run.dir="))])
-    given = [str(one) for one in run.search.get("overrides") or ()]
-    given = [one for one in given if not one.startswith("run.dir=")]
+    given = [one for one in run.overrides if not one.startswith("run.dir=")]
     if run.search.get("single"):
         return shlex.join(["raudio", "train", *given])
     space = f"space={run.folder / records.SPACE_YAML}"
@@ -98,7 +97,6 @@ def search_command(run: Run) -> str:
 def train_command(run: Run, trial: TrialHistory) -> str:
     """The command that trains one trial of it again, alone."""
     skipped = ("run.", "search.", "space=", *(f"{key}=" for key in trial.params))
-    given = [str(one) for one in run.search.get("overrides") or ()]
-    kept = [one for one in given if not one.startswith(skipped)]
+    kept = [one for one in run.overrides if not one.startswith(skipped)]
     drawn = [f"{key}={quoted(value)}" for key, value in trial.params.items()]
     return shlex.join(["raudio", "train", *kept, *drawn])

@@ -25,6 +25,7 @@ from raudio.core.errors import RunError
 from raudio.records import RecordWriter, RunLock
 from raudio.report import analysis, clips, summary
 from raudio.report.markdown import summarise
+from raudio.report.markup import tag
 from raudio.report.page import page
 from raudio.report.run import Run, read_run
 from raudio.report.svg import Scale, short
@@ -153,6 +154,24 @@ def test_every_trial_with_a_value_is_a_point_of_the_history(run: Run, root: Node
     assert marks(root, "curves") == len([t for t in run.history.trials.values() if t.reports])
 
 
+def test_a_point_lies_at_what_was_spent_when_its_value_was_reached(run: Run, root: Node) -> None:
+    """The axis begins at 0 and ends 4 % after the last report; the frame is 394 units wide."""
+    for axis in ("epochs", "seconds"):
+        expected = []
+        for trial in run.valued:
+            best = max(trial.reports, key=lambda report: report.metrics["valid/accuracy"])
+            (point,) = (p for p in run.points if (p.trial, p.epoch) == (trial.id, best.epoch))
+            last = run.points[-1]
+            spent = getattr(point, axis) / (1.04 * getattr(last, axis))
+            expected.append(52 + 394 * spent)
+        drawn = [
+            float(re.match(r"M([\d.]+),", path.attributes["d"] or "")[1])  # type: ignore[index]
+            for group in root.one("svg", id=f"history-{axis}").all("g", class_="marks")
+            for path in group.all("path")
+        ]
+        assert sorted(drawn) == pytest.approx(sorted(expected), abs=0.06)
+
+
 def test_the_best_value_is_told_as_the_records_have_it(run: Run, root: Node) -> None:
     values = [
         (report.metrics["valid/accuracy"], trial.id, report.epoch)
@@ -238,6 +257,27 @@ def test_importances_find_what_decides_and_say_what_chance_gives(tmp_path: Path)
         assert sum(one.share for one in found) == pytest.approx(1)
         weak = [one for one in found if one.setting in ("model.dropout", "training.batch_size")]
         assert all(one.share < 0.2 for one in weak)
+
+
+@pytest.mark.parametrize(("mode", "decides"), [("max", "first"), ("min", "second")])
+def test_importance_is_about_the_best_trials(tmp_path: Path, mode: str, decides: str) -> None:
+    """`first` tells the highest quarter of the values from the rest, `second` the lowest."""
+    with RecordWriter(tmp_path / records.RECORDS) as writer:
+        start(writer, trials=80, mode=mode)
+        for number in range(80):
+            name, quarter = records.trial_id(number), number % 4
+            params = {
+                "first": "x" if quarter == 3 else "y",
+                "second": "x" if quarter == 0 else "y",
+                "third": ["x", "y"][number // 4 % 2],
+            }
+            writer.append("trial_start", id=name, params=params, signature="s")
+            metrics = {"valid/accuracy": quarter + number / 1000}
+            writer.append("report", id=name, epoch=1, metrics=metrics, seconds=1.0, final=True)
+            writer.append("trial_end", id=name, state="completed", seconds=1.0)
+    found = analysis.importances(read_run(tmp_path))
+    assert found[0].setting == decides
+    assert found[-1].setting == "third"
 
 
 def test_too_few_trials_have_no_importances_and_the_page_says_how_many_it_takes(
@@ -347,6 +387,11 @@ def test_what_a_screen_reader_needs(root: Node) -> None:
 
 def _walk(node: Node) -> list[Node]:
     return [node, *(inner for child in node.children for inner in _walk(child))]
+
+
+def test_text_and_attributes_are_escaped() -> None:
+    made = tag("p", "a<b", tag("b", 1.5), class_='"><x>', data_n=None, hidden=True)
+    assert made == '<p class="&quot;&gt;&lt;x&gt;" hidden>a&lt;b<b>1.5</b></p>'
 
 
 def test_nothing_from_the_data_becomes_markup(tmp_path: Path) -> None:
@@ -584,14 +629,14 @@ def test_the_most_wrong_clips_can_be_heard(tmp_path: Path) -> None:
     from raudio.data.clips import stored_tables
     from raudio.data.synth import synth
 
-    manifest = synth(tmp_path / "data", clips=60)
+    manifest = synth(tmp_path / "data", clips=400)
     folder = make_run(tmp_path / "run", 5, failing=0)
     best = read_run(folder).best
     assert best is not None
     add_bundle(folder, best.id, manifest.labels)
     metrics = json.loads((folder / "bundle" / "metrics.json").read_text())
     metrics["dataset"] = manifest.fingerprint
-    metrics["details"]["wrong"][1]["clip"] = manifest.splits["valid"].clips - 1
+    metrics["details"]["wrong"][1]["clip"] = second = manifest.shards_of("valid")[0].clips
     (folder / "bundle" / "metrics.json").write_text(json.dumps(metrics))
     experiment = to_mapping(experiment_for((), {"dataset.path": manifest.path}))
     configuration = {"experiment": experiment}
@@ -599,7 +644,7 @@ def test_the_most_wrong_clips_can_be_heard(tmp_path: Path) -> None:
     heard = parse(page(read_run(folder), clips=2)).one("div", class_="clips").all("figure")
     rows = [row for part in stored_tables(manifest, "valid") for row in part.to_pylist()]
     assert len(heard) == 2
-    for one, row in zip(heard, (rows[0], rows[-1]), strict=True):
+    for one, row in zip(heard, (rows[0], rows[second]), strict=True):
         assert row["clip_id"] in one.one("figcaption").words
         assert row["clip_id"] in (one.one("img").attributes["alt"] or "")
         source = (one.one("audio").attributes["src"] or "").partition(",")[2]

@@ -469,8 +469,11 @@ def test_a_training_alone(tmp_path: Path) -> None:
             )
         writer.append("trial_end", id="0000", state="completed", seconds=2.0)
         writer.append("search_end", state="completed", reason=None)
+    (tmp_path / records.SEARCH_YAML).write_text("{single: true, overrides: [model=crnn]}")
     run = read_run(tmp_path)
+    assert summary.search_command(run) == "raudio train model=crnn"
     root = parse(page(run))
+    assert "The training is complete." in root.one("div", class_="lead").words
     assert "Nothing was searched." in root.one("section", id="settings").words
     assert marks(root, "history-epochs") == 1
     assert "The scheduler stops no trial early" in root.one("section", id="course").words

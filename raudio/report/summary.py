@@ -15,11 +15,11 @@ from raudio.report.run import Run
 from raudio.report.tables import STATES, trial_state
 
 _STATES = {
-    records.COMPLETED: "The search is complete.",
-    records.RUNNING: "The search is still running; this is what it has found so far.",
-    records.STOPPED: "The search was stopped.",
-    records.FAILED: "The search failed.",
-    records.INTERRUPTED: "The search was interrupted; `raudio resume` goes on with it.",
+    records.COMPLETED: "is complete.",
+    records.RUNNING: "is still running; this is what it has found so far.",
+    records.STOPPED: "was stopped.",
+    records.FAILED: "failed.",
+    records.INTERRUPTED: "was interrupted; `raudio resume` goes on with it.",
 }
 
 
@@ -30,9 +30,10 @@ def sentences(run: Run, importances: Sequence[analysis.Importance]) -> list[str]
     number = len(history.trials)
     wanted = f" of {history.budget_trials}" if (history.budget_trials or 0) > number else ""
     listed = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
+    what = "training" if run.search.get("single") else "search"
+    state = _STATES.get(history.state, f"is {history.state}.")
     found = [
-        _STATES.get(history.state, f"The search is {history.state}.")
-        + (f" Reason: {history.reason}." if history.reason else ""),
+        f"The {what} {state}" + (f" Reason: {history.reason}." if history.reason else ""),
         f"{number}{wanted} trial{'' if number == 1 else 's'} in {format_seconds(history.seconds)}"
         + (f": {listed}." if listed else "."),
     ]

@@ -21,7 +21,10 @@ import pytest
 import soundfile
 import torch
 
+from raudio.audio.augment import Examples
+from raudio.audio.build import build_augmenter
 from raudio.audio.frontends import FrontEnd
+from raudio.config import compose
 from raudio.config import schema as settings_schema
 from raudio.config.schema import Dataset
 from raudio.core import storage
@@ -877,3 +880,81 @@ def test_a_dataset_larger_than_the_cache_is_not_kept(dataset: Manifest) -> None:
     assert room_for_decoded(settings, dataset, RATE) == decoded
     assert room_for_decoded(settings, dataset, 2 * RATE) == 0
     assert room_for_decoded(Dataset(cache_limit="0"), dataset, RATE) == 0
+
+
+# --- augmented in the stream -------------------------------------------------------------------
+
+CHOICE = (
+    "augment.chain={either: {kind: choice, p: 0.9, of: {low: {kind: low_pass, min_cutoff: 500}, "
+    "rate: {kind: speed, min_factor: 0.7, max_factor: 1.4}, mask: {kind: time_mask}}}}"
+)
+AUGMENTED = {
+    "flat": ("augment.gain.p=0.7", "augment.noise.p=0.7", "augment.shift.p=0.7"),
+    "chain": ("augment.gain.p=0.7", CHOICE),
+    "lengths": ("augment.speed.p=0.8", "augment.gain.p=0.7", "augment.gain.max_db=40"),
+}
+
+
+def augmented(overrides: Sequence[str], where: str, **data: Any) -> settings_schema.Experiment:
+    settings = Dataset(sample_rate=RATE, clip_seconds=FRAMES / RATE, shuffle_window=2, **data)
+    given = compose.compose([*overrides, f"augment.where={where}"]).experiment.augment
+    # Buckets: batches of several lengths.
+    experiment = experiment_on(settings, batch_seconds=300 / RATE)
+    features = settings_schema.LogMel(window=FRAMES / RATE)
+    return dataclasses.replace(experiment, augment=given, features=features)
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("pad", ["zero", "reflect"])
+@pytest.mark.parametrize("overrides", AUGMENTED.values(), ids=AUGMENTED)
+def test_a_stream_augments_as_the_training_process_does(
+    ray: Any, dataset: Manifest, overrides: Sequence[str], pad: str
+) -> None:
+    there = augmented(overrides, "stream", pad=pad)
+    one = build_feeds(dataset, augmented(overrides, "device", pad=pad), encode=encode)["train"]
+    feeds = build_feeds(dataset, there, encode=encode, passes=lambda steps: 2)
+    other = feeds["train"]
+    augmenter = build_augmenter(there.augment, sample_rate=RATE, seed=there.seed)
+    changed, lengths = False, False
+    for epoch in range(2):
+        for given, got in zip(one.epoch(epoch), other.epoch(epoch), strict=True):
+            before = Examples(given.inputs, given.lengths, given.targets)
+            expected = augmenter.wave(before, given.keys, epoch)
+            torch.testing.assert_close(got.inputs, expected.data, rtol=1e-5, atol=1e-6)
+            assert torch.equal(got.lengths, expected.lengths)
+            assert torch.equal(got.targets, given.targets)
+            assert np.array_equal(got.keys, given.keys)
+            assert np.array_equal(got.clips, given.clips)
+            assert (given.augmented, got.augmented) == (False, True)
+            changed |= not torch.equal(got.inputs, given.inputs)
+            lengths |= not torch.equal(got.lengths, given.lengths)
+    assert changed
+    assert lengths == (overrides != AUGMENTED["flat"])
+    # What is measured and what is validated stays as it is.
+    assert all_same(list(other.plain(1, 2)), list(one.epoch(1))[:2])
+    valid = load_clips(dataset, "valid", sample_rate=RATE, precision="int16")
+    (windows,) = feeds["valid"].windows(100)
+    assert int16(windows.inputs[0]).tolist()[:FRAMES] == valid.wave(0)[:FRAMES].tolist()
+    for feed in (one, *feeds.values()):
+        feed.close()
+
+
+@pytest.mark.ray
+def test_a_stream_without_wave_augmentations_only_decodes(ray: Any, dataset: Manifest) -> None:
+    feed = build_feeds(dataset, augmented(["augment.time_mask.p=1"], "stream"), encode=encode)
+    assert not next(feed["train"].epoch(0)).augmented
+    feed["train"].close()
+
+
+@pytest.mark.ray
+def test_what_tasks_need_to_augment_and_do_not_find_is_named(
+    ray: Any, dataset: Manifest, tmp_path: Path
+) -> None:
+    (tmp_path / "noise").mkdir()
+    soundfile.write(tmp_path / "noise" / "hum.wav", np.sin(np.arange(8000) / 9), RATE)
+    source = ("augment.background.p=1", f"augment.background.source={tmp_path / 'noise'}")
+    feed = build_feeds(dataset, augmented(source, "stream"), encode=encode)["train"]
+    (tmp_path / "noise" / "hum.wav").unlink()
+    with pytest.raises(ConfigError, match=r"background: source=.*noise'.* nothing in it"):
+        next(feed.epoch(0))
+    feed.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -311,6 +312,40 @@ def test_the_front_end_is_fitted_on_plain_clips_and_no_batch_is_lost() -> None:
     assert sorted(clips) == list(range(CLIPS))
     assert torch.equal(torch.cat(system.front_end.fitted), feed.waves[clips])
     assert [epoch for epoch, _ in feed.given] == [0] * 4 + [1] * 4
+
+
+class _Augmented(MemoryFeed):
+    """What a streamed feed gives with augment.where=stream: here every wave is turned over."""
+
+    def epoch(self, epoch: int, start: int = 0) -> Any:
+        for batch in super().epoch(epoch, start):
+            yield dataclasses.replace(batch, inputs=-batch.inputs, augmented=True)
+
+    def plain(self, epoch: int, steps: int) -> Any:
+        return itertools.islice(super().epoch(epoch), steps)
+
+
+def test_waves_augmented_on_the_way_are_not_augmented_again() -> None:
+    turned = schema.Augment(polarity=augment.Polarity(p=1.0), mixup=augment.Mixup(p=0.7))
+    settings = experiment(augment=turned)
+    expected, reports = run(settings, system=by_hand(fit=True))
+    system, again = run(
+        settings, system=by_hand(fit=True), feed=_Augmented(*tones(CLIPS), seed=settings.seed)
+    )
+    assert same(expected.state_dict(), system.state_dict()), "mixed all the same"
+    fitted = [torch.cat(each.front_end.fitted) for each in (expected, system)]
+    assert torch.equal(*fitted), "fitted on plain clips"
+    assert without_seconds(reports) == without_seconds(again)
+
+
+def test_targets_of_frames_do_not_stay_behind_their_waves() -> None:
+    class _OfFrames(Classification):
+        def targets(self, encoded: Tensor) -> Tensor:
+            return super().targets(encoded)[:, None].expand(-1, 4, -1)
+
+    system = System(_Frames(), _Mean(), _OfFrames(LABELS))
+    with pytest.raises(ConfigError, match=r"of frames.*set augment\.where=device$"):
+        run(experiment(), system=system, feed=_Augmented(*tones(CLIPS), seed=3))
 
 
 def test_the_front_end_is_fitted_on_a_part_of_much_data() -> None:

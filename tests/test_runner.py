@@ -164,6 +164,20 @@ def test_a_search_looks_at_its_data_and_goes_on(
     assert found["clip_seconds"] == 0.3
 
 
+@pytest.mark.parametrize("single", [True, False])
+@pytest.mark.parametrize(("feed", "why"), [("resident", "feed=resident"), ("auto", "=2GB")])
+def test_augmenting_in_a_stream_needs_a_streamed_feed(feed: str, why: str, single: bool) -> None:
+    given = ["augment.where=stream", "augment.gain.p=1"]
+    with pytest.raises(ConfigError) as caught:
+        runner.check([*given, f"dataset.feed={feed}"], single=single, echo=print)
+    message = str(caught.value)
+    assert message.startswith("augment.where=stream ")
+    assert why in message
+    assert message.endswith("set dataset.feed=streamed, or augment.where=device")
+    job = runner.check([*given, "dataset.feed=streamed"], single=single, echo=print)
+    assert job.experiment.augment.where == "stream"
+
+
 def test_a_run_says_where_it_ran(
     wanted: list[int | None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -512,6 +512,54 @@ def test_a_streamed_search_is_the_resident_one(place: Path) -> None:
     assert sorted(reports["streamed"], key=str) == sorted(reports["resident"], key=str)
 
 
+TURN = """
+import raudio
+from raudio.audio.augment import Augmentation, Examples
+
+@raudio.register.augmentation("turn")
+class Turn(Augmentation):
+    stage = "wave"
+
+    def __init__(self, *, p: float = 0.0) -> None:
+        super().__init__(p=p)
+
+    def draw(self, keys, *, seed, epoch):
+        return {}
+
+    def apply(self, examples, draw):
+        return Examples(-examples.data, examples.lengths, examples.targets)
+"""
+
+
+@pytest.mark.slow
+def test_augmented_in_the_stream_is_augmented_on_the_device(place: Path) -> None:
+    """The same training, also with a plugin and an adapter, which the tasks have to load."""
+    (place / "turn.py").write_text(TURN)
+    chain = (
+        "augment.chain={either: {kind: choice, p: 0.8, of: {turn: {kind: turn}, "
+        "low: {kind: audiomentations.PolarityInversion}, mask: {kind: time_mask}}}}"
+    )
+    settings = (
+        "dataset.feed=streamed", "dataset.shuffle_window=2", "training.epochs=1", "augment=light",
+        "plugins=[turn.py]", chain, "augment.mixup.p=0.5", *COMMON[:4],
+    )  # fmt: skip
+    metrics = []
+    for where in ("device", "stream"):
+        run = f"augmented-{where}"
+        done = raudio(
+            place, "train", "dataset.path=data", f"run.dir={run}", f"augment.where={where}",
+            *settings,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        (trial,) = read_history(place / run).trials.values()
+        assert trial.state == "completed", trial.reason
+        metrics += [
+            record["metrics"] for record in read_records(place / run) if record["event"] == "report"
+        ]
+    assert len(metrics) == 2
+    assert metrics[1] == pytest.approx(metrics[0], rel=1e-3)
+
+
 @pytest.mark.slow
 def test_a_training_by_classes_windows_and_seconds(place: Path) -> None:
     drawn = (

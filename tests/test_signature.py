@@ -27,6 +27,7 @@ def sign(*overrides: str, fingerprint: str = "f") -> str:
         "search.trials=3",
         "run.dir=x",
         "augment.noise.min_snr=5",  # noise is off
+        "augment.where=stream",  # all are off
         "training.epochs=12",  # the default
         "optimizer.lr=0.001",
     ],
@@ -61,6 +62,10 @@ def test_what_can_change_the_result_counts(override: str) -> None:
 
 def test_an_augmentation_that_is_on_counts_with_its_magnitude() -> None:
     assert sign("augment.noise.p=0.1") != sign("augment.noise.p=0.1", "augment.noise.min_snr=5")
+
+
+def test_where_augmentations_are_computed_counts_because_devices_round() -> None:
+    assert sign("augment.noise.p=0.1") != sign("augment.noise.p=0.1", "augment.where=stream")
 
 
 def test_the_data_counts_by_its_fingerprint() -> None:

@@ -62,6 +62,11 @@ class Augmenter:
                 self._each[each.stage].append(each)
 
     @property
+    def augments_waves(self) -> bool:
+        """Whether `wave` changes any clip."""
+        return bool(self._each["wave"])
+
+    @property
     def changes_waves(self) -> bool:
         """Whether anything is done before the front end."""
         return bool(self._each["wave"] or self._mixing["wave"])
@@ -101,8 +106,8 @@ class Augmenter:
 def build_augmenter(augment: Augment, *, sample_rate: int, seed: int) -> Augmenter:
     """The augmentations that are switched on in `augment`: those whose p is above 0.
 
-    Every field of `augment`, a plugin's too, names an entry of the registry and holds its
-    arguments; but for `chain`, whose steps come after them, in its order.
+    Every field of `augment` that holds settings, a plugin's too, names an entry of the registry and
+    holds its arguments. The steps of `chain` come after them, in its order.
 
     Args:
         augment: the settings.
@@ -116,7 +121,7 @@ def build_augmenter(augment: Augment, *, sample_rate: int, seed: int) -> Augment
     flat = [
         build(name, dataclasses.asdict(settings), stream=name)
         for name, settings in vars(augment).items()
-        if name != "chain" and settings.p > 0
+        if name not in ("where", "chain") and settings.p > 0
     ]
     return Augmenter([*flat, *leaves(augment.chain, build)], seed=seed)
 

@@ -5,6 +5,7 @@ NumPy only. T samples a clip.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -68,3 +69,19 @@ def fit(wave: NDArray[Any], frames: int, pad: Pad = "zero") -> NDArray[Any]:
         return np.pad(wave, (0, missing), mode="reflect")
     assert pad == "zero", pad
     return np.pad(wave, (0, missing))
+
+
+def filled(
+    waves: Sequence[NDArray[Any]], frames: int, pad: Pad
+) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Copies waves of at most `frames` samples into one array (B, frames); and their (B,) lengths:
+    `frames` for all that are not padded with zeros."""
+    rows = np.zeros((len(waves), frames), waves[0].dtype)
+    lengths = np.full(len(waves), frames, np.int64)
+    for row, wave in enumerate(waves):
+        if len(wave) < frames and pad != "zero":
+            rows[row] = fit(wave, frames, pad)
+        else:
+            rows[row, : len(wave)] = wave
+            lengths[row] = len(wave)
+    return rows, lengths

@@ -1,8 +1,8 @@
 """The settings of augmentations: the group `augment`.
 
 A field of `Augment` names an entry of the registry of augmentations, and its class holds that
-entry's arguments; but for `chain`, whose steps hold entries too, nested under names of the user's
-own. The fields' order is the order in which they are applied.
+entry's arguments; but for `where`, a setting, and `chain`, whose steps hold entries too, nested
+under names of the user's own. The fields' order is the order in which they are applied.
 """
 
 from __future__ import annotations
@@ -298,6 +298,12 @@ MIXING = ("concat", "cutmix", "mixup", "between_class", "hard_mix", "freq_mixsty
 class Augment:
     """Augmentations of training batches, in this order; each is off until its p is set."""
 
+    where: str = setting(
+        "device",
+        "what changes waves clip by clip runs on the batch's device, or (stream) on the CPUs that "
+        "decode for a streamed feed; mixing and spectrograms are the device's in any case",
+        choices=("device", "stream"),
+    )
     speed: Speed = group(Speed, "tempo and pitch")
     stretch: Stretch = group(Stretch, "tempo")
     pitch: Pitch = group(Pitch, "pitch")

@@ -432,7 +432,7 @@ REGISTRIES: dict[str, Registry] = {
 def augmentations() -> dict[str, type]:
     """The augmentations that there are, plugins' too, in their order: name -> settings class."""
     hints = typing.get_type_hints(Augment)
-    return {name: hint for name, hint in hints.items() if name != "chain"}
+    return {name: hint for name, hint in hints.items() if name not in ("where", "chain")}
 
 
 @dataclass(frozen=True, kw_only=True)

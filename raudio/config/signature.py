@@ -16,8 +16,8 @@ def signature(experiment: Experiment, fingerprint: str) -> str:
     """16 hexadecimal digits, equal for experiments that train the same model on the same data.
 
     Where the data is, how it is fed and what resources a trial gets are left out, but for the
-    number of its workers, and so are the magnitudes of augmentations that are off. A plugin counts
-    by its content.
+    number of its workers, and so are the magnitudes of augmentations that are off. Where they are
+    computed counts, because a GPU rounds otherwise. A plugin counts by its content.
 
     Args:
         experiment: a resolved one.
@@ -27,12 +27,14 @@ def signature(experiment: Experiment, fingerprint: str) -> str:
     # Batch normalisation looks at a worker's own share of a batch.
     settings["resources"] = {"workers": experiment.resources.workers}
     settings["plugins"] = [_digest(plugin) for plugin in experiment.plugins]
-    chain = settings["augment"].pop("chain")
+    where, chain = settings["augment"].pop("where"), settings["augment"].pop("chain")
     settings["augment"] = {
         name: values for name, values in settings["augment"].items() if values["p"] > 0
     }
     if steps := _active(chain):
         settings["augment"]["chain"] = steps
+    if settings["augment"] and where != "device":
+        settings["augment"]["where"] = where
     content = json.dumps([fingerprint, settings], sort_keys=True, ensure_ascii=True)
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 

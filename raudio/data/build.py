@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
+from raudio.audio.build import build_augmenter
 from raudio.config.schema import Experiment
+from raudio.config.validate import to_mapping
 from raudio.core.units import parse_bytes
+from raudio.data.augmented import augmented
 from raudio.data.cache import content_key
 from raudio.data.feeds import Encode, Feed, ResidentFeed, StreamedFeed
 from raudio.data.index import Index
@@ -80,6 +85,13 @@ def build_feeds(
         "rank": rank,
         "world": world,
     }
+    augment = None
+    if experiment.augment.where == "stream" and refs is None:
+        augmenter = build_augmenter(
+            experiment.augment, sample_rate=settings.sample_rate, seed=experiment.seed
+        )
+        if augmenter.augments_waves:
+            augment = partial(augmented, experiment=json.dumps(to_mapping(experiment)))
     feeds: dict[str, Feed] = {}
     for split in SEARCHED:
         clips = None if refs is None else resident_clips(refs[split])
@@ -111,6 +123,7 @@ def build_feeds(
                 passes=passes(epochs.steps) if epochs else 1,
                 cpus=cpus,
                 cache_limit=room_for_decoded(settings, manifest, settings.sample_rate),
+                augment=augment if epochs else None,
                 **common,
             )
     return feeds

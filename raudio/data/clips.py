@@ -65,7 +65,7 @@ def decode_shard(
         wave, _ = decode(audio.as_py(), sample_rate, where=_where(path, clip))
         waves.append(to_precision(wave, precision))
     table = of_the_clip(table, prefix)
-    return table.append_column(WAVE, _lists(waves, _TYPES[precision])).combine_chunks()
+    return table.append_column(WAVE, wave_lists(waves, _TYPES[precision])).combine_chunks()
 
 
 def decode_windows(
@@ -112,7 +112,7 @@ def decode_windows(
                     "says; prepare the dataset again"
                 )
             waves.append(to_precision(wave, precision))
-    return pa.table({WAVE: _lists(waves, _TYPES[precision])})
+    return pa.table({WAVE: wave_lists(waves, _TYPES[precision])})
 
 
 def cut_windows(
@@ -126,7 +126,7 @@ def cut_windows(
     windows = zip(rows.tolist(), starts.tolist(), frames.tolist(), strict=True)
     waves = [clips[row][start : start + length] for row, start, length in windows]
     dtype = table[WAVE].type.value_type.to_pandas_dtype()
-    return pa.table({WAVE: _lists(waves, dtype)})
+    return pa.table({WAVE: wave_lists(waves, dtype)})
 
 
 def of_the_clip(table: pa.Table, prefix: str = "") -> pa.Table:
@@ -153,7 +153,8 @@ def _where(path: str, clip: str) -> str:
     return f"shard {path}, clip {clip!r}"
 
 
-def _lists(waves: Sequence[NDArray[Any]], dtype: Any) -> pa.LargeListArray:
+def wave_lists(waves: Sequence[NDArray[Any]], dtype: Any) -> pa.LargeListArray:
+    """The column `WAVE` of a table: the samples of each row."""
     offsets = np.cumsum([0, *map(len, waves)], dtype=np.int64)
     # The empty array in front decides the type of a table without rows.
     samples = pa.array(np.concatenate([np.empty(0, dtype), *waves]))

@@ -10,8 +10,9 @@ Shapes: B clips (or windows) of a batch, N clips of a split, T samples: the leng
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -20,13 +21,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from raudio.audio.decode import Precision, from_precision
-from raudio.audio.windows import Pad, fit, plan
+from raudio.audio.windows import Pad, filled, plan
 from raudio.data.cache import content_key, derived_cache
 from raudio.data.clips import Clips
 from raudio.data.features import Features, kept_features
 from raudio.data.index import Index
 from raudio.data.manifest import Manifest
-from raudio.data.pipeline import Share, Stream
+from raudio.data.pipeline import Augmenting, Share, Stream
 from raudio.data.sampling import EpochPlan, Epochs, Evaluation, Windows, windows_of
 
 #: A clip's row (its columns without audio) to its target: a number, or a list of numbers.
@@ -49,6 +50,7 @@ class Batch:
         targets: (B,), as the task encodes them.
         keys: (B,) of the clips, what random draws are addressed by.
         clips: (B,) positions of the clips in their split.
+        augmented: whether the wave augmentations that work clip by clip have been applied.
     """
 
     inputs: Tensor
@@ -57,6 +59,7 @@ class Batch:
     keys: NDArray[np.uint64]
     clips: NDArray[np.int64]
     transformed: bool = False
+    augmented: bool = False
 
 
 class Feed(Protocol):
@@ -72,6 +75,9 @@ class Feed(Protocol):
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """This rank's part of the epoch's batches, the first `start` left out."""
+
+    def plain(self, epoch: int, steps: int) -> Iterator[Batch]:
+        """The first `steps` batches of an epoch, not augmented."""
 
     def windows(self, batch_size: int) -> Iterator[Batch]:
         """This rank's clips, each once and whole, as windows; in the order of the split.
@@ -156,6 +162,10 @@ class ResidentFeed:
             else:
                 kept = self._features.of(plan.windows[items])
                 yield Batch(*kept, self._targets[clips], keys, clips, transformed=True)
+
+    def plain(self, epoch: int, steps: int) -> Iterator[Batch]:
+        """See `Feed`."""
+        return itertools.islice(self.epoch(epoch), steps)
 
     def windows(self, batch_size: int) -> Iterator[Batch]:
         """See `Feed`."""
@@ -244,6 +254,8 @@ class StreamedFeed:
             beyond them start a new execution each.
         cpus: that this feed's Ray Data execution may use.
         cache_limit: bytes that decoded shards may take on each node's disk; 0: none are kept.
+        augment: what is done to the items of training where they are decoded, padding included;
+            None: nothing.
     """
 
     def __init__(
@@ -262,9 +274,11 @@ class StreamedFeed:
         passes: int = 1,
         cpus: float = 1,
         cache_limit: int = 0,
+        augment: Augmenting | None = None,
     ) -> None:
         self._manifest, self._split, self._rate = manifest, split, index.sample_rate
-        self._precision, self._cpus, self._cache_limit = precision, cpus, cache_limit
+        self._precision, self._cpus = precision, cpus
+        self._cache_limit, self._augment = cache_limit, augment
         self._targets, self._keys = _encoded(index.rows, encode), index.keys
         self._frames, self._pad, self._passes = frames, pad, passes
         self._rank, self._world, self._epochs = rank, world, epochs
@@ -294,12 +308,30 @@ class StreamedFeed:
             if self._next != (epoch, step):
                 self._start(epoch, step)
             items = plan.batch(step, self._rank, self._world)
-            waves = self._take(items)
+            assert self._stream is not None
+            waves = _taken(self._stream, self._held, items)
             last = step + 1 == self.steps
             self._next = (epoch + 1, 0) if last else (epoch, step + 1)
             if last and epoch + 1 >= self._passes:
                 self.close()
-            yield _batch(waves, plan, items, int(plan.longest[step]), self._pad, self._targets)
+            # What is augmented has been padded before, and is shorter only if that made it shorter.
+            pad = "zero" if self._augment else self._pad
+            batch = _batch(waves, plan, items, int(plan.longest[step]), pad, self._targets)
+            yield replace(batch, augmented=self._augment is not None)
+
+    def plain(self, epoch: int, steps: int) -> Iterator[Batch]:
+        """See `Feed`. Each call is an execution of its own."""
+        assert self._epochs is not None, "a feed for evaluation alone"
+        assert self._training is not None
+        plan, held = self._epochs.plan(epoch), dict[int, NDArray[Any]]()
+        stream = self._open(self._training, range(epoch, epoch + 1))
+        try:
+            for step in range(min(steps, self.steps)):
+                items = plan.batch(step, self._rank, self._world)
+                waves = _taken(stream, held, items)
+                yield _batch(waves, plan, items, int(plan.longest[step]), self._pad, self._targets)
+        finally:
+            stream.close()
 
     def windows(self, batch_size: int) -> Iterator[Batch]:
         """See `Feed`. Each call is an execution of its own."""
@@ -333,9 +365,11 @@ class StreamedFeed:
         self.close()
         assert self._training is not None
         span = range(epoch, max(self._passes, epoch + 1))
-        self._stream = self._open(self._training, span, start)
+        self._stream = self._open(self._training, span, start, self._augment)
 
-    def _open(self, share: Share, epochs: range, start: int = 0) -> Stream:
+    def _open(
+        self, share: Share, epochs: range, start: int = 0, augment: Augmenting | None = None
+    ) -> Stream:
         return Stream(
             self._manifest,
             self._split,
@@ -346,18 +380,21 @@ class StreamedFeed:
             start=start,
             cpus=self._cpus,
             cache_limit=self._cache_limit,
+            augment=augment,
         )
 
-    def _take(self, items: NDArray[np.int64]) -> list[NDArray[Any]]:
-        """The samples of these items, as soon as all of them are decoded."""
-        assert self._stream is not None
-        waves = []
-        for item in items.tolist():
-            while item not in self._held:
-                decoded, samples = next(self._stream)
-                self._held.update(zip(decoded.tolist(), samples, strict=True))
-            waves.append(self._held.pop(item))
-        return waves
+
+def _taken(
+    stream: Stream, held: dict[int, NDArray[Any]], items: NDArray[np.int64]
+) -> list[NDArray[Any]]:
+    """The samples of these items, as soon as all of them are decoded; `held` keeps the others."""
+    waves = []
+    for item in items.tolist():
+        while item not in held:
+            decoded, samples = next(stream)
+            held.update(zip(decoded.tolist(), samples, strict=True))
+        waves.append(held.pop(item))
+    return waves
 
 
 # --- from clips to batches ---------------------------------------------------------------------
@@ -409,14 +446,7 @@ def _windows(
 
 
 def _filled(waves: Sequence[NDArray[Any]], frames: int, pad: Pad) -> tuple[Tensor, Tensor]:
-    """Copies waves of at most `frames` samples into one tensor (B, frames), the only copy there is;
-    and their (B,) lengths."""
-    filled = np.zeros((len(waves), frames), waves[0].dtype)
-    lengths = np.full(len(waves), frames, np.int64)
-    for row, wave in enumerate(waves):
-        if len(wave) < frames and pad != "zero":
-            filled[row] = fit(wave, frames, pad)
-        else:
-            filled[row, : len(wave)] = wave
-            lengths[row] = len(wave)
-    return torch.from_numpy(from_precision(filled)), torch.from_numpy(lengths)
+    """Waves of at most `frames` samples as one tensor (B, frames), the only copy there is; and
+    their (B,) lengths."""
+    rows, lengths = filled(waves, frames, pad)
+    return torch.from_numpy(from_precision(rows)), torch.from_numpy(lengths)

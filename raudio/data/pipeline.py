@@ -6,10 +6,10 @@ Without torch, so that neither a search's driver nor the tasks that decode impor
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +21,15 @@ from raudio.core.errors import ConfigError
 from raudio.core.storage import is_remote
 from raudio.core.units import format_bytes, parse_bytes
 from raudio.data import raydata
-from raudio.data.clips import Clips, cut_windows, decode_shard, decode_windows, waves_of
+from raudio.data.clips import (
+    WAVE,
+    Clips,
+    cut_windows,
+    decode_shard,
+    decode_windows,
+    wave_lists,
+    waves_of,
+)
 from raudio.data.kept import kept_shard, room_for_decoded
 from raudio.data.manifest import SAMPLE_BYTES, Manifest
 from raudio.data.rows import read_content
@@ -34,6 +42,13 @@ SEARCHED = ("train", "valid")
 STORE_SHARE = 0.8
 
 _ITEM = "__item__"
+
+#: (samples of each item, samples that each is to be padded to, keys, epoch) -> their new samples,
+#: float32 and without what pads them. A function of a module: tasks import it where it is given.
+Augmenting: TypeAlias = Callable[
+    [Sequence[NDArray[Any]], NDArray[np.int64], NDArray[np.uint64], int],
+    Sequence[NDArray[np.float32]],
+]
 
 
 def choose_feed(
@@ -232,6 +247,8 @@ class Stream(Iterator[tuple[NDArray[np.int64], Sequence[NDArray[Any]]]]):
         cpus: that Ray Data may use; a task takes one, or all of them where there are fewer.
         cache_limit: as `materialise`. With a cache, whole shards are decoded, once; without, the
             windows that an epoch needs.
+        augment: what the tasks do to the items, whose samples are float32 then, whatever
+            `precision` is; None: nothing.
     """
 
     def __init__(
@@ -246,6 +263,7 @@ class Stream(Iterator[tuple[NDArray[np.int64], Sequence[NDArray[Any]]]]):
         start: int = 0,
         cpus: float = 1,
         cache_limit: int = 0,
+        augment: Augmenting | None = None,
     ) -> None:
         shards = manifest.shards_of(split)
         jobs = []
@@ -258,7 +276,7 @@ class Stream(Iterator[tuple[NDArray[np.int64], Sequence[NDArray[Any]]]]):
             dataset = raydata.dataset(
                 jobs,
                 _decode_share,
-                limits=(cpus, _memory(share, epochs.start, precision)),
+                limits=(cpus, _memory(share, epochs.start, precision, padded=augment is not None)),
                 files=[
                     _File(manifest.shard_path(shard), shard.sha256, shard.bytes, "")
                     for shard in shards
@@ -267,6 +285,7 @@ class Stream(Iterator[tuple[NDArray[np.int64], Sequence[NDArray[Any]]]]):
                 sample_rate=sample_rate,
                 precision=precision,
                 cache_limit=cache_limit,
+                augment=augment,
             )
             self._bundles: Iterator[Any] | None = iter(dataset.iter_internal_ref_bundles())
         self._blocks: list[Any] = []
@@ -301,6 +320,7 @@ def _decode_share(
     sample_rate: int,
     precision: Precision,
     cache_limit: int,
+    augment: Augmenting | None,
 ) -> pa.Table:
     epoch, start, shard = (batch[name][0].as_py() for name in ("epoch", "start", "shard"))
     plan, items = share.items(epoch, start, shard)
@@ -318,14 +338,19 @@ def _decode_share(
             table = decode_windows(file.path, *windows, **wanted)
         else:
             table = cut_windows(kept, *windows)
+        if augment is not None:
+            waves = augment(waves_of(table), plan.padded(items), plan.keys[items], epoch)
+            table = pa.table({WAVE: wave_lists(waves, np.float32)})
     return table.append_column(_ITEM, pa.array(items))
 
 
-def _memory(share: Share, epoch: int, precision: Precision) -> int:
-    """Bytes that may be decoded ahead: of the shards shuffled together, and of at least two."""
+def _memory(share: Share, epoch: int, precision: Precision, padded: bool) -> int:
+    """Bytes that may be decoded ahead: of the shards shuffled together, and of at least two. Those
+    of `padded`, augmented clips are float32."""
     plan, items = _wanted(share, epoch, 0)
     ends = np.cumsum(share.shard_sizes)
     shard = np.searchsorted(ends, plan.clips[items], side="right")
-    largest = np.bincount(shard, plan.frames[items], minlength=1).max()
+    frames = plan.padded(items) if padded else plan.frames[items]
+    largest = np.bincount(shard, frames, minlength=1).max()
     shards = max(2, share.plans.window or len(ends))
-    return int(largest) * SAMPLE_BYTES[precision] * shards
+    return int(largest) * SAMPLE_BYTES["float32" if padded else precision] * shards

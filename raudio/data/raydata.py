@@ -1,6 +1,6 @@
 """Ray Data as raudio uses it: a task a job, in order, quietly, and errors as they were raised.
 
-What goes wrong in a task comes back as the `DataError` that it was; Ray's own messages and progress
+What goes wrong in a task comes back as the `UserError` that it was; Ray's own messages and progress
 bars are kept off the screen.
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from raudio.core.errors import DataError
+from raudio.core.errors import UserError
 
 
 def dataset(
@@ -59,32 +59,32 @@ def dataset(
     )
 
 
-class _BadShardError(Exception):
-    """A `DataError` on its way out of a task; Ray Data adds advice of its own to its text."""
+class _TaskError(Exception):
+    """A `UserError` on its way out of a task; Ray Data adds advice of its own to its text."""
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str, kind: type[UserError] = UserError) -> None:
         super().__init__(message)
-        self.message = message
+        self.message, self.kind = message, kind
 
 
 @contextmanager
 def marking() -> Iterator[None]:
-    """In a task: keeps the message of a `DataError` as it is."""
+    """In a task: keeps the message of a `UserError` as it is."""
     try:
         yield
-    except DataError as error:
-        raise _BadShardError(str(error)) from None
+    except UserError as error:
+        raise _TaskError(str(error), type(error)) from None
 
 
 @contextmanager
 def surfacing() -> Iterator[None]:
-    """In the process that waits: raises a task's `DataError` without what Ray wraps around it."""
+    """In the process that waits: raises a task's `UserError` without what Ray wraps around it."""
     try:
         yield
     except Exception as error:
         cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, _BadShardError):
+        while cause is not None and not isinstance(cause, _TaskError):
             cause = getattr(cause, "cause", None) or cause.__cause__
         if cause is None:
             raise
-        raise DataError(cause.message) from None
+        raise cause.kind(cause.message) from None

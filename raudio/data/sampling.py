@@ -63,6 +63,10 @@ class EpochPlan:
         mine = np.flatnonzero(place % world == rank)
         return mine[mine >= (self.ends[start - 1] if start else 0)]
 
+    def padded(self, items: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Samples that each of these items is padded to."""
+        return self.longest[np.searchsorted(self.ends, items, side="right")]
+
     @property
     def padding(self) -> float:
         """Share of the batches' samples that are padding."""

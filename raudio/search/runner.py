@@ -271,6 +271,11 @@ def _job(
         verify=False,
     )
     feed, why = choose_feed(experiment.dataset, manifest, experiment.dataset.sample_rate, store)
+    if feed == "resident" and experiment.augment.where == "stream":
+        raise ConfigError(
+            "augment.where=stream augments in the tasks of a streamed feed, and this search's is "
+            f"resident ({why}); set dataset.feed=streamed, or augment.where=device"
+        )
     return Job(
         configuration=configuration,
         overrides=tuple(overrides),

@@ -137,7 +137,7 @@ def train(
         train_feed.keep(system.front_end, device)
     batches = _batches(train_feed, step)
     if saved is None and getattr(system.front_end, "needs_fit", False):
-        batches = _fit_front_end(system, batches, length.pass_steps, device, world)
+        batches = _fit_front_end(system, train_feed, batches, length.pass_steps, device, world)
 
     while step < length.steps:
         system.train()
@@ -242,8 +242,16 @@ class _Stepper:
             batch.lengths.to(device, non_blocking=True),  # (B,)
             task.targets(batch.targets.to(device, non_blocking=True)),  # (B, C)
         )
+        if batch.augmented and examples.targets.ndim == 3:
+            raise ConfigError(
+                "augment.where=stream: the targets of this task are of frames, and have to move "
+                "with the audio, which the tasks of a stream do without them; set "
+                "augment.where=device"
+            )
         if not batch.transformed:
-            examples = augmenter.mix(augmenter.wave(examples, batch.keys, number), step)
+            if not batch.augmented:
+                examples = augmenter.wave(examples, batch.keys, number)
+            examples = augmenter.mix(examples, step)
 
         # Each part adds its share of the mean over all clips of all ranks.
         clips = len(examples)
@@ -335,6 +343,7 @@ def _batches(feed: Feed, step: int) -> Iterator[tuple[int, Batch]]:
 
 def _fit_front_end(
     system: System,
+    feed: Feed,
     batches: Iterator[tuple[int, Batch]],
     most: int,
     device: torch.device,
@@ -342,7 +351,7 @@ def _fit_front_end(
 ) -> Iterator[tuple[int, Batch]]:
     """Fits the front end on the first `FIT_CLIPS` clips, and gives back all batches, these too.
 
-    On the clips as they are: augmentations come after. All ranks take what the first one found, in
+    On the clips as they are, without augmentations. All ranks take what the first one found, in
     its share of at most `most` batches.
     """
     first: list[tuple[int, Batch]] = []
@@ -350,7 +359,10 @@ def _fit_front_end(
     while clips * world < FIT_CLIPS and len(first) < most:
         first.append(next(batches))
         clips += len(first[-1][1].lengths)
-    inputs = ((b.inputs.to(device), b.lengths.to(device), b.transformed) for _, b in first)
+    plain = [batch for _, batch in first]
+    if plain[0].augmented:
+        plain = list(feed.plain(first[0][0], len(first)))
+    inputs = ((b.inputs.to(device), b.lengths.to(device), b.transformed) for b in plain)
     transform = system.front_end.transform
     system.front_end.fit((x, n) if done else transform(x, n) for x, n, done in inputs)
     _share_buffers(system, world)

@@ -34,13 +34,13 @@ from raudio.core.components import TASKS
 from raudio.core.errors import ConfigError, DataError, RunError, unknown
 from raudio.core.storage import absolute, local_run, write_atomic
 from raudio.core.units import parse_seconds
+from raudio.data.clips import stored_tables
 from raudio.data.inspect import Inspection, inspect, preflight
 from raudio.data.kept import room_for_decoded
 from raudio.data.locate import SYNTH, locate
 from raudio.data.manifest import Manifest
 from raudio.data.pipeline import check_resident, choose_feed, materialise
 from raudio.data.resolve import resolve
-from raudio.data.rows import read_index
 from raudio.records import (
     DATASET_JSON,
     ENVIRONMENT_JSON,
@@ -357,9 +357,10 @@ def _check_target(experiment: Experiment, manifest: Manifest) -> None:
     column = getattr(experiment.task, "TARGET", None)
     if column is None:
         return
-    index = read_index(manifest, [column, "labels", "events"])
-    if index[column].null_count:
-        has = "several labels a clip" if "labels" in index.column_names else "events"
+    for table in stored_tables(manifest):
+        if not table[column].null_count:
+            continue
+        has = "several labels a clip" if "labels" in table.column_names else "events"
         raise ConfigError(
             f"task={experiment.task.name} needs one label a clip, and dataset {manifest.path!r} "
             f"has {has}: prepare it from a table that gives each clip one label"

@@ -64,7 +64,8 @@ def _look(rows: list[Row], clip_seconds: float = 1.0, skipped: tuple[Skipped, ..
     lengths = [row["frames"] / row["sample_rate"] for row in rows]
     manifest = Manifest(
         path="d", labels=tuple(sorted({name for row in rows for name in classes(row)})),
-        splits=splits, shards=(), index_sha256="", sample_rates=dict(Counter(row["sample_rate"] for row in rows)),
+        splits=splits, shards=(), index_sha256="",
+        sample_rates=dict(Counter(row["sample_rate"] for row in rows)),
         channels={1: len(rows)}, seconds_min=min(lengths), seconds_median=1.0, seconds_p95=1.0,
         seconds_max=max(lengths), source="s", licence="", made_with={}, skipped=skipped,
     )  # fmt: skip

@@ -7,33 +7,15 @@ search (`make search`) is run by CI.
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-import soundfile
-
-README = Path(__file__).parents[1] / "README.md"
+from pages import README, blocks, commands, dead_links, tone
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
-
-
-def blocks(language: str) -> list[str]:
-    """The fenced blocks of the README in one language."""
-    return re.findall(rf"^```{language}\n(.*?)^```", README.read_text(), re.DOTALL | re.MULTILINE)
-
-
-def tone(path: Path, hertz: float, seed: int) -> None:
-    """Half a second of a tone in noise."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    noise = np.random.default_rng(seed)
-    time = np.arange(4000) / 8000
-    wave = 0.3 * np.sin(2 * np.pi * hertz * (1 + 0.1 * noise.random()) * time)
-    soundfile.write(path, wave + 0.05 * noise.standard_normal(len(time)), 8000)
 
 
 @pytest.fixture(scope="module")
@@ -69,11 +51,11 @@ def run(command: str, folder: Path, cache: Path) -> subprocess.CompletedProcess[
 
 @pytest.mark.timeout(900)
 def test_every_command_of_the_readme_works(here: Path, cache: Path) -> None:
-    lines = [line for block in blocks("") for line in block.splitlines() if line]
-    commands = [line for line in lines if line.startswith("raudio ")]
-    assert len(commands) >= 9
-    assert set(lines) - set(commands) == {"make search"}
-    for command in commands:
+    lines = commands(README)
+    ours = [line for line in lines if line.startswith("raudio ")]
+    assert len(ours) >= 9
+    assert set(lines) - set(ours) == {"make search"}
+    for command in ours:
         done = run(command.replace("5m", "15s"), here, cache)
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     assert (here / "bundles" / "mine" / "weights.safetensors").is_file()
@@ -84,7 +66,7 @@ def test_every_command_of_the_readme_works(here: Path, cache: Path) -> None:
 def test_the_python_of_the_readme_works(here: Path, cache: Path) -> None:
     if not (here / "data").exists():
         run("raudio data prepare recordings --labels labels.csv --out data/mine", here, cache)
-    (code,) = blocks("python")
+    (code,) = blocks(README, "python")
     script = f"{code}\nprint(raudio.load(result.bundle).predict('some.wav')['label'])\n"
     (here / "script.py").write_text(script)
     done = run("python script.py", here, cache)
@@ -93,9 +75,7 @@ def test_the_python_of_the_readme_works(here: Path, cache: Path) -> None:
 
 
 def test_the_files_that_the_readme_points_to_are_there() -> None:
-    targets = re.findall(r"\]\(([^)#]+)\)", README.read_text())
-    assert targets
-    assert [target for target in targets if not (README.parent / target).exists()] == []
+    assert dead_links(README) == []
 
 
 def test_raudio_is_on_the_path() -> None:

@@ -32,6 +32,7 @@ from raudio.core.errors import ConfigError, DataError
 from raudio.core.seeding import clip_keys, uniforms
 from raudio.data import feeds as feeds_module
 from raudio.data import kept as kept_module
+from raudio.data import raydata
 from raudio.data.build import build_feeds
 from raudio.data.clips import WAVE, Clips, cut_windows, decode_shard, decode_windows, load_clips
 from raudio.data.feeds import Batch, ResidentFeed, StreamedFeed
@@ -730,6 +731,23 @@ def test_a_shard_that_is_gone_or_changed_is_named(ray: Any, tmp_path: Path) -> N
         materialise(broken, ["train"], sample_rate=RATE, precision="int16")
     with pytest.raises(DataError, match="unknown split 'valid'"):
         materialise(broken, ["valid"], sample_rate=RATE, precision="int16")
+
+
+@pytest.mark.ray
+def test_ray_datas_loop_rests_in_proportion_to_its_work(
+    ray: Any, dataset: Manifest, monkeypatch: Any
+) -> None:
+    slept: list[float] = []
+    clock = iter([2.0, 2.5, 3.5, 4.0])
+    monkeypatch.setattr(raydata.time, "thread_time", lambda: next(clock))
+    monkeypatch.setattr(raydata.time, "sleep", slept.append)
+    loop = raydata._Resting()
+    loop.on_execution_step(None)  # it worked for 2 s, and 0.5 s pass before the next round
+    loop.on_execution_step(None)
+    assert slept == [2.0 * raydata._Resting.RESTS, 1.0 * raydata._Resting.RESTS]
+    monkeypatch.undo()
+    lazy = raydata.dataset([{"job": 0}], decode_shard)
+    assert raydata._Resting in lazy.context.execution_callback_classes
 
 
 # --- what is kept ------------------------------------------------------------------------------

@@ -86,9 +86,9 @@ class Dataset:
     )
     precision: str = setting(
         "int16",
-        "samples in memory: int16 halves it, rounds at -98 dB of full scale and clips above it, "
-        "nothing lost from 16-bit files at their own rate; float32 keeps 24-bit or float files "
-        "whose quiet parts or overshoots matter",
+        "samples in memory: int16 halves it, rounds at -98 dB of full scale and clips above it: "
+        "16-bit files lose nothing that matters; float32 keeps 24-bit or float files whose quiet "
+        "parts or overshoots matter",
         choices=("int16", "float32"),
     )
     feed: str = setting(

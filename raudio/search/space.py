@@ -47,6 +47,7 @@ _COMMON = {
     "dataset.precision": "the audio is decoded once, for all trials",
     "dataset.feed": "the audio is decoded once, for all trials",
     "dataset.resident_budget": "the audio is decoded once, for all trials",
+    "dataset.cache_limit": "the audio is decoded once, for all trials",
     "augment.where": "the feed is chosen once, for all trials",
     "task": "trials of different tasks have no metric in common",
     "training.epochs": "all trials have the same budget",

@@ -4,10 +4,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -176,6 +180,51 @@ def test_augmenting_in_a_stream_needs_a_streamed_feed(feed: str, why: str, singl
     assert message.endswith("set dataset.feed=streamed, or augment.where=device")
     job = runner.check([*given, "dataset.feed=streamed"], single=single, echo=print)
     assert job.experiment.augment.where == "stream"
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["augment.background.source={}/no"], r"^augment\.background: source=.* no such folder"),
+        (["augment.reverb.source={}"], r"^augment\.reverb: source=.* holds no sound"),
+        (
+            ["augment.chain.a={{kind: choice, of: {{b: {{kind: background, source: '{}/no'}}}}}}"],
+            r"^augment\.chain\.a\.of\.b: source=.* no such folder",
+        ),
+    ],
+)
+def test_recordings_that_lack_are_found_before_a_trial(
+    given: list[str], message: str, tmp_path: Path
+) -> None:
+    (tmp_path / "notes.txt").write_text("no sound")
+    with pytest.raises(ConfigError, match=message):
+        runner.check([item.format(tmp_path) for item in given], single=True, echo=print)
+    soundfile.write(tmp_path / "noise.wav", np.ones(8), 8000)
+    job = runner.check([f"augment.reverb.source={tmp_path}"], single=True, echo=print)
+    assert job.experiment.augment.reverb.source == str(tmp_path)
+
+
+def test_nothing_is_imported_beside_the_thread_that_imports(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where Ray runs already, its start gives the thread no time."""
+    for module in ("raudio.search.trial", "raudio.search.tune"):
+        importlib.import_module(module)  # so that what follows takes no time here
+    done: list[str] = []
+
+    def slow(name: str) -> None:
+        time.sleep(0.2)
+        done.append(name)
+
+    def plan(*_: Any) -> None:
+        raise InterruptedError(*done)
+
+    job = runner.check([], single=True, echo=print)
+    monkeypatch.setattr(runner, "import_module", slow)
+    monkeypatch.setattr(runner, "session", lambda *_, **__: contextlib.nullcontext())
+    monkeypatch.setattr(runner, "plan", plan)
+    with pytest.raises(InterruptedError, match=r"raudio\.search\.tune"):
+        runner._trials(job, tmp_path, SimpleNamespace(exhausted=False), None)  # type: ignore[arg-type]
 
 
 def test_a_run_says_where_it_ran(

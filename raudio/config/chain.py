@@ -81,6 +81,26 @@ def settings(chain: Chain, where: str = KEY) -> dict[str, Setting]:
     return found
 
 
+def sources(augment: schema.Augment) -> dict[str, str]:
+    """Where `background` and `reverb`, also as steps, take recordings from, by their dotted names;
+    those that are given none are left out."""
+    found = {
+        f"augment.{kind}": getattr(augment, kind).source
+        for kind in ("background", "reverb")
+        if getattr(augment, kind).source is not None
+    }
+    return found | _step_sources(augment.chain, KEY)
+
+
+def _step_sources(chain: Chain, where: str) -> dict[str, str]:
+    found = {}
+    for name, step in chain.items():
+        if step["kind"] in ("background", "reverb") and step.get("source") is not None:
+            found[f"{where}.{name}"] = step["source"]
+        found |= _step_sources(step.get("of", {}), f"{where}.{name}.of")
+    return found
+
+
 def placeholders() -> dict[str, Setting]:
     """The settings that every step has, as `raudio list settings` shows them."""
     return _common(f"{KEY}.NAME.", member=False) | {

@@ -27,7 +27,8 @@ import raudio
 from raudio.cluster.session import local_capacity, session
 from raudio.config import compose, validate
 from raudio.config.axes import Interval
-from raudio.config.schema import Configuration, Experiment
+from raudio.config.chain import sources
+from raudio.config.schema import Augment, Configuration, Experiment
 from raudio.config.signature import signature
 from raudio.core import machine
 from raudio.core.components import TASKS
@@ -258,6 +259,7 @@ def _job(
     if capacity is not None:  # before the data, which may take long to prepare
         plan(capacity, experiment.resources, search, "resident")
     store = capacity.store if capacity is not None else None
+    _check_sources(experiment.augment)
     manifest = locate(experiment.dataset, echo)
     _check_data(manifest)
     _check_target(experiment, manifest)
@@ -336,6 +338,15 @@ def longest_warmup(job: Job) -> float:
         for name in ([] if searched else names)
     ] or [job.experiment]
     return max(searched or [getattr(each.schedule, "warmup", 0.0) for each in given])
+
+
+def _check_sources(augment: Augment) -> None:
+    """Whether the recordings that augmentations take are there; trials read them."""
+    for name, source in sources(augment).items():
+        # It imports torch, which takes the driver seconds, so only where there is a source.
+        from raudio.audio.augment.sounds import sound_files
+
+        sound_files(source, name=name)
 
 
 def _check_data(manifest: Manifest) -> None:
@@ -540,8 +551,10 @@ def _trials(job: Job, folder: Path, engine: Engine, display: Display) -> tuple[s
     import ray  # noqa: F401 - whole, before another thread imports parts of it
 
     # Ray's start waits for other processes; in that time the driver imports what comes next.
-    threading.Thread(target=import_module, args=("raudio.search.tune",), daemon=True).start()
+    imports = threading.Thread(target=import_module, args=("raudio.search.tune",), daemon=True)
+    imports.start()
     with session(configuration.cluster, folder / LOG, dashboard=distributed) as capacity:
+        imports.join()  # two threads can't import parts of one package: each finds halves of it
         from ray import tune
 
         from raudio.search.trial import open_trial, run_trial

@@ -85,7 +85,7 @@ def load_sounds(source: str, sample_rate: int, *, name: str, from_peak: bool = F
     """
     pieces: list[NDArray[np.int16]] = []
     total = 0
-    for where, content in _files(source, name):
+    for where, content in _sounds(source, name):
         wave = next(blocks(content, sample_rate, LONGEST, where=where))
         peak = np.abs(wave).max()
         if not peak:
@@ -98,10 +98,7 @@ def load_sounds(source: str, sample_rate: int, *, name: str, from_peak: bool = F
         assert samples.dtype == np.int16
         pieces.append(samples)  # type: ignore[arg-type]
     if not pieces:
-        raise ConfigError(
-            f"{name}: source={source!r} holds no sound: no audio file ({', '.join(_SUFFIXES)}) "
-            "that isn't silent, and no dataset with training clips"
-        )
+        raise _no_sound(source, name)
     lengths = np.array([len(piece) for piece in pieces])
     return Sounds(
         torch.from_numpy(np.concatenate(pieces)),
@@ -110,8 +107,13 @@ def load_sounds(source: str, sample_rate: int, *, name: str, from_peak: bool = F
     )
 
 
-def _files(source: str, name: str) -> Iterator[tuple[str, bytes]]:
-    """Name and content of each encoded sound, in a fixed order without meaning."""
+def sound_files(source: str, *, name: str) -> list[str]:
+    """Paths of a folder's audio files, or of a dataset's training shards, in a fixed order without
+    meaning; arguments as `load_sounds`.
+
+    Raises:
+        ConfigError: there is no folder, or no such file in it.
+    """
     try:
         found = list(storage.listing(source))
     except (OSError, ValueError, ImportError) as error:
@@ -122,14 +124,29 @@ def _files(source: str, name: str) -> Iterator[tuple[str, bytes]]:
             "or URI with audio files, or a dataset"
         )
     if "dataset.json" in found:
-        for file in found:
-            if file.startswith("shards/train-"):
-                yield from _clips(storage.join(source, file))
-        return
-    names = [file for file in found if file.lower().endswith(_SUFFIXES)]
-    for file in sorted(names, key=lambda file: seeding.key("sound", file)):
-        path = storage.join(source, file)
-        yield path, storage.read_bytes(path)
+        files = [file for file in found if file.startswith("shards/train-")]
+    else:
+        files = [file for file in found if file.lower().endswith(_SUFFIXES)]
+        files.sort(key=lambda file: seeding.key("sound", file))
+    if not files:
+        raise _no_sound(source, name)
+    return [storage.join(source, file) for file in files]
+
+
+def _sounds(source: str, name: str) -> Iterator[tuple[str, bytes]]:
+    """Name and content of each encoded sound."""
+    for path in sound_files(source, name=name):
+        if path.endswith(".parquet"):
+            yield from _clips(path)
+        else:
+            yield path, storage.read_bytes(path)
+
+
+def _no_sound(source: str, name: str) -> ConfigError:
+    return ConfigError(
+        f"{name}: source={source!r} holds no sound: no audio file ({', '.join(_SUFFIXES)}) "
+        "that isn't silent, and no dataset with training clips"
+    )
 
 
 def _clips(shard: str) -> Iterator[tuple[str, bytes]]:

@@ -109,6 +109,8 @@ def test_the_command_line(folders: list[str], monkeypatch: pytest.MonkeyPatch) -
     assert signature(job.experiment, fingerprint) != signature(other.experiment, fingerprint)
     with pytest.raises(DataError, match=r"dataset\.path='c' does not exist"):
         check(["dataset.path=[a,c]"], single=True, echo=lambda line: None)
+    with pytest.raises(DataError, match=r"dataset\.path=\[a, b, \./a\] names 'a' twice"):
+        check(["dataset.path=[a,b,./a]"], single=True, echo=lambda line: None)
     with pytest.raises(DataError, match=r"dataset\.labels='x\.csv' .*\(it is a list"):
         check(["dataset.path=[a,b]", "dataset.labels=x.csv"], single=True, echo=lambda line: None)
 

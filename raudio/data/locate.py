@@ -42,7 +42,15 @@ def locate(settings: Dataset, echo: Echo = silent, progress: Progress | None = N
     if isinstance(settings.path, str):
         return _located(settings.path, settings, echo, progress)
     _refuse_labels(settings, "it is a list; prepare that folder first: raudio data prepare")
-    return joined([_located(path, settings, echo, progress) for path in settings.path])
+    manifests = [_located(path, settings, echo, progress) for path in settings.path]
+    places = [manifest.anywhere().path for manifest in manifests]
+    for place, path in zip(places, settings.path, strict=True):
+        if places.count(place) > 1:
+            raise DataError(
+                f"dataset.path={text(settings.path)} names {path!r} twice; give it once, and its "
+                "share of an epoch as dataset.weights"
+            )
+    return joined(manifests)
 
 
 def _located(path: str, settings: Dataset, echo: Echo, progress: Progress | None) -> Manifest:

@@ -191,9 +191,20 @@ def test_augmenting_in_a_stream_needs_a_streamed_feed(feed: str, why: str, singl
             ["augment.chain.a={{kind: choice, of: {{b: {{kind: background, source: '{}/no'}}}}}}"],
             r"^augment\.chain\.a\.of\.b: source=.* no such folder",
         ),
+        (
+            ["augment.chain.a.kind=audiomentations.Clip", "augment.chain.a.a_min=2"],
+            r"^augment\.chain\.a: audiomentations\.Clip: AssertionError: it refuses .*'a_min': 2",
+        ),
+        (
+            [
+                "augment.chain.a.kind=audiomentations.ApplyImpulseResponse",
+                "augment.chain.a.ir_path={}/no",
+            ],
+            r"^augment\.chain\.a\.ir_path='.*/no' does not exist",
+        ),
     ],
 )
-def test_recordings_that_lack_are_found_before_a_trial(
+def test_what_augmentations_lack_is_found_before_a_trial(
     given: list[str], message: str, tmp_path: Path
 ) -> None:
     (tmp_path / "notes.txt").write_text("no sound")

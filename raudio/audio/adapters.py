@@ -71,7 +71,8 @@ class Adapter(Augmentation):
         try:
             self.transform: Any = component(p=1.0, **self._given(component, arguments))
         except Exception as error:  # whatever a library raises for arguments that it does not take
-            raise ConfigError(f"{kind}: {error}") from error
+            said = str(error) or f"{type(error).__name__}: it refuses {arguments}"
+            raise ConfigError(f"{kind}: {said}") from error
 
     def _given(self, component: type, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments as the class takes them: what may be float or int is int where whole."""

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias
 
 from raudio.config import adapters, schema
@@ -81,24 +81,11 @@ def settings(chain: Chain, where: str = KEY) -> dict[str, Setting]:
     return found
 
 
-def sources(augment: schema.Augment) -> dict[str, str]:
-    """Where `background` and `reverb`, also as steps, take recordings from, by their dotted names;
-    those that are given none are left out."""
-    found = {
-        f"augment.{kind}": getattr(augment, kind).source
-        for kind in ("background", "reverb")
-        if getattr(augment, kind).source is not None
-    }
-    return found | _step_sources(augment.chain, KEY)
-
-
-def _step_sources(chain: Chain, where: str) -> dict[str, str]:
-    found = {}
+def steps(chain: Chain, where: str = KEY) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Every step of a checked chain, also those inside others: its dotted name and what it holds."""
     for name, step in chain.items():
-        if step["kind"] in ("background", "reverb") and step.get("source") is not None:
-            found[f"{where}.{name}"] = step["source"]
-        found |= _step_sources(step.get("of", {}), f"{where}.{name}.of")
-    return found
+        yield f"{where}.{name}", step
+        yield from steps(step.get("of", {}), f"{where}.{name}.of")
 
 
 def placeholders() -> dict[str, Setting]:

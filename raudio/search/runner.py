@@ -25,9 +25,9 @@ from rich.console import Console
 
 import raudio
 from raudio.cluster.session import local_capacity, session
-from raudio.config import compose, validate
+from raudio.config import chain, compose, validate
+from raudio.config.adapters import is_adapter
 from raudio.config.axes import Interval
-from raudio.config.chain import sources
 from raudio.config.schema import Augment, Configuration, Experiment
 from raudio.config.signature import signature
 from raudio.core import machine
@@ -70,6 +70,9 @@ from raudio.training.worker import Data
 
 LOG = "ray.log"
 BUNDLE = "bundle"
+
+#: Augmentations that take recordings from a `source`.
+_WITH_SOURCE = ("background", "reverb")
 
 #: Settings of a recorded search that `resume` may change: the budget, and where it runs.
 RESUMABLE = (
@@ -259,13 +262,13 @@ def _job(
     if capacity is not None:  # before the data, which may take long to prepare
         plan(capacity, experiment.resources, search, "resident")
     store = capacity.store if capacity is not None else None
-    _check_sources(experiment.augment)
     manifest = locate(experiment.dataset, echo)
     _check_data(manifest)
     _check_target(experiment, manifest)
     experiment = _on(experiment, manifest, store)
     configuration = dataclasses.replace(configuration, experiment=experiment)
     assert experiment.dataset.sample_rate is not None
+    _check_augment(experiment.augment, experiment.dataset.sample_rate)
     found = inspect(
         manifest,
         sample_rate=experiment.dataset.sample_rate,
@@ -340,13 +343,31 @@ def longest_warmup(job: Job) -> float:
     return max(searched or [getattr(each.schedule, "warmup", 0.0) for each in given])
 
 
-def _check_sources(augment: Augment) -> None:
-    """Whether the recordings that augmentations take are there; trials read them."""
-    for name, source in sources(augment).items():
-        # It imports torch, which takes the driver seconds, so only where there is a source.
-        from raudio.audio.augment.sounds import sound_files
+def _check_augment(augment: Augment, sample_rate: int) -> None:
+    """Whether augmentations find their recordings, which trials read, and libraries take their
+    settings. What is imported imports torch, which takes the driver seconds: only where needed."""
+    own = {
+        f"augment.{kind}": {"kind": kind, **vars(getattr(augment, kind))} for kind in _WITH_SOURCE
+    }
+    for name, step in {**own, **dict(chain.steps(augment.chain))}.items():
+        kind = step["kind"]
+        if kind in _WITH_SOURCE and step["source"] is not None:
+            from raudio.audio.augment.sounds import sound_files
 
-        sound_files(source, name=name)
+            sound_files(step["source"], name=name)
+        elif is_adapter(kind):
+            from raudio.audio.adapters import build_adapter
+
+            for key in chain.PATHS:
+                if step.get(key) is not None and not Path(step[key]).exists():
+                    raise ConfigError(
+                        f"{name}.{key}={step[key]!r} does not exist; give a folder or file of audio"
+                    )
+            given = {key: value for key, value in step.items() if key not in ("kind", "weight")}
+            try:
+                build_adapter(kind, given, sample_rate)
+            except ConfigError as error:
+                raise ConfigError(f"{name}: {error}") from error
 
 
 def _check_data(manifest: Manifest) -> None:

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from raudio.audio.decode import decode
 from raudio.config.schema import Dataset
-from raudio.core.errors import DataError
+from raudio.core.errors import ConfigError, DataError
 from raudio.data.executors import Execution
 from raudio.data.facts import clip_facts
 from raudio.data.locate import locate
@@ -871,3 +871,12 @@ def test_fsdd(fsdd: Path, tmp_path: Path) -> None:
     )
     speakers = {(item.group, split) for (split, _), items in anew.clips.items() for item in items}
     assert Counter(split for _, split in speakers) == {"train": 4, "valid": 1, "test": 1}
+
+
+def test_a_cache_that_cannot_be_written_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("RAUDIO_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(ConfigError, match=r"cache '.*/file/cache/datasets' .* set RAUDIO_CACHE"):
+        locate(Dataset())

@@ -4,11 +4,12 @@ folder of audio, which is prepared into the cache first.
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 from raudio.config.axes import text
 from raudio.config.schema import Dataset
-from raudio.core.errors import DataError
+from raudio.core.errors import ConfigError, DataError
 from raudio.core.storage import cache_dir, is_remote
 from raudio.core.units import format_seconds
 from raudio.data.join import joined
@@ -37,6 +38,7 @@ def locate(settings: Dataset, echo: Echo = silent, progress: Progress | None = N
         progress: told how many clips of how many are prepared.
 
     Raises:
+        ConfigError: what is to be made can't be, as the cache cannot be written.
         DataError: nothing is there, or it cannot be used.
     """
     if isinstance(settings.path, str):
@@ -83,6 +85,7 @@ def _embedded(echo: Echo, progress: Progress | None) -> Manifest:
     folder = cache_dir() / "datasets" / f"synth-{VERSION}-{FORMAT_VERSION}"
     if folder.exists():
         return Manifest.read(str(folder))
+    _check_cache(folder.parent)
     return synth(folder, reuse=True, echo=echo, progress=progress)
 
 
@@ -98,6 +101,7 @@ def _plain_folder(
             manifest = Manifest.read(str(out))
             echo(f"{folder}: a plain folder of audio, prepared before: {out}")
         else:
+            _check_cache(out.parent)
             echo(f"{folder}: a plain folder of audio, preparing it into {out}")
             task = plan(found, options)
             manifest = write_dataset(out, task, reuse=True, echo=echo, progress=progress)
@@ -108,6 +112,17 @@ def _plain_folder(
         ) from error
     _say(manifest, settings, echo)
     return manifest
+
+
+def _check_cache(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise ConfigError(
+            f"raudio's cache {str(folder)!r} cannot be written ({error.strerror}); set "
+            "RAUDIO_CACHE to a folder that can"
+        ) from error
 
 
 def _say(manifest: Manifest, settings: Dataset, echo: Echo) -> None:

@@ -82,7 +82,7 @@ def settings(chain: Chain, where: str = KEY) -> dict[str, Setting]:
 
 
 def steps(chain: Chain, where: str = KEY) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Every step of a checked chain, also those inside others: its dotted name and what it holds."""
+    """Every step of a checked chain, also those inside others: dotted name and what it holds."""
     for name, step in chain.items():
         yield f"{where}.{name}", step
         yield from steps(step.get("of", {}), f"{where}.{name}.of")

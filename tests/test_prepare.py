@@ -737,6 +737,53 @@ def test_a_recording_in_two_predefined_splits(folder: Path, tmp_path: Path) -> N
     assert anew.clips == 23
 
 
+@pytest.mark.parametrize("format", ["WAV", "AIFF"])
+def test_a_recording_that_is_cut_off_is_named(folder: Path, tmp_path: Path, format: str) -> None:
+    """Its decoder gives what is there, without a word."""
+    path = folder / "dog" / f"cut.{format.lower()}"
+    content = write(path, sound(50, 8000)).read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(DataError, match=r"cut\.\w+: is cut off: .* more samples than the 39\d\d "):
+        prepare(folder, tmp_path / "data")
+    manifest = prepare(folder, tmp_path / "data", options=Options(skip_bad=True))
+    assert [skipped.file for skipped in manifest.skipped] == [f"dog/{path.name}"]
+
+
+@pytest.mark.parametrize("claimed", [0x7FFFF000, 0xFFFFFFFF])
+def test_a_wav_that_was_written_to_a_pipe_is_whole(
+    folder: Path, tmp_path: Path, claimed: int
+) -> None:
+    path = write(folder / "dog" / "piped.wav", sound(50, 8000))
+    content = path.read_bytes()
+    path.write_bytes(content[:40] + claimed.to_bytes(4, "little") + content[44:])
+    manifest = prepare(folder, tmp_path / "data")
+    assert {row["clip_id"]: row["frames"] for row in all_rows(manifest)}["dog/piped.wav"] == 8000
+
+
+def test_a_dataset_that_lost_its_manifest(folder: Path, tmp_path: Path) -> None:
+    prepare(folder, tmp_path / "data")
+    (tmp_path / "data" / "dataset.json").unlink()
+    with pytest.raises(DataError, match=r"has index\.parquet and no dataset\.json"):
+        locate(Dataset(path=str(tmp_path / "data")))
+
+
+def test_links_to_nowhere_and_empty_files_are_bad_files(folder: Path, tmp_path: Path) -> None:
+    """Several of a kind, and in two splits: that they are alike is no leak."""
+    for split in ("train", "test"):
+        (folder / split).mkdir()
+        for name in ("cat", "dog"):
+            write(folder / split / name / "good.wav", sound(len(split) + len(name) * ord(name[0])))
+            (folder / split / name / "link.wav").symlink_to("/nowhere/0.wav")
+            (folder / split / name / "empty.wav").touch()
+    for name in ("cat", "dog"):
+        (folder / name).rename(folder / "train" / name / "more")
+    with pytest.raises(DataError, match="8 of 32 clips cannot be used"):
+        prepare(folder, tmp_path / "data")
+    manifest = prepare(folder, tmp_path / "data", options=Options(skip_bad=True))
+    assert len(manifest.skipped) == 8
+    assert manifest.clips == 24
+
+
 def test_skip_bad_lists_what_it_leaves_out(folder: Path, tmp_path: Path) -> None:
     (folder / "dog" / "03.wav").write_text("this is no audio")
     rows = [

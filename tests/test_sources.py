@@ -334,3 +334,49 @@ def test_refused(folder: Path, name: str, parts: list[str]) -> None:
     for part in parts:
         assert part in str(caught.value), str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_paths_of_windows(folder: Path) -> None:
+    (folder.parent / "more" / "deep").mkdir(parents=True)
+    (folder / "0.flac").rename(folder.parent / "more" / "deep" / "0.flac")
+    rows = [{"file": r"deep\0.flac", "label": "a"}, {"file": r".\deep\0.flac", "label": "b"}]
+    source = read(folder.parent / "more", [rows[0], {"file": "../source/1.flac", "label": "b"}])
+    assert source.items[0].clip_id == "deep/0.flac"
+    with pytest.raises(DataError, match=r"line 3: 'deep/0.flac' is there twice"):
+        read(folder.parent / "more", rows)
+
+
+@pytest.mark.parametrize("write_fold", ["{}", "{}.0", "fold{}", "Fold {}", "fold_{}"])
+def test_how_folds_are_written(folder: Path, write_fold: str) -> None:
+    rows = [
+        {"file": f"{n}.flac", "label": n % 2, "fold": write_fold.format(n // 2 + 9)}
+        for n in range(6)
+    ]
+    items = read(folder, rows).items
+    assert [item.split for item in items] == ["train"] * 2 + ["valid"] * 2 + ["test"] * 2
+    assert [item.fold for item in items] == [9, 9, 10, 10, 11, 11]
+
+
+def test_two_folds_are_too_few(folder: Path) -> None:
+    rows = [{"file": f"{n}.flac", "label": n % 2, "fold": n // 3} for n in range(6)]
+    assert any("has 2 folds, and 3 are needed" in text for text in read(folder, rows).taken)
+
+
+@pytest.mark.parametrize("other", ["", "holdout"])
+def test_splits_of_which_one_is_none(folder: Path, other: str) -> None:
+    """Splits that someone made are not thrown away for one cell."""
+    splits = ["train", "train", "train", "valid", "test", other]
+    rows = [{"file": f"{n}.flac", "label": n % 2, "split": splits[n]} for n in range(6)]
+    with pytest.raises(
+        DataError, match=f"line 7: split='{other}' is no split.*--split-column none"
+    ):
+        read(folder, rows)
+    source = read(folder, rows, columns={"split": "none"})
+    assert {item.split for item in source.items} == {None}
+
+
+def test_a_start_without_an_end_is_told(folder: Path) -> None:
+    rows = [{"file": f"{n}.flac", "label": n % 2, "start": n} for n in range(6)]
+    source = read(folder, rows)
+    assert any("'start' not taken for a time" in text for text in source.taken)
+    assert source.metadata["start"] == pa.string()

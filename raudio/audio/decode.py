@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import math
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,6 +34,12 @@ _UNKNOWN_FRAMES = 1 << 62
 _READ_FRAMES = 1 << 22
 _INT16_SCALE = 32767.0
 
+# WAV and AIFF: the bytes of samples by the header, and those that are there. What is written to a
+# pipe says as many as 32 bits can hold, more or less; and some recorders are a few bytes off.
+_SHORTER = re.compile(r"^ *(?:data|SSND) *: (\d+) \(should be (\d+)\)", re.MULTILINE)
+_UNKNOWN_BYTES = 0x7FFF0000
+_COMPLETE = 0.99
+
 # Where libsndfile seeks to the very sample, without having decoded what is before it.
 _EXACT_FORMATS = ("WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "FLAC")
 _EXACT_SUBTYPES = ("PCM_", "FLOAT", "DOUBLE", "ULAW", "ALAW")
@@ -51,6 +58,7 @@ class AudioInfo:
         channels: as stored.
         format: libsndfile's name of the container ("WAV", "FLAC", "OGG", "MP3").
         subtype: libsndfile's name of the encoding ("PCM_16", "VORBIS").
+        cut: whether a WAV or AIFF file ends before the samples that its header tells of.
     """
 
     sample_rate: int
@@ -58,6 +66,7 @@ class AudioInfo:
     channels: int
     format: str
     subtype: str
+    cut: bool
 
 
 def info(source: Source, *, where: str = "") -> AudioInfo:
@@ -77,6 +86,7 @@ def info(source: Source, *, where: str = "") -> AudioInfo:
             channels=file.channels,
             format=file.format,
             subtype=file.subtype,
+            cut=_is_cut(file),
         )
 
 
@@ -228,6 +238,14 @@ def _opened(source: Source, where: str) -> Iterator[tuple[soundfile.SoundFile, s
             f"{name}: can't be decoded ({reason.strip().rstrip('.')}); "
             "convert it to WAV or FLAC, or remove it"
         ) from error
+
+
+def _is_cut(file: soundfile.SoundFile) -> bool:
+    """As libsndfile's log tells it: "data : 64000 (should be 31978)"."""
+    match = _SHORTER.search(file.extra_info)
+    if match is None or int(match[1]) >= _UNKNOWN_BYTES:
+        return False
+    return int(match[2]) < _COMPLETE * int(match[1])
 
 
 def _seeks_exactly(file: soundfile.SoundFile) -> bool:

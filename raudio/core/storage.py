@@ -147,7 +147,8 @@ def write_new(path: str | os.PathLike[str], content: bytes | str) -> bool:
 def listing(folder: str | os.PathLike[str]) -> dict[str, Stat]:
     """All files below a folder: path inside it, with forward slashes, to what is known of it.
 
-    Sorted by path; empty when the folder is not there. Local links to folders are followed.
+    Sorted by path; empty when the folder is not there. Local links are followed; one that leads
+    nowhere is listed as a file, which then cannot be read.
 
     Raises:
         OSError: the folder cannot be read; `StoreError` when a store does not recover.
@@ -296,7 +297,7 @@ def _local_files(folder: Path) -> list[tuple[str, Stat]]:
         folders[:] = [f for f in folders if os.path.realpath(os.path.join(root, f)) not in seen]
         for name in names:
             path = Path(root, name)
-            stat = path.stat()
+            stat = path.stat() if path.exists() else path.lstat()
             inside = path.relative_to(folder).as_posix()
             found.append((inside, Stat(stat.st_size, str(stat.st_mtime_ns))))
     return found

@@ -6,7 +6,6 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from raudio.core.errors import DataError
 from raudio.core.storage import is_remote, read_bytes
 from raudio.data.sources import Item
 
@@ -18,15 +17,13 @@ def duplicates(items: Sequence[Item]) -> list[str]:
     """For each item a name that those with the same bytes share.
 
     Files of equal size are read, as far as it takes; those of a store are told by their ETags.
-    Parts of recordings are not compared.
-
-    Raises:
-        DataError: a file cannot be read.
+    Parts of recordings are not compared, nor what is empty or cannot be read: that is found out
+    when it is decoded.
     """
     names = [item.clip_id for item in items]
     local: list[int] = []
     for index, item in enumerate(items):
-        if item.is_part:
+        if item.is_part or not item.size:
             continue
         if not is_remote(item.path):
             local.append(index)
@@ -47,13 +44,13 @@ def _alike(indices: Sequence[int], facts: Callable[[int], str]) -> list[int]:
 
 
 def _hash(item: Item, length: int) -> str:
-    """Of so many bytes of a whole recording, from its middle."""
+    """Of so many bytes of a whole recording, from its middle; its name where it can't be read."""
     start = 0 if item.span is None else item.span[0]
     length = min(length, item.size)
     try:
         content = read_bytes(item.path, (start + (item.size - length) // 2, length))
-    except OSError as error:
-        raise DataError(f"{item.name}: cannot be read ({error.strerror or error})") from error
+    except OSError:
+        return item.clip_id
     return hashlib.sha256(content).hexdigest()
 
 

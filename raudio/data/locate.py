@@ -13,7 +13,7 @@ from raudio.core.errors import ConfigError, DataError
 from raudio.core.storage import cache_dir, is_remote
 from raudio.core.units import format_seconds
 from raudio.data.join import joined
-from raudio.data.manifest import FORMAT_VERSION, MANIFEST, Manifest
+from raudio.data.manifest import FORMAT_VERSION, INDEX, MANIFEST, Manifest
 from raudio.data.prepare import Options, plan
 from raudio.data.resolve import LONGEST_CLIP
 from raudio.data.sources import LABEL_SUFFIXES, closest_path, is_source_file, read_source
@@ -73,6 +73,11 @@ def _located(path: str, settings: Dataset, echo: Echo, progress: Progress | None
     if (folder / MANIFEST).is_file():
         _refuse_labels(settings, "a dataset has its own")
         return Manifest.read(str(folder))
+    if (folder / INDEX).is_file():
+        raise DataError(
+            f"dataset.path={path!r} has {INDEX} and no {MANIFEST}: it is not a whole dataset; "
+            "prepare it again, or copy it again whole"
+        )
     if folder.is_file():
         cure = "give the folder of audio that it belongs to"
         if folder.suffix.lower() in LABEL_SUFFIXES:

@@ -245,11 +245,16 @@ def encode_clip(content: bytes, format: str, sample_rate: int | None, where: str
         where: what messages call the file.
 
     Raises:
-        DataError: it cannot be decoded, is empty, holds samples that are not finite, or cannot be
-            stored as `format`.
+        DataError: it cannot be decoded, is empty, cut off, holds samples that are not finite, or
+            cannot be stored as `format`.
     """
     wave, rate = decode(content, where=where)
     header = info(content, where=where)
+    if header.cut:
+        raise DataError(
+            f"{where}: is cut off: its header tells of more samples than the {header.frames} that "
+            "are there; copy it again whole, or remove it"
+        )
     facts = clip_facts(wave, rate)
     if format == "source":
         stored, frames = content, len(wave)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -49,6 +50,8 @@ SPANS = {("onset", "offset"): "events", ("start", "end"): "segments"}
 # not hold; the files of this column are the slices.
 _CUT_ALREADY = "slice_file_name"
 
+_FOLD = re.compile(r"(?:fold[ _-]?)?([0-9]+)(?:\.0)?", re.IGNORECASE)
+
 
 @dataclass(frozen=True)
 class Columns:
@@ -58,6 +61,7 @@ class Columns:
         names: role to column.
         named: the roles that the user has named a column for.
         refused: the roles that the user wants no column for.
+        unpaired: columns that tell a start without an end, or the other way round.
         kind: of the rows: "clips" (one recording each), "segments" (a part of one each) or "events"
             (a class is heard in a part of one).
     """
@@ -65,6 +69,7 @@ class Columns:
     names: Mapping[str, str]
     named: frozenset[str]
     refused: frozenset[str]
+    unpaired: tuple[str, ...]
     kind: str
 
     def __contains__(self, role: str) -> bool:
@@ -119,11 +124,12 @@ def recognise(table: str, columns: Sequence[str], given: Mapping[str, str]) -> C
                 f"{', '.join(columns)}: say which with --{role}-column NAME"
             )
     kind = _kind(table, names, named)
+    unpaired: list[str] = []
     for pair, meant in SPANS.items():
         if kind != meant:
-            for role in pair:
-                names.pop(role, None)
-    return Columns(names, named, refused, kind)
+            left = [names.pop(role) for role in pair if role in names]
+            unpaired += left if len(left) == 1 else []
+    return Columns(names, named, refused, tuple(unpaired), kind)
 
 
 def _kind(table: str, names: Mapping[str, str], named: frozenset[str]) -> str:
@@ -153,10 +159,10 @@ def predefined_splits(table: Table, columns: Columns) -> tuple[dict[str, str], s
     where that needs one.
 
     Numbers are folds of a cross-validation: the last is test, the one before valid. A column that
-    was only recognised by its name is left alone when its values are neither.
+    was only recognised by its name is left alone when none of its values is a split or a number.
 
     Raises:
-        DataError: a column that was named for splits holds something else.
+        DataError: a column that was named for splits, or that has some, holds something else.
     """
     if "split" not in columns:
         return {}, None, ""
@@ -165,20 +171,25 @@ def predefined_splits(table: Table, columns: Columns) -> tuple[dict[str, str], s
     meant = {value: SPLIT_NAMES.get(value.lower(), "") for value in dict.fromkeys(values)}
     if all(meant.values()) and "train" in meant.values():
         return meant, "fold" if _has_folds(table, columns) else None, ""
-    if all(value.isdecimal() for value in meant) and len(meant) >= len(SPLITS):
-        folds = sorted(meant, key=int)
-        of_fold = {**dict.fromkeys(folds, "train"), folds[-2]: "valid", folds[-1]: "test"}
-        note = f"splits from the folds in column {column!r}: {folds[-1]} is test, {folds[-2]} valid"
+    number = {value: fold_number(value) for value in meant}
+    folds = sorted({fold for fold in number.values() if fold is not None})
+    if None not in number.values() and len(folds) >= len(SPLITS):
+        *_, valid, test = folds
+        held_out: dict[int | None, str] = {valid: "valid", test: "test"}
+        of_fold = {value: held_out.get(fold, "train") for value, fold in number.items()}
+        note = f"splits from the folds in column {column!r}: {test} is test, {valid} valid"
         return of_fold, "split", note
     bad = next((value for value, split in meant.items() if not split), None)
-    if bad is None:
+    if folds and None not in number.values():
+        problem = f"column {column!r} has {len(folds)} folds, and {len(SPLITS)} are needed"
+    elif bad is None:
         problem = f"column {column!r} has no train among its values {', '.join(meant)}"
     else:
         problem = (
             f"{table.lines[values.index(bad)]}: {column}={bad!r} is no split"
             f"{closest(bad, SPLIT_NAMES)}; write train, valid or test"
         )
-    if "split" in columns.named:
+    if "split" in columns.named or any(meant.values()):
         raise DataError(f"{table.name}, {problem}; or make splits anew with --split-column none")
     return {}, None, f"column {column!r} not taken for splits ({problem})"
 
@@ -188,4 +199,10 @@ def _has_folds(table: Table, columns: Columns) -> bool:
     if "fold" not in columns:
         return False
     values = {value for row in table.rows if (value := text(row[columns["fold"]])) is not None}
-    return bool(values) and all(value.isdecimal() for value in values)
+    return bool(values) and all(fold_number(value) is not None for value in values)
+
+
+def fold_number(value: str) -> int | None:
+    """The number of a fold: of "3", "3.0" (as data frames write it) or "fold3"; else None."""
+    match = _FOLD.fullmatch(value)
+    return int(match[1]) if match else None

@@ -92,7 +92,8 @@ class Finder:
         path = name.removeprefix("file://")
         if os.path.isabs(path) or path.startswith("~"):
             return [os.path.expanduser(path)]
-        return [_join(folder, path) for folder in self._folders]
+        paths = dict.fromkeys((path, path.replace("\\", "/")))  # a table written on Windows
+        return [_join(folder, path) for path in paths for folder in self._folders]
 
     def _clip_id(self, path: str) -> str:
         """`path` inside the first folder; as it is when it lies outside."""

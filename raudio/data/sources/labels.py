@@ -15,7 +15,7 @@ import pyarrow as pa
 from raudio.core.errors import DataError
 from raudio.data.manifest import Skipped
 from raudio.data.rows import RESERVED
-from raudio.data.sources.columns import Columns, predefined_splits, recognise
+from raudio.data.sources.columns import Columns, fold_number, predefined_splits, recognise
 from raudio.data.sources.item import Event, Item, checked_span, merged
 from raudio.data.sources.source import Source
 from raudio.data.sources.tables import Table, text
@@ -161,7 +161,7 @@ class _Clips:
             labels=labels,
             events=events,
             split=split,
-            fold=None if fold is None else int(fold),
+            fold=None if fold is None else fold_number(fold),
             group=group,
             metadata={name: values[first] for name, values in self._metadata.items()},
             where=where,
@@ -291,6 +291,10 @@ class _Clips:
             taken.append(
                 f"a clip for each row: its recording from {columns['start']!r} to "
                 f"{columns['end']!r} seconds"
+            )
+        for column in columns.unpaired:
+            taken.append(
+                f"column {column!r} not taken for a time: a start and an end need each other"
             )
         if self._many:
             taken.append("several labels a clip")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 import soxr
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from raudio.audio import decode as decoding
@@ -250,8 +250,10 @@ def test_a_window_beyond_the_end_is_short_and_one_of_nothing_refused() -> None:
 @given(
     frames=st.integers(1, 300_000),
     rate=st.sampled_from([8000, 11025, 16000, 22050, 44100, 48000, 96000]),
-    target=st.sampled_from([8000, 16000, 32000, 44100, 48000]),
+    target=st.sampled_from([8000, 11025, 16000, 32000, 44100, 48000]),
 )
+@example(frames=1600, rate=48000, target=11025)  # 367.5 samples
+@example(frames=2000, rate=16000, target=44100)
 @settings(max_examples=50, deadline=None)
 def test_the_length_after_resampling_is_known_before(frames: int, rate: int, target: int) -> None:
     resampled = soxr.resample(np.zeros(frames, "f4"), rate, target, quality="HQ")

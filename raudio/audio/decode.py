@@ -162,9 +162,10 @@ def decode_window(
 def resampled_frames(frames: Any, rate: Any, sample_rate: int) -> Any:
     """Samples that `decode` gives of a file of `frames` at `rate` Hz: of numbers, or of arrays.
 
-    soxr rounds the length to the nearest sample, and a half up.
+    As soxr computes it, in double precision and in this order: what is half a sample by the exact
+    ratio is rounded up or down.
     """
-    return (2 * frames * sample_rate + rate) // (2 * rate)
+    return np.floor(frames / (rate / sample_rate) + 0.5).astype(np.int64)
 
 
 def blocks(

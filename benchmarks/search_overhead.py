@@ -502,6 +502,7 @@ def _memory_of_search(dataset: Manifest, trials: int, folder: Path) -> list[Memo
         f"search.concurrency={trials}",
         "model.width=4",
         "dataset.precision=float32",
+        "dataset.cache_limit=0",  # or trials map kept features, and touch no decoded clip
         f"run.dir={folder}",
     ]
     log = folder.with_suffix(".log")

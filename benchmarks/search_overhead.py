@@ -235,7 +235,7 @@ def measure_peers(
     Returns:
         Seconds that raudio takes for an epoch of the widest network.
     """
-    from raudio.search.runner import check
+    from raudio.search.job import check
 
     count = len(size.configurations)
     common = _common(dataset, size.epochs)

@@ -146,7 +146,7 @@ def test_doctor_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_raudio_search_is_callable_beside_its_package() -> None:
     import raudio
-    import raudio.search.space
+    import raudio.search.space_file
 
     assert callable(raudio.search)
     assert callable(raudio.register.model)

@@ -19,8 +19,8 @@ from raudio.data.locate import locate
 from raudio.data.manifest import MANIFEST, Manifest
 from raudio.data.rows import write_index
 from raudio.data.synth import synth
-from raudio.search.runner import check
-from raudio.search.space import Space
+from raudio.search.job import check
+from raudio.search.space_file import load
 
 RATE = 16000
 
@@ -135,7 +135,7 @@ def test_weights_can_be_searched(tmp_path: Path) -> None:
     file = tmp_path / "space.yaml"
     file.write_text("params:\n  dataset.weights: choice([0.7, 0.3], [0.5, 0.5])\n")
     overrides = ["dataset.path=[a,b]"]
-    space = Space.load(str(file), overrides=overrides)
+    space = load(str(file), overrides=overrides)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     drawn = [space.suggest(study.ask())["dataset.weights"] for _ in range(12)]
     assert set(drawn) == {(0.7, 0.3), (0.5, 0.5)}

@@ -21,6 +21,7 @@ import soundfile
 from raudio.core.errors import ConfigError, RunError
 from raudio.data.prepare import Options, prepare
 from raudio.search import runner
+from raudio.search.job import check, longest_warmup
 
 PLUGIN = """
 import torch
@@ -68,7 +69,7 @@ def test_a_trial_s_process_finds_the_plugins_from_its_own_folder(tmp_path: Path)
     experiment = python(
         "import json\n"
         "from raudio.config.validate import to_mapping\n"
-        "from raudio.search.runner import check\n"
+        "from raudio.search.job import check\n"
         "job = check(['plugins=[my plugin.py]', 'model=mine'], single=True, echo=print)\n"
         "trial = job.experiment_for({})\n"
         "assert trial == job.experiment\n"
@@ -173,12 +174,12 @@ def test_a_search_looks_at_its_data_and_goes_on(
 def test_augmenting_in_a_stream_needs_a_streamed_feed(feed: str, why: str, single: bool) -> None:
     given = ["augment.where=stream", "augment.gain.p=1"]
     with pytest.raises(ConfigError) as caught:
-        runner.check([*given, f"dataset.feed={feed}"], single=single, echo=print)
+        check([*given, f"dataset.feed={feed}"], single=single, echo=print)
     message = str(caught.value)
     assert message.startswith("augment.where=stream ")
     assert why in message
     assert message.endswith("set dataset.feed=streamed, or augment.where=device")
-    job = runner.check([*given, "dataset.feed=streamed"], single=single, echo=print)
+    job = check([*given, "dataset.feed=streamed"], single=single, echo=print)
     assert job.experiment.augment.where == "stream"
 
 
@@ -209,9 +210,9 @@ def test_what_augmentations_lack_is_found_before_a_trial(
 ) -> None:
     (tmp_path / "notes.txt").write_text("no sound")
     with pytest.raises(ConfigError, match=message):
-        runner.check([item.format(tmp_path) for item in given], single=True, echo=print)
+        check([item.format(tmp_path) for item in given], single=True, echo=print)
     soundfile.write(tmp_path / "noise.wav", np.ones(8), 8000)
-    job = runner.check([f"augment.reverb.source={tmp_path}"], single=True, echo=print)
+    job = check([f"augment.reverb.source={tmp_path}"], single=True, echo=print)
     assert job.experiment.augment.reverb.source == str(tmp_path)
 
 
@@ -230,7 +231,7 @@ def test_nothing_is_imported_beside_the_thread_that_imports(
     def plan(*_: Any) -> None:
         raise InterruptedError(*done)
 
-    job = runner.check([], single=True, echo=print)
+    job = check([], single=True, echo=print)
     monkeypatch.setattr(runner, "import_module", slow)
     monkeypatch.setattr(runner, "session", lambda *_, **__: contextlib.nullcontext())
     monkeypatch.setattr(runner, "plan", plan)
@@ -265,4 +266,4 @@ def test_a_run_says_where_it_ran(
 )
 def test_no_trial_is_stopped_in_its_warm_up(overrides: list[str], expected: float) -> None:
     """The grace is one for all trials, so it follows the longest warm-up that may be drawn."""
-    assert runner.longest_warmup(runner.check(overrides, echo=print)) == expected
+    assert longest_warmup(check(overrides, echo=print)) == expected

@@ -49,12 +49,13 @@ def drive(draw: Sampler, count: int) -> list[dict[str, Any]]:
     """`count` trials in turn: completed, pruned, failed, completed, ..."""
     drawn = []
     for index in range(count):
-        number, params = draw.ask()
+        name = str(index)
+        params = draw.ask(name)
         drawn.append(params)
         for epoch in (1, 2):
-            draw.report(number, epoch, value_of(params) / (3 - epoch))
+            draw.report(name, epoch, value_of(params) / (3 - epoch))
         state = ("completed", "pruned", "failed", "completed")[index % 4]
-        draw.tell(number, state, value_of(params) if state == "completed" else None, {})
+        draw.tell(name, state, value_of(params) if state == "completed" else None, {})
     return drawn
 
 
@@ -70,7 +71,7 @@ def test_draws_repeat_by_seed_and_differ_by_number(tmp_path: Path, kind: str) ->
 def test_random_draws_do_not_depend_on_what_became_of_the_others(tmp_path: Path) -> None:
     told = drive(sampler(tmp_path / "a", sampler="random"), 6)
     untold = sampler(tmp_path / "b", sampler="random")
-    assert [untold.ask()[1] for _ in range(6)] == told
+    assert [untold.ask(str(index)) for index in range(6)] == told
 
 
 def test_tpe_learns(tmp_path: Path) -> None:
@@ -84,13 +85,14 @@ def test_tpe_keeps_away_from_what_fails(tmp_path: Path) -> None:
     """Optuna learns nothing from trials that FAILed, and would go there for ever."""
     draw = sampler(tmp_path / "a", seed=2)
     models = []
-    for _ in range(40):
-        number, params = draw.ask()
+    for index in range(40):
+        name = str(index)
+        params = draw.ask(name)
         models.append(params["model"])
         if params["model"] == "cnn":
-            draw.tell(number, "failed", None, {})
+            draw.tell(name, "failed", None, {})
         else:
-            draw.tell(number, "completed", -abs(params["optimizer.lr"] - 0.01), {})
+            draw.tell(name, "completed", -abs(params["optimizer.lr"] - 0.01), {})
     assert models[:STARTUP_TRIALS].count("cnn") >= 2  # it did meet the failures
     assert models[STARTUP_TRIALS:].count("cnn") <= 6
 
@@ -104,18 +106,18 @@ def test_settings_of_a_branch_are_drawn_on_that_branch_alone(tmp_path: Path) -> 
 
 def test_optuna_learns_how_each_trial_ended(tmp_path: Path) -> None:
     draw = sampler(tmp_path / "journal")
-    for _ in range(4):
-        draw.ask()
-    draw.report(0, 1, 0.2)
-    draw.report(0, 2, 0.5)
-    draw.tell(0, "completed", 0.5, {"epochs": 2})
-    draw.report(1, 1, 0.3)
-    draw.tell(1, "pruned", 0.3, {"reason": "worse"})
-    draw.tell(2, "failed", None, {})
+    for index in range(4):
+        draw.ask(str(index))
+    draw.report("0", 1, 0.2)
+    draw.report("0", 2, 0.5)
+    draw.tell("0", "completed", 0.5, {"epochs": 2})
+    draw.report("1", 1, 0.3)
+    draw.tell("1", "pruned", 0.3, {"reason": "worse"})
+    draw.tell("2", "failed", None, {})
     done, pruned, failed, running = stored(tmp_path / "journal")
     assert (done.state, done.value) == (TrialState.COMPLETE, 0.5)
     assert done.intermediate_values == {1: 0.2, 2: 0.5}
-    assert done.user_attrs == {"epochs": 2}
+    assert done.user_attrs == {"trial": "0", "epochs": 2}
     # Pruned, not complete at the value it was stopped at: TPE would mix fidelities.
     assert pruned.state == TrialState.PRUNED
     assert pruned.intermediate_values == {1: 0.3}
@@ -147,14 +149,13 @@ def test_grid_gives_every_cell_once(tmp_path: Path) -> None:
     draw = sampler(tmp_path / "journal", GRID, sampler="grid")
     # cnn: 4 mel counts; crnn: 4 mel counts with 1 or 2 layers.
     assert draw.limit == 12
-    cells = [draw.ask() for _ in range(12)]
-    assert [number for number, _ in cells] == list(range(12))
+    cells = [draw.ask(str(index)) for index in range(12)]
     expected = [{"model": "cnn", "features.n_mels": mels} for mels in (32, 64, 96, 128)] + [
         {"model": "crnn", "features.n_mels": mels, "model.rnn_layers": layers}
         for mels in (32, 64, 96, 128)
         for layers in (1, 2)
     ]
-    as_set = [tuple(sorted(params.items())) for _, params in cells]
+    as_set = [tuple(sorted(params.items())) for params in cells]
     assert sorted(as_set) == sorted(tuple(sorted(cell.items())) for cell in expected)
 
 
@@ -173,28 +174,28 @@ def test_a_rebuilt_study_draws_what_the_uninterrupted_one_would_have(
 
     def play(draw: Sampler, number: int, params: dict[str, Any]) -> None:
         value = params["features.n_mels"] / 128 + params.get("optimizer.lr", 0.0)
-        draw.report(number, 1, value / 2)
+        draw.report(str(number), 1, value / 2)
         if number % 3 == 1:
-            draw.tell(number, "pruned", None, {})
+            draw.tell(str(number), "pruned", None, {})
         elif number % 5 != 4:
-            draw.report(number, 2, value)
-            draw.tell(number, "completed", value, {})
+            draw.report(str(number), 2, value)
+            draw.tell(str(number), "completed", value, {})
         # else: it goes on running
 
     whole = sampler(tmp_path / "whole", space, sampler=kind)
     expected = []
     for number in range(12):
-        expected.append(whole.ask()[1])
+        expected.append(whole.ask(str(number)))
         play(whole, number, expected[-1])
 
     # The records' settings, through the JSON that they are kept in.
     rebuilt = sampler(tmp_path / "rebuilt", space, sampler=kind)
     for number in range(known):
-        assert rebuilt.ask(expected[number]) == (number, expected[number])
+        assert rebuilt.ask(str(number), expected[number]) == expected[number]
         play(rebuilt, number, expected[number])
     drawn = []
     for number in range(known, 12):
-        drawn.append(rebuilt.ask()[1])
+        drawn.append(rebuilt.ask(str(number)))
         play(rebuilt, number, drawn[-1])
     assert drawn == expected[known:]
 
@@ -209,6 +210,6 @@ def test_params_with_one_value_survive_a_rebuild(tmp_path: Path) -> None:
     """A choice of one is not drawn by Optuna, but it is a setting of the trial."""
     width = Param("model.width", Choice((8,)), {}, "model.width")
     space = Space("one", params=(width, SPACE.params[1]))
-    first = sampler(tmp_path / "a", space).ask()
-    assert first[1]["model.width"] == 8
-    assert sampler(tmp_path / "b", space).ask(first[1]) == first
+    first = sampler(tmp_path / "a", space).ask("0")
+    assert first["model.width"] == 8
+    assert sampler(tmp_path / "b", space).ask("0", first) == first

@@ -16,7 +16,7 @@ from raudio.cli.data import app
 from raudio.core.errors import ConfigError
 from raudio.data.manifest import Manifest
 from raudio.data.rows import read_shard
-from raudio.search.runner import check
+from raudio.search.job import check
 
 RATE = 8000
 

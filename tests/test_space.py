@@ -15,8 +15,9 @@ import yaml
 from raudio.config import compose
 from raudio.config.axes import Choice, Interval
 from raudio.core.errors import ConfigError
-from raudio.search import space as spaces
+from raudio.search import space_file as spaces
 from raudio.search.space import Space
+from raudio.search.space_file import load
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -70,7 +71,7 @@ def test_conditions_decide_what_is_drawn(write: Write) -> None:
         ({"model": ["cnn", "cnn10"], "training.batch_size": 8}, {"model.width": "choice(4, 5)"}),
         ({"model.rnn_layers": 2}, {"model.rnn_units": "choice(8, 16)"}),
     )
-    for params in draws(Space.load(path), 100):
+    for params in draws(load(path), 100):
         expected = {"model", "training.batch_size"}
         expected |= {"model.rnn_layers"} if params["model"] == "crnn" else set()
         if params["model"] != "crnn" and params["training.batch_size"] == 8:
@@ -98,7 +99,7 @@ def test_draws_stay_within_their_axes_and_types(write: Write) -> None:
             "training.batch_size": 16,
         }
     )
-    found = draws(Space.load(path), 300)
+    found = draws(load(path), 300)
     rates = [params["optimizer.lr"] for params in found]
     assert all(1e-4 <= rate <= 1e-2 for rate in rates)
     below = sum(rate < 1e-3 for rate in rates) / len(rates)
@@ -117,7 +118,7 @@ def test_one_key_with_an_axis_in_each_branch_is_two_params_to_optuna(write: Writ
         ({"optimizer": "adam"}, {"optimizer.lr": "tag(log, interval(1e-4, 1e-3))"}),
         ({"optimizer": "sgd"}, {"optimizer.lr": "choice(0.1, 0.2)"}),
     )
-    space = Space.load(path)
+    space = load(path)
     for params in draws(space, 30, optuna.samplers.TPESampler(seed=0, n_startup_trials=5)):
         assert (params["optimizer.lr"] >= 0.1) == (params["optimizer"] == "sgd")
     assert space.enqueued({"optimizer": "sgd", "optimizer.lr": 0.2}) == {
@@ -140,7 +141,7 @@ def test_grid_and_size_agree_with_an_enumeration(write: Write) -> None:
         {"model": "choice(cnn, crnn)", "model.width": "range(4, 7)", "seed": "choice(1, 2)"},
         ({"model": "crnn"}, {"model.rnn_layers": "choice(1, 2, 3)"}),
     )
-    space = Space.load(path)
+    space = load(path)
     cnn = [
         {"model": "cnn", "model.width": width, "seed": seed}
         for width, seed in itertools.product((4, 5, 6), (1, 2))
@@ -219,7 +220,7 @@ def test_a_run_s_copy_of_the_space_is_the_same_space(args: tuple[str, ...], tmp_
     _, space, overrides = spaces.resolve(args)
     path = tmp_path / "space.yaml"
     path.write_text(yaml.safe_dump(space.to_mapping(), sort_keys=False))
-    again = Space.load(str(path), {}, overrides)
+    again = load(str(path), {}, overrides)
     assert sorted(again.params, key=str) == sorted(space.params, key=str)
     assert draws(again, 10) == draws(space, 10)
 
@@ -330,7 +331,7 @@ def test_problems_of_overrides_and_space_are_in_one_message() -> None:
 
 
 def test_axes_from_python() -> None:
-    space = Space.load("optimizer", {"model.dropout": Interval(0.0, 0.5)})
+    space = load("optimizer", {"model.dropout": Interval(0.0, 0.5)})
     assert any(param.key == "model.dropout" for param in space.params)
     assert not math.isnan(draws(space, 1)[0]["model.dropout"])
 
@@ -380,7 +381,7 @@ def test_a_space_may_hold_a_whole_chain_with_conditions(write: Write, tmp_path: 
         assert chain["bed"]["sounds_path"] in ("/data/street", "/data/office")
     copy = tmp_path / "copy.yaml"
     copy.write_text(yaml.safe_dump(space.to_mapping(), sort_keys=False))
-    assert draws(Space.load(str(copy)), 10) == draws(space, 10)
+    assert draws(load(str(copy)), 10) == draws(space, 10)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from raudio.cluster.session import session
 from raudio.config.schema import Cluster, Experiment
 from raudio.data.manifest import Manifest
 from raudio.data.pipeline import materialise
-from raudio.search.runner import check
+from raudio.search.job import check
 from throughput.contenders import Contender
 from throughput.measure import AHEAD, Batches, Consumed, Job, consume
 from throughput.recipe import BATCH, MAX_DB, MAX_ROLL, MAX_SNR, MIN_SNR

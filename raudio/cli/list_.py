@@ -65,7 +65,7 @@ def _tables() -> dict[str, dict[str, str]]:
     """Kind -> name -> one line."""
     from raudio.config import chain, compose, schema, validate
     from raudio.data import recipe
-    from raudio.search import space
+    from raudio.search import space_file
 
     tables = {
         f"{registry.kind}s": {name: registry.about(name) for name in registry.names()}
@@ -73,7 +73,7 @@ def _tables() -> dict[str, dict[str, str]]:
     }
     tables = {kind.replace(" ", "-"): rows for kind, rows in tables.items()}
     tables["augment-presets"] = {name: f"augment={name}" for name in compose.options("augment")}
-    tables["spaces"] = space.names()
+    tables["spaces"] = space_file.names()
     tables["recipes"] = recipe.names()
     tables["settings"] = {
         f"{setting.key} ({section}={variant})" if variant else setting.key: _line(setting)

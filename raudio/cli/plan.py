@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from raudio.search.runner import Job
+    from raudio.search.job import Job
     from raudio.search.space import Space
 
 #: Trials that are drawn as examples.
@@ -28,7 +28,7 @@ def plan(
 
     from rich.console import Console
 
-    from raudio.search.runner import check
+    from raudio.search.job import check
 
     errors = Console(stderr=True, highlight=False, markup=False)
     job = check(overrides or [], echo=lambda line: errors.print(line, soft_wrap=True))

@@ -174,8 +174,8 @@ class Engine:
                 name = self._reopened.pop(0)
                 params = self.history.trials[name].params
             else:
-                number, params = self._sampler.ask()
-                name = trial_id(number)
+                name = trial_id(len(self.history.trials))
+                params = self._sampler.ask(name)
             try:
                 experiment = self._experiment_for(params)
             except ConfigError as error:
@@ -256,7 +256,7 @@ class Engine:
         value = finite(metrics.get(self.history.metric))
         if value is None:
             return True
-        self._sampler.report(int(name), epoch, value)
+        self._sampler.report(name, epoch, value)
         return self.scheduler.report(name, epoch, value)
 
     def _end_as(self, trial: TrialHistory, final: bool) -> None:
@@ -289,7 +289,7 @@ class Engine:
         }
         if trial.reason:
             attributes["reason"] = trial.reason
-        self._sampler.tell(int(trial.id), state, value, attributes)
+        self._sampler.tell(trial.id, state, value, attributes)
 
     def _drop_losers(self) -> None:
         """Removes the checkpoints that nothing will ask for: the disk holds the best and the open.
@@ -333,7 +333,7 @@ class Engine:
             if record["event"] == "trial_start" and name not in seen:
                 seen.add(name)
                 self._files.add(name)
-                self._sampler.ask(record["params"])
+                self._sampler.ask(name, record["params"])
             elif record["event"] == "report":
                 if not self._judge(name, record["epoch"], record["metrics"]):
                     self._undone.add(name)

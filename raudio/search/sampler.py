@@ -62,17 +62,18 @@ class Sampler:
             study_name="raudio",
             direction="maximize" if mode == "max" else "minimize",
         )
-        self._trials: dict[int, optuna.Trial] = {}
+        self._trials: dict[str, optuna.Trial] = {}
 
     @property
     def limit(self) -> int | None:
         """The number of different trials there are, when the sampler knows one (grid)."""
         return None if self._grid is None else len(self._grid)
 
-    def ask(self, params: Mapping[str, Any] | None = None) -> tuple[int, dict[str, Any]]:
-        """The number of the next trial and its settings.
+    def ask(self, name: str, params: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The settings of the next trial.
 
         Args:
+            name: its id, which Optuna keeps as the user attribute `trial`.
             params: the settings that a recorded trial had, when a study is rebuilt.
         """
         number = len(self._trials)
@@ -82,26 +83,26 @@ class Sampler:
             self._study.enqueue_trial(self._space.enqueued(params))
         self._study.sampler = self._seeded(number)
         trial = self._study.ask()
-        assert trial.number == number, "the study and the records disagree about the trials"
-        self._trials[number] = trial
-        return number, self._space.suggest(trial)
+        trial.set_user_attr("trial", name)
+        self._trials[name] = trial
+        return self._space.suggest(trial)
 
-    def report(self, number: int, epoch: int, value: float) -> None:
+    def report(self, name: str, epoch: int, value: float) -> None:
         """An intermediate value, which TPE learns from when the trial is pruned."""
-        self._trials[number].report(value, epoch)
+        self._trials[name].report(value, epoch)
 
     def tell(
-        self, number: int, state: str, value: float | None, attributes: Mapping[str, Any]
+        self, name: str, state: str, value: float | None, attributes: Mapping[str, Any]
     ) -> None:
         """The end of a trial; a pruned one reaches Optuna as PRUNED, a failed one as infeasible.
 
         Args:
-            number: of the trial.
+            name: of the trial.
             state: completed, pruned or failed. (A stopped trial can go on: Optuna sees it running.)
             value: its best, of a completed trial.
             attributes: kept as the trial's user attributes.
         """
-        trial = self._trials[number]
+        trial = self._trials[name]
         for name, attribute in attributes.items():
             trial.set_user_attr(name, attribute)
         if state == "failed":

@@ -1,0 +1,147 @@
+"""What a run folder says of its search before anything has happened in it."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import sys
+from collections.abc import Sequence
+from datetime import datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import raudio
+from raudio.config import compose, validate
+from raudio.core import machine
+from raudio.core.errors import ConfigError, RunError, unknown
+from raudio.core.storage import write_atomic
+from raudio.data.inspect import preflight
+from raudio.data.manifest import Manifest
+from raudio.records import (
+    DATASET_JSON,
+    ENVIRONMENT_JSON,
+    PREFLIGHT_JSON,
+    SEARCH_YAML,
+    SPACE_YAML,
+)
+from raudio.search.job import Job, job_on_data
+from raudio.search.space import Space
+from raudio.search.space_file import load
+
+#: Settings of a recorded search that `resume` may change: the budget, and where it runs.
+RESUMABLE = (
+    "search.trials",
+    "search.time_budget",
+    "search.concurrency",
+    "search.keep",
+    "search.max_failures",
+    "run.export",
+    "cluster.address",
+    "cluster.cpus",
+)
+
+
+def default_folder() -> str:
+    stamp = datetime.now().strftime("%Y-%m-%d-%H%M%S")
+    folder, number = Path("runs") / stamp, 1
+    while folder.exists():
+        number += 1
+        folder = Path("runs") / f"{stamp}-{number}"
+    return str(folder)
+
+
+def make_run(job: Job, folder: Path) -> None:
+    """What a run says of itself, before anything has happened in it."""
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError as error:
+        raise RunError(f"run.dir={str(folder)!r} exists already; give another folder") from error
+    except OSError as error:
+        raise RunError(f"run.dir={str(folder)!r} cannot be made: {error.strerror}") from error
+    write_search(job, folder)
+    write_atomic(folder / SPACE_YAML, yaml.safe_dump(job.space.to_mapping(), sort_keys=False))
+    write_atomic(folder / DATASET_JSON, job.manifest.to_json())
+    write_atomic(folder / PREFLIGHT_JSON, preflight.to_json(job.preflight))
+    write_atomic(folder / ENVIRONMENT_JSON, json.dumps(_environment(), indent=2) + "\n")
+
+
+def write_search(job: Job, folder: Path) -> None:
+    """What `recorded_job` reads; written anew when a session changes the budget, so that the next
+    one knows it."""
+    recorded = {
+        "overrides": list(job.overrides),
+        "single": not job.space.params,
+        "configuration": validate.to_mapping(job.configuration),
+    }
+    write_atomic(folder / SEARCH_YAML, yaml.safe_dump(recorded, sort_keys=False))
+
+
+def recorded_job(folder: Path, overrides: Sequence[str]) -> Job:
+    """The job of a run folder, with a changed budget."""
+    plain, axes = compose.split(overrides)
+    changed = compose.values_of(plain)
+    for key in (*changed, *axes):
+        if key not in RESUMABLE:
+            raise ConfigError(
+                f"{key} cannot change when a run goes on: {unknown('setting', key, RESUMABLE)}"
+            )
+    for key, axis in axes.items():
+        raise ConfigError(f"{key}={axis} has several values; a run goes on with one")
+    path = folder / SEARCH_YAML
+    try:
+        recorded = yaml.safe_load(path.read_text())
+        mapping, given, single = (recorded[key] for key in ("configuration", "overrides", "single"))
+        for key, value in changed.items():
+            group, _, name = key.partition(".")
+            mapping[group][name] = value
+    except (OSError, yaml.YAMLError, TypeError, KeyError) as error:
+        raise RunError(f"{str(path)!r} is missing or damaged; this run cannot go on") from error
+    if single and "search.trials" in changed:
+        raise ConfigError(
+            f"search.trials={changed['search.trials']}: {str(folder)!r} has nothing to search, and "
+            "a further trial would be the same; `raudio search` makes a run with a space"
+        )
+    configuration = validate.configuration_from(mapping, plugins=True)
+    space = Space("none") if single else load(str(folder / SPACE_YAML), overrides=given)
+    job = job_on_data(configuration, given, space, lambda text: None)
+    if job.manifest.fingerprint != Manifest.read(str(folder)).fingerprint:
+        raise RunError(
+            f"dataset {job.manifest.path!r} has changed since run {str(folder)!r} started; its "
+            "trials could not be compared with new ones: start a new search"
+        )
+    return job
+
+
+def _environment() -> dict[str, Any]:
+    """Versions, commit and hardware; no environment variables, which may hold secrets."""
+    packages = ("ray", "torch", "torchaudio", "optuna", "hydra-core", "pyarrow", "numpy")
+    return {
+        "raudio": raudio.__version__,
+        "commit": _commit(Path(raudio.__file__).parents[1]),
+        "python": platform.python_version(),
+        "packages": {name: metadata.version(name) for name in packages},
+        "system": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "cpus": machine.cpus(),
+        "memory_bytes": machine.memory_bytes(),
+        "gpus": machine.gpus(),
+        "command": sys.argv,
+    }
+
+
+def _commit(clone: Path) -> str | None:
+    """The commit that a clone of raudio is at; None where raudio was installed, perhaps inside
+    another project's clone, or where there is no git."""
+    if not (clone / ".git").exists():
+        return None
+    try:
+        found = subprocess.run(
+            ["git", "-C", str(clone), "rev-parse", "HEAD"], capture_output=True, text=True
+        )
+    except OSError:
+        return None
+    return found.stdout.strip() or None

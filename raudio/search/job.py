@@ -1,0 +1,265 @@
+"""What a command line asks for, checked as a whole: it could start, and nothing has started.
+
+Whatever the user can mend is found here, before Ray starts and before anything is written.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from raudio.cluster.session import local_capacity
+from raudio.config import chain, compose
+from raudio.config.adapters import is_adapter
+from raudio.config.axes import Interval
+from raudio.config.schema import Augment, Configuration, Experiment
+from raudio.core.components import TASKS
+from raudio.core.errors import ConfigError, DataError, RunError, unknown
+from raudio.core.storage import absolute, local_run
+from raudio.data.clips import stored_tables
+from raudio.data.inspect import Inspection, inspect, preflight
+from raudio.data.locate import SYNTH, locate
+from raudio.data.manifest import Manifest
+from raudio.data.pipeline import choose_feed
+from raudio.data.resolve import resolve
+from raudio.search import space_file as spaces
+from raudio.search.planner import Plan, plan
+from raudio.search.space import Space
+
+#: Augmentations that take recordings from a `source`.
+_WITH_SOURCE = ("background", "reverb")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A search that has been checked and could start.
+
+    Attributes:
+        configuration: resolved; its experiment is what all trials have in common.
+        overrides: of the command line, which trials' experiments are composed from.
+        space: what is searched; empty for a single training.
+        manifest: of the dataset.
+        preflight: what is odd about it, as far as its small columns tell.
+        feed: "resident" or "streamed".
+        store: bytes of the object store, by which the feed was chosen; None: not known yet.
+        plan: how it fits; None for a cluster that has not been reached yet.
+        metric, mode: what is optimised.
+        notes: what was decided, for the user.
+    """
+
+    configuration: Configuration
+    overrides: tuple[str, ...]
+    space: Space
+    manifest: Manifest
+    preflight: Inspection
+    feed: str
+    store: int | None
+    plan: Plan | None
+    metric: str
+    mode: str
+    notes: tuple[str, ...]
+
+    @property
+    def experiment(self) -> Experiment:
+        """What all trials have in common."""
+        return self.configuration.experiment
+
+    def experiment_for(self, params: Mapping[str, Any]) -> Experiment:
+        """The resolved experiment of a trial.
+
+        Raises:
+            ConfigError: its settings cannot work together.
+        """
+        return _on(compose.experiment_for(self.overrides, params), self.manifest, self.store)
+
+
+def check(overrides: Sequence[str], *, single: bool = False, echo: Callable[[str], None]) -> Job:
+    """Resolves and checks a command line; starts nothing.
+
+    Args:
+        overrides: of the command line.
+        single: one training, without a space.
+        echo: told what was decided about the data.
+
+    Raises:
+        UserError: it cannot work.
+    """
+    overrides = compose.with_absolute_paths(overrides)
+    if single:
+        plain, axes = compose.split(overrides)
+        if axes:
+            key = next(iter(axes))
+            raise ConfigError(
+                f"{key} has several values; `raudio search` tries them, train does not"
+            )
+        configuration, space = compose.compose(plain), Space("none")
+        configuration = dataclasses.replace(
+            configuration,
+            search=dataclasses.replace(
+                configuration.search, trials=1, sampler="random", scheduler="none"
+            ),
+        )
+    else:
+        configuration, space, plain = spaces.resolve(overrides)
+    _check_folder(configuration.run.dir)
+    return job_on_data(configuration, plain, space, echo)
+
+
+def job_on_data(
+    configuration: Configuration,
+    overrides: Sequence[str],
+    space: Space,
+    echo: Callable[[str], None],
+) -> Job:
+    search, experiment = configuration.search, configuration.experiment
+    if experiment.plugins:  # trials' processes, and a later `resume`, run in other folders
+        plugins = tuple(str(Path(file).expanduser().resolve()) for file in experiment.plugins)
+        experiment = dataclasses.replace(experiment, plugins=plugins)
+        others = [item for item in overrides if not item.startswith("plugins=")]
+        overrides = [*others, compose.override("plugins", plugins)]
+    if search.sampler == "grid":
+        space.grid()
+    metric, mode = _metric(experiment)
+    local = configuration.cluster.address == "local"
+    capacity = local_capacity(configuration.cluster) if local else None
+    if capacity is not None:  # before the data, which may take long to prepare
+        plan(capacity, experiment.resources, search, "resident")
+    store = capacity.store if capacity is not None else None
+    manifest = locate(experiment.dataset, echo)
+    _check_data(manifest)
+    _check_target(experiment, manifest)
+    experiment = _on(experiment, manifest, store)
+    configuration = dataclasses.replace(configuration, experiment=experiment)
+    assert experiment.dataset.sample_rate is not None
+    _check_augment(experiment.augment, experiment.dataset.sample_rate)
+    found = inspect(
+        manifest,
+        sample_rate=experiment.dataset.sample_rate,
+        clip_seconds=experiment.dataset.clip_seconds,
+        verify=False,
+    )
+    feed, why = choose_feed(experiment.dataset, manifest, experiment.dataset.sample_rate, store)
+    if feed == "resident" and experiment.augment.where == "stream":
+        raise ConfigError(
+            "augment.where=stream augments in the tasks of a streamed feed, and this search's is "
+            f"resident ({why}); set dataset.feed=streamed, or augment.where=device"
+        )
+    return Job(
+        configuration=configuration,
+        overrides=tuple(overrides),
+        space=space,
+        manifest=manifest,
+        preflight=found,
+        feed=feed,
+        store=store,
+        plan=(None if capacity is None else plan(capacity, experiment.resources, search, feed)),
+        metric=metric,
+        mode=mode,
+        notes=(*preflight.notes(found), f"{feed} feed: {why}", *space.notes),
+    )
+
+
+def _on(experiment: Experiment, manifest: Manifest, store: int | None) -> Experiment:
+    """`experiment` resolved on its dataset, which it names so that any folder finds it again."""
+    given = experiment.dataset.path
+    path: str | tuple[str, ...]
+    if isinstance(given, str):
+        path = SYNTH if given == SYNTH else manifest.anywhere().path
+    else:
+        path = tuple(each if each == SYNTH else absolute(each) for each in given)
+    dataset = dataclasses.replace(experiment.dataset, path=path, labels=None)
+    return resolve(dataclasses.replace(experiment, dataset=dataset), manifest, store)
+
+
+def _check_folder(folder: str | None) -> None:
+    if folder is not None and local_run(folder).exists():
+        raise RunError(
+            f"run.dir={folder!r} exists already; give another folder, or go on with that run: "
+            f"raudio resume {folder}"
+        )
+
+
+def _metric(experiment: Experiment) -> tuple[str, str]:
+    """What is optimised, and which way it is better."""
+    settings = type(experiment.task)
+    modes = getattr(settings, "METRICS", None) or TASKS.get(experiment.task.name).modes  # type: ignore[attr-defined]
+    known = {f"valid/{name}": mode for name, mode in modes.items()}
+    metric = experiment.training.metric or next(iter(known))
+    if metric not in known:
+        raise ConfigError(f"training.metric={metric!r}: {unknown('metric', metric, known)}")
+    return metric, known[metric]
+
+
+def longest_warmup(job: Job) -> float:
+    """The longest warm-up that a trial of the search may have, as a share of its length."""
+    params = job.space.params
+    searched = [
+        param.axis.high if isinstance(param.axis, Interval) else max(param.values)
+        for param in params
+        if param.key == "schedule.warmup"
+    ]
+    names = [name for param in params if param.key == "schedule" for name in param.values]
+    given = [
+        compose.experiment_for(job.overrides, {**job.space.groups(), "schedule": name})
+        for name in ([] if searched else names)
+    ] or [job.experiment]
+    return max(searched or [getattr(each.schedule, "warmup", 0.0) for each in given])
+
+
+def _check_augment(augment: Augment, sample_rate: int) -> None:
+    """Whether augmentations find their recordings, which trials read, and libraries take their
+    settings. What is imported imports torch, which takes the driver seconds: only where needed."""
+    own = {
+        f"augment.{kind}": {"kind": kind, **vars(getattr(augment, kind))} for kind in _WITH_SOURCE
+    }
+    for name, step in {**own, **dict(chain.steps(augment.chain))}.items():
+        kind = step["kind"]
+        if kind in _WITH_SOURCE and step["source"] is not None:
+            from raudio.audio.augment.sounds import sound_files
+
+            sound_files(step["source"], name=name)
+        elif is_adapter(kind):
+            from raudio.audio.adapters import build_adapter
+
+            for key in chain.PATHS:
+                if step.get(key) is not None and not Path(step[key]).exists():
+                    raise ConfigError(
+                        f"{name}.{key}={step[key]!r} does not exist; give a folder or file of audio"
+                    )
+            given = {key: value for key, value in step.items() if key not in ("kind", "weight")}
+            try:
+                build_adapter(kind, given, sample_rate)
+            except ConfigError as error:
+                raise ConfigError(f"{name}: {error}") from error
+
+
+def _check_data(manifest: Manifest) -> None:
+    for split in ("train", "valid"):
+        if split not in manifest.splits or not manifest.splits[split].clips:
+            raise DataError(
+                f"dataset {manifest.path!r} has no clips in split {split!r}; a search trains on "
+                "train and compares on valid: prepare it again with both"
+            )
+    if len(manifest.labels) < 2:
+        raise DataError(
+            f"dataset {manifest.path!r} has {len(manifest.labels)} class "
+            f"({', '.join(manifest.labels)}); there is nothing to tell apart: add another"
+        )
+
+
+def _check_target(experiment: Experiment, manifest: Manifest) -> None:
+    """Whether every clip has what the task learns; a task that names no column checks by itself."""
+    column = getattr(experiment.task, "TARGET", None)
+    if column is None:
+        return
+    for table in stored_tables(manifest):
+        if not table[column].null_count:
+            continue
+        has = "several labels a clip" if "labels" in table.column_names else "events"
+        raise ConfigError(
+            f"task={experiment.task.name} needs one label a clip, and dataset {manifest.path!r} "
+            f"has {has}: prepare it from a table that gives each clip one label"
+        )

@@ -121,7 +121,7 @@ def test_optuna_learns_how_each_trial_ended(tmp_path: Path) -> None:
     # Pruned, not complete at the value it was stopped at: TPE would mix fidelities.
     assert pruned.state == TrialState.PRUNED
     assert pruned.intermediate_values == {1: 0.3}
-    assert pruned.user_attrs == {"reason": "worse"}
+    assert pruned.user_attrs == {"trial": "1", "reason": "worse"}
     # Infeasible, without a value: see test_tpe_keeps_away_from_what_fails.
     assert (failed.state, failed.value) == (TrialState.PRUNED, None)
     assert failed.constraints == {"failed": 1.0}

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import click
 import numpy as np
 import soundfile
+import typer
+import yaml
+
+from raudio.cli.main import app
+from raudio.config import chain, schema, validate
+from raudio.config.setting import Setting
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 DATA = ROOT / "docs" / "data.md"
+SEARCH = ROOT / "docs" / "search.md"
 
 
 def blocks(page: Path, language: str = "") -> list[str]:
@@ -25,14 +36,13 @@ def commands(page: Path) -> list[str]:
 
 
 def table(page: Path, first: str) -> list[list[str]]:
-    """The cells of the table whose first column has this title, without marks of code."""
+    """The cells of the tables whose first column has this title, without marks of code."""
     lines = [line.strip() for line in page.read_text().splitlines()]
-    begin = next(n for n, line in enumerate(lines) if line.startswith(f"| {first} |"))
+    begins = [n for n, line in enumerate(lines) if line.startswith(f"| {first} |")]
     rows = []
-    for line in lines[begin + 2 :]:
-        if not line.startswith("|"):
-            break
-        rows.append([cell.strip().replace("`", "") for cell in line.strip("|").split("|")])
+    for begin in begins:
+        for line in itertools.takewhile(lambda line: line.startswith("|"), lines[begin + 2 :]):
+            rows.append([cell.strip().replace("`", "") for cell in line.strip("|").split("|")])
     return rows
 
 
@@ -50,3 +60,47 @@ def tone(path: Path, hertz: float, seed: int, seconds: float = 0.5) -> None:
     time = np.arange(round(8000 * seconds)) / 8000
     wave = 0.3 * np.sin(2 * np.pi * hertz * (1 + 0.1 * noise.random()) * time)
     soundfile.write(path, wave + 0.05 * noise.standard_normal(len(time)), 8000)
+
+
+def known_settings() -> dict[str, list[Setting]]:
+    """Every setting by its key, of each variant of its group."""
+    found: dict[str, list[Setting]] = {}
+    variants = [(group, name) for group, names in schema.VARIANTS.items() for name in names]
+    for chosen in [{}, *({group: name} for group, name in variants)]:
+        for key, setting in validate.settings(chosen).items():
+            found.setdefault(key, []).append(setting)
+    return found
+
+
+def check_settings(page: Path, at_least: int) -> None:
+    """Every setting that a page names is one, and may have the value that stands behind it."""
+    known = known_settings()
+    groups = {key.partition(".")[0] for key in known if "." in key}
+    setting = rf"\b((?:{'|'.join(groups)})(?:\.\w+)+)(=[\w.]+(?![\w.(]))?"
+    named = re.findall(setting, page.read_text())
+    checked = 0
+    for key, value in named:
+        if key.endswith((".json", ".yaml", ".md")) or chain.is_key(key):
+            continue
+        assert key in known, key
+        if value:
+            known[key][0].checked(yaml.safe_load(value[1:]))
+        checked += 1
+    assert checked >= at_least
+
+
+def parse(arguments: Sequence[str]) -> None:
+    """Raises what click does for a command or an option that there is not; runs nothing."""
+    command: Any = typer.main.get_command(app)
+    context = click.Context(command, info_name="raudio")
+    rest = list(arguments)
+    while hasattr(command, "commands"):
+        name, command, rest = command.resolve_command(context, rest)
+        assert command is not None, name
+    command.make_context(command.name, rest, parent=context)
+
+
+def is_out_of_reach(arguments: Sequence[str]) -> bool:
+    """Whether a command needs a store, the web or a cluster."""
+    downloads = arguments[:2] == ["data", "fetch"] and "--list" not in arguments
+    return downloads or "--address" in arguments or any("://" in each for each in arguments)

@@ -18,19 +18,16 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import click
 import pages
 import pytest
-import typer
-import yaml
 from pages import DATA
 from typer.testing import CliRunner
 
 from raudio.audio.augment import Mixing
 from raudio.cli.main import app
-from raudio.config import chain, schema, validate
+from raudio.config import schema
 from raudio.config.axes import text
-from raudio.config.setting import Setting, settings_in
+from raudio.config.setting import settings_in
 from raudio.core.components import AUGMENTATIONS
 from raudio.data import inspect, recipe
 from raudio.data.sources.columns import ROLES, recognise
@@ -79,29 +76,8 @@ def test_the_table_of_problems_has_what_the_checks_can_find() -> None:
     assert len(found) > 25
 
 
-def known_settings() -> dict[str, list[Setting]]:
-    """Every setting by its key, of each variant of its group."""
-    found: dict[str, list[Setting]] = {}
-    variants = [(group, name) for group, names in schema.VARIANTS.items() for name in names]
-    for chosen in [{}, *({group: name} for group, name in variants)]:
-        for key, setting in validate.settings(chosen).items():
-            found.setdefault(key, []).append(setting)
-    return found
-
-
 def test_every_setting_that_the_page_names_is_one_and_may_have_that_value() -> None:
-    known = known_settings()
-    groups = {key.partition(".")[0] for key in known if "." in key}
-    named = re.findall(rf"\b((?:{'|'.join(groups)})(?:\.\w+)+)(=[\w.]+)?", DATA.read_text())
-    checked = 0
-    for key, value in named:
-        if key == "dataset.json" or chain.is_key(key):
-            continue
-        assert key in known, key
-        if value and value not in ("=choice", "=interval"):
-            known[key][0].checked(yaml.safe_load(value[1:]))
-        checked += 1
-    assert checked > 25
+    pages.check_settings(DATA, at_least=26)
 
 
 def test_the_files_that_the_page_points_to_are_there() -> None:
@@ -181,23 +157,6 @@ def write_cuts(folder: Path, tapes: Sequence[str]) -> None:
     cuts.to_shar(folder / "shar", fields={"recording": "flac"}, shard_size=6)
 
 
-def parse(arguments: Sequence[str]) -> None:
-    """Raises what click does for a command or an option that there is not; runs nothing."""
-    command: Any = typer.main.get_command(app)
-    context = click.Context(command, info_name="raudio")
-    rest = list(arguments)
-    while hasattr(command, "commands"):
-        name, command, rest = command.resolve_command(context, rest)
-        assert command is not None, name
-    command.make_context(command.name, rest, parent=context)
-
-
-def is_out_of_reach(arguments: Sequence[str]) -> bool:
-    """Whether a command needs a store, the web or a cluster."""
-    downloads = arguments[:2] == ["data", "fetch"] and "--list" not in arguments
-    return downloads or "--address" in arguments or any("://" in each for each in arguments)
-
-
 def test_the_columns_that_the_page_shows_are_those_of_the_files(here: Path) -> None:
     kinds = {"labels": "clips", "segments": "segments", "events": "events", "tags": "clips"}
     for name, kind in kinds.items():
@@ -216,8 +175,8 @@ def test_every_command_of_the_page_works(here: Path, monkeypatch: pytest.MonkeyP
     parsed = 0
     for line in lines:
         arguments = shlex.split(line)[1:]
-        parse(arguments)
-        if is_out_of_reach(arguments):
+        pages.parse(arguments)
+        if pages.is_out_of_reach(arguments):
             parsed += 1
             if arguments[:2] == ["data", "fetch"]:
                 assert arguments[2] in recipe.names(), line

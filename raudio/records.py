@@ -23,7 +23,7 @@ import math
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -254,10 +254,13 @@ class TrialHistory:
                 self._run()
             metrics = {k: float(v) for k, v in record["metrics"].items() if v is not None}
             seconds = float(record.get("seconds") or 0.0)
-            # Going on from a checkpoint may report an epoch again: the last report counts.
-            others = [known for known in self.reports if known.epoch != record["epoch"]]
             new = ReportRecord(record["epoch"], metrics, seconds, bool(record.get("final")))
-            self.reports = sorted([*others, new], key=lambda report: report.epoch)
+            if new.epoch <= self.epochs:
+                # Going on from a checkpoint may report an epoch again: the last report counts.
+                others = [known for known in self.reports if known.epoch != new.epoch]
+                self.reports = sorted([*others, new], key=lambda report: report.epoch)
+            else:
+                self.reports.append(new)
             if self.state == RUNNING:
                 self._open += seconds
         elif event == "lost":
@@ -336,8 +339,8 @@ class History:
             return None
         return None if ranked[0].value(self.metric, self.mode) is None else ranked[0]
 
-    def ranked(self) -> list[TrialHistory]:
-        """All trials: by value, then those without one, the failed ones last."""
+    def ranked(self, trials: Iterable[TrialHistory] | None = None) -> list[TrialHistory]:
+        """All trials, or some: by value, then those without one, the failed ones last."""
         sign = 1.0 if self.mode == "min" else -1.0
 
         def order(trial: TrialHistory) -> tuple[int, float, str]:
@@ -345,7 +348,7 @@ class History:
             place = 2 if trial.state == FAILED else 1 if value is None else 0
             return place, 0.0 if value is None else sign * value, trial.id
 
-        return sorted(self.trials.values(), key=order)
+        return sorted(self.trials.values() if trials is None else trials, key=order)
 
 
 def read_records(run: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:

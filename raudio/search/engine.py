@@ -101,6 +101,7 @@ class Engine:
         self._undone: set[str] = set()  # to be pruned, but the driver died before it was
         self._files: set[str] = set()  # trials that may have checkpoints
         self._lost_in_vain = 0
+        self._worked = False  # whether a trial has ended without failing
         self.broken: str | None = None
         self._replay(past)
 
@@ -295,27 +296,27 @@ class Engine:
         """Removes the checkpoints that nothing will ask for: the disk holds the best and the open.
 
         An ended trial does not go on, so its last checkpoint goes; its best one stays while the
-        trial is among the best.
+        trial is among the best. One that has lost its place never gets it back, so only those
+        that may have checkpoints are compared: this is asked at every end of a trial.
         """
-        kept = 0
-        for trial in self.history.ranked():
-            if trial.state not in _ENDED:
-                continue
-            keep = trial.state != FAILED and kept < self._search.keep
-            kept += keep
-            if trial.id in self._files:
-                folder = trial_folder(self.run, trial.id)
-                (folder / LAST).unlink(missing_ok=True)
-                if not keep:
-                    (folder / BEST).unlink(missing_ok=True)
-                    self._files.discard(trial.id)
+        trials = (self.history.trials[name] for name in self._files)
+        ended = [trial for trial in trials if trial.state in _ENDED]
+        for place, trial in enumerate(self.history.ranked(ended)):
+            folder = trial_folder(self.run, trial.id)
+            (folder / LAST).unlink(missing_ok=True)
+            if trial.state == FAILED or place >= self._search.keep:
+                (folder / BEST).unlink(missing_ok=True)
+                self._files.discard(trial.id)
 
     def _same_failure(self) -> str | None:
         """The error that every one of the first trials has ended with, if so."""
+        if self._worked:
+            return None
         ended = [trial for trial in self.history.trials.values() if trial.state in _ENDED]
         if len(ended) < min(self._search.max_failures, self.trials_wanted or math.inf):
             return None
-        if any(trial.state != FAILED for trial in ended):
+        self._worked = any(trial.state != FAILED for trial in ended)
+        if self._worked:
             return None
         # Steps, rates and paths differ from trial to trial where the error is the same.
         same = {(trial.kind, _NUMBER.sub("#", trial.reason or "")) for trial in ended}

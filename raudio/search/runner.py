@@ -140,7 +140,7 @@ def _run(job: Job, folder: Path, *, quiet: bool, resumed: bool) -> SearchResult:
     with RunLock(folder), _display(quiet, epochs) as display:
         if resumed:
             write_search(job, folder)
-        past = list(read_records(folder)) if resumed else []
+        past = read_records(folder) if resumed else ()
         history = read_history(folder) if resumed else History()
         for note in job.notes:
             display.say(note)

@@ -36,6 +36,7 @@ from raudio.data import raydata
 from raudio.data.build import build_feeds
 from raudio.data.clips import WAVE, Clips, cut_windows, decode_shard, decode_windows, load_clips
 from raudio.data.feeds import Batch, ResidentFeed, StreamedFeed
+from raudio.data.folds import blocks_on_fold, on_fold
 from raudio.data.index import Index
 from raudio.data.kept import kept_shard, room_for_decoded
 from raudio.data.manifest import MANIFEST, Manifest, Shard, SplitInfo
@@ -954,6 +955,32 @@ def test_a_stream_augments_as_the_training_process_does(
     (windows,) = feeds["valid"].windows(100)
     assert int16(windows.inputs[0]).tolist()[:FRAMES] == valid.wave(0)[:FRAMES].tolist()
     for feed in (one, *feeds.values()):
+        feed.close()
+
+
+@pytest.mark.ray
+def test_both_feeds_of_another_fold_give_its_clips(ray: Any, dataset: Manifest) -> None:
+    """The clips were decoded by the splits as prepared, and are valid by the fold."""
+    shards = [dataclasses.replace(s, fold=n % 3) for n, s in enumerate(dataset.shards)]
+    folded = dataclasses.replace(dataset, shards=tuple(shards))
+    refs = materialise(folded, sample_rate=RATE, precision="int16")
+    settings = Dataset(sample_rate=RATE, clip_seconds=FRAMES / RATE, shuffle_window=2)
+    view = on_fold(folded, 1)
+    assert [s.fold for s in view.shards_of("valid")] == [1, 1]
+    common: dict[str, Any] = {"experiment": experiment_on(settings), "encode": encode}
+    one = build_feeds(view, refs=blocks_on_fold(refs, folded, view), **common)
+    other = build_feeds(view, **common)
+    valid = load_clips(view, "valid", sample_rate=RATE, precision="int16")
+    for feeds in (one, other):
+        assert feeds["valid"].clips == len(valid)
+        keys = np.concatenate([batch.keys for batch in feeds["valid"].windows(4)])
+        assert set(keys) == set(valid.keys)
+        trained = {key for batch in feeds["train"].epoch(0) for key in batch.keys}
+        assert trained
+        assert not trained & set(valid.keys)
+    assert all_same(list(one["train"].epoch(0)), list(other["train"].epoch(0)))
+    assert all_same(list(one["valid"].windows(4)), list(other["valid"].windows(4)))
+    for feed in (*one.values(), *other.values()):
         feed.close()
 
 

@@ -174,6 +174,9 @@ def inspect(
         float | None,
         typer.Option(metavar="S", min=0.001, help="length to pad and cut to; none: a search's"),
     ] = None,
+    fold: Annotated[
+        int | None, typer.Option(help="fold that is valid; none: the splits as prepared")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="everything, as one JSON object")] = False,
     html: Annotated[
         str | None,
@@ -195,6 +198,7 @@ def inspect(
     from raudio.config.schema import Dataset
     from raudio.core.errors import DataError
     from raudio.core.storage import write_atomic
+    from raudio.data.folds import on_fold
     from raudio.data.inspect import inspect as look
     from raudio.data.inspect.html import page
     from raudio.data.inspect.text import render
@@ -202,6 +206,7 @@ def inspect(
 
     with _progress("preparing") as progress:
         manifest = locate(Dataset(path=dataset), _echo, progress)
+    manifest = on_fold(manifest, fold)
     found = look(manifest, clip_seconds=clip_seconds)
     if html is not None:
         try:

@@ -43,6 +43,12 @@ class Dataset:
         min=0,
     )
     labels: str | None = setting(None, "label file of a plain folder of audio", result=False)
+    fold: int | None = setting(
+        None,
+        "fold of a cross-validation that is valid, the others outside test being train; none: the "
+        "splits as they were prepared",
+        min=0,
+    )
     sample_rate: int | None = setting(
         None, "rate to resample to; none: the most common one", unit="Hz", min=1000, max=384000
     )

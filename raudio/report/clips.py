@@ -20,6 +20,7 @@ from raudio.audio.decode import decode
 from raudio.config.validate import experiment_from
 from raudio.core.errors import DataError
 from raudio.core.units import Hertz, Seconds
+from raudio.data.folds import on_fold
 from raudio.data.locate import locate
 from raudio.data.manifest import Manifest
 from raudio.data.rows import read_shard
@@ -65,7 +66,9 @@ def excerpts(run: Run, wrong: list[dict[str, Any]]) -> list[Excerpt]:
     experiment = run.configured("experiment")
     if not experiment:
         raise DataError("the run does not say where its dataset is")
-    manifest = locate(experiment_from(experiment).dataset)
+    trial = run.history.trials.get(str(run.bundle.get("trial")))
+    own = (run.experiment(trial) if trial else {}).get("dataset", {})  # its fold may be its own
+    manifest = on_fold(locate(experiment_from(experiment).dataset), own.get("fold"))
     if manifest.fingerprint != run.bundle.get("dataset"):
         raise DataError(f"dataset {manifest.path!r} has changed since the run")
     return [_excerpt(manifest, int(one["clip"])) for one in wrong]

@@ -20,6 +20,7 @@ from raudio.core.components import TASKS
 from raudio.core.errors import ConfigError, DataError, RunError, unknown
 from raudio.core.storage import absolute, local_run
 from raudio.data.clips import stored_tables
+from raudio.data.folds import on_fold
 from raudio.data.inspect import Inspection, inspect, preflight
 from raudio.data.locate import SYNTH, locate
 from raudio.data.manifest import Manifest
@@ -129,14 +130,15 @@ def job_on_data(
         plan(capacity, experiment.resources, search, "resident")
     store = capacity.store if capacity is not None else None
     manifest = locate(experiment.dataset, echo)
-    _check_data(manifest)
+    split = on_fold(manifest, experiment.dataset.fold)
+    _check_data(split)
     _check_target(experiment, manifest)
     experiment = _on(experiment, manifest, store)
     configuration = dataclasses.replace(configuration, experiment=experiment)
     assert experiment.dataset.sample_rate is not None
     _check_augment(experiment.augment, experiment.dataset.sample_rate)
     found = inspect(
-        manifest,
+        split,
         sample_rate=experiment.dataset.sample_rate,
         clip_seconds=experiment.dataset.clip_seconds,
         verify=False,

@@ -58,12 +58,15 @@ def train_here(
     import torch
 
     from raudio.data.build import build_feeds
+    from raudio.data.folds import blocks_on_fold, on_fold
     from raudio.system import build_system
     from raudio.training.budget import budget
     from raudio.training.loop import train
 
     set_threads(experiment.resources.cpus)
-    manifest = data.manifest
+    manifest, refs = on_fold(data.manifest, experiment.dataset.fold), data.refs
+    if refs is not None:
+        refs = blocks_on_fold(refs, data.manifest, manifest)
     system = build_system(
         experiment,
         labels=manifest.labels,
@@ -73,7 +76,7 @@ def train_here(
         manifest,
         experiment,
         encode=system.task.encode,
-        refs=data.refs,
+        refs=refs,
         rank=place.rank,
         world=place.world,
         passes=lambda steps: budget(experiment.training, steps).passes,

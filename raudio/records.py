@@ -8,6 +8,7 @@ written by the driver alone, only ever appended to. Each has `event` and `time` 
 | search_start | version, metric, mode, trials, time_budget, rungs (epochs), resumed |
 | trial_start | id, params, signature |
 | report | id, epoch, metrics, seconds (of this epoch, inside the loop), final |
+| retry | id, kind, reason, seconds (wall): it failed; changed: settings it is tried again with |
 | lost | id, reason: its process or machine is gone; not an end, the trial goes on elsewhere |
 | trial_end | id, state, kind, reason, seconds (wall, of this session's part) |
 | search_end | state, reason |
@@ -23,7 +24,7 @@ import math
 import os
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -103,11 +104,9 @@ class RecordWriter:
 
     Args:
         path: the file; made with its folder when it isn't there.
-        clock: what tells the time, in Unix seconds; None: the machine's.
     """
 
-    def __init__(self, path: Path, clock: Callable[[], float] | None = None) -> None:
-        self._clock = clock or time.time
+    def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         whole = sum(len(line) for line in _whole_lines(path.read_bytes()))
@@ -118,9 +117,7 @@ class RecordWriter:
 
         Numbers that are not finite become null: JSON has no others.
         """
-        record: dict[str, Any] = _finite(
-            {"event": event, "time": round(self._clock(), 3), **fields}
-        )
+        record: dict[str, Any] = _finite({"event": event, "time": round(time.time(), 3), **fields})
         line = json.dumps(record, allow_nan=False, ensure_ascii=False).encode() + b"\n"
         written = os.write(self._descriptor, line)
         if written != len(line):  # a full disk; the next record must not join this torn one
@@ -193,10 +190,12 @@ class TrialHistory:
         params: what the sampler drew: setting to value.
         signature: of its experiment; empty when it was not recorded.
         state: running, completed, pruned, failed or stopped.
-        kind: of a failure (error, non-finite loss, out of memory, bad data; configuration:
-            settings that can't work together; crash: its process died again and again), or None.
+        kind: of a failure (error, non-finite loss, out of memory, bad data, disk full;
+            configuration: settings that can't work together; crash: its process died again and
+            again), or None.
         reason: why it ended so, one line, or None.
         reports: one an epoch, in the order of the epochs.
+        changed: settings that it was given to be tried again: see `search.failures`.
         lost: how often its process or machine was lost.
     """
 
@@ -207,6 +206,7 @@ class TrialHistory:
     kind: str | None = None
     reason: str | None = None
     reports: list[ReportRecord] = field(default_factory=list)
+    changed: dict[str, Any] = field(default_factory=dict)
     lost: int = 0
     _settled: float = field(default=0.0, repr=False)
     _open: float = field(default=0.0, repr=False)
@@ -269,6 +269,10 @@ class TrialHistory:
                 self._open += seconds
         elif event == "lost":
             self.lost += 1
+        elif event == "retry":
+            self.changed = dict(record["changed"])
+            self._open = 0.0
+            self._settled += float(record.get("seconds") or 0.0)
         elif event == "trial_end":
             self.state = record["state"]
             self.kind, self.reason = record.get("kind"), record.get("reason")
@@ -299,7 +303,6 @@ class History:
         version: of raudio, which wrote the newest part.
         sessions: how often it was started or resumed.
         seconds: wall time of all sessions, without the pauses between them.
-        time: of the last record, in Unix seconds.
     """
 
     metric: str = ""
@@ -313,7 +316,7 @@ class History:
     version: str = ""
     sessions: int = 0
     seconds: float = 0.0
-    time: float = field(default=0.0, repr=False)
+    _time: float = field(default=0.0, repr=False)
 
     def apply(self, record: Mapping[str, Any]) -> None:
         """Folds in one record, as `RecordWriter.append` returns it."""
@@ -329,8 +332,8 @@ class History:
             for trial in self.trials.values():
                 trial._settle()
         else:
-            self.seconds += max(0.0, now - self.time)
-        self.time = now
+            self.seconds += max(0.0, now - self._time)
+        self._time = now
         if event == "search_end":
             self.state, self.reason = record["state"], record.get("reason")
         if "id" in record:

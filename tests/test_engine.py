@@ -1,71 +1,39 @@
-"""The engine with learning curves in place of training, a clock that tests turn, and no Ray.
-
-`Trainer` stands for a trial's process: it keeps its epoch in `last.pt`, goes on from there, and
-reports its checkpoint again when it does. A driver that is killed is a record writer that raises
-after, or before, the record in question.
-"""
+"""The engine with learning curves in place of training, a clock that tests turn, and no Ray."""
 
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import optuna
 import pytest
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
+from search_kit import (
+    ENDED,
+    EPOCHS,
+    METRIC,
+    Clock,
+    KilledError,
+    Session,
+    after_the_first_session,
+    ends,
+    files,
+    outcome,
+    possible,
+)
 
-from raudio.config.axes import Choice, Interval
-from raudio.config.schema import Search
-from raudio.core.errors import ConfigError
+from raudio.config.axes import Choice
 from raudio.records import (
     BEST,
-    JOURNAL,
     LAST,
     RECORDS,
-    History,
-    RecordWriter,
     TrialHistory,
     read_history,
     read_records,
-    trial_folder,
 )
-from raudio.search.engine import Engine, TrialSpec
-from raudio.search.sampler import Sampler
-from raudio.search.scheduler import Scheduler
 from raudio.search.space import Param, Space
-
-METRIC = "valid/accuracy"
-EPOCHS = 9
-SPACE = Space(
-    "test",
-    params=(
-        Param("model.width", Choice((8, 16, 99)), {}, "model.width"),
-        Param("optimizer.lr", Interval(1e-4, 1.0, log=True), {}, "optimizer.lr"),
-    ),
-)
-ENDED = ("completed", "pruned", "failed")
-
-
-class KilledError(Exception):
-    """The driver is gone."""
-
-
-class Clock:
-    """Seconds that pass when a test says so."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture
@@ -79,156 +47,6 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
     """Optuna's journal syncs every line to the disk, which takes most of the time."""
     monkeypatch.setattr("os.fsync", lambda descriptor: None)
-
-
-class Writer(RecordWriter):
-    """Dies at a record: after it is on the disk, or just before."""
-
-    def __init__(self, path: Path, deadline: float = math.inf, before: bool = False) -> None:
-        super().__init__(path)
-        self.deadline, self.before, self.count = deadline, before, 0
-
-    def append(self, event: str, **fields: Any) -> dict[str, Any]:
-        self.count += 1
-        if self.before and self.count >= self.deadline:
-            raise KilledError
-        record = super().append(event, **fields)
-        if self.count >= self.deadline:
-            raise KilledError
-        return record
-
-
-def curve(params: Mapping[str, Any]) -> list[float]:
-    """A trial's accuracy by epoch: best around lr 0.01, with a wobble of its own."""
-    distance = abs(math.log10(params["optimizer.lr"]) + 2)
-    level = 0.9 - 0.2 * distance + 0.02 * (params["model.width"] == 16)
-    wobble = np.random.default_rng(int(params["optimizer.lr"] * 1e9)).normal(0, 0.005, EPOCHS)
-    return [float(level * (1 - math.exp(-(e + 1) / 2)) + wobble[e]) for e in range(EPOCHS)]
-
-
-def impossible(params: Mapping[str, Any]) -> Any:
-    if params["model.width"] == 99:
-        raise ConfigError("model.width=99 does not go with features.n_mels=8")
-    return params
-
-
-class Session:
-    """One driver on a run folder, from opening it to its end or death."""
-
-    def __init__(
-        self,
-        run: Path,
-        clock: Clock,
-        *,
-        deadline: float = math.inf,
-        before: bool = False,
-        time_budget: float | None = None,
-        experiment_for: Any = impossible,
-        mode: str = "max",
-        space: Space = SPACE,
-        **settings: Any,
-    ) -> None:
-        self.run, self.clock, self.mode = run, clock, mode
-        search = Search(**{"trials": 12, "keep": 2, "seed": 1, **settings})
-        resumed = (run / RECORDS).exists()
-        past = list(read_records(run)) if resumed else []
-        history = read_history(run) if resumed else History()
-        self.records = Writer(run / RECORDS, deadline, before)
-        self.seen: list[Mapping[str, Any]] = []
-        self.engine = Engine(
-            run,
-            search,
-            sampler=Sampler(space, search, mode, run / JOURNAL),
-            scheduler=Scheduler(search, mode, EPOCHS, 1),
-            experiment_for=experiment_for,
-            signature=lambda experiment: "signature",
-            records=self.records,
-            history=history,
-            past=past,
-            time_budget=time_budget,
-            watch=self.seen.append,
-            clock=clock,
-        )
-        self.engine.begin("0", METRIC, mode)
-        self.trainers: dict[str, Trainer] = {}
-
-    def drive(self, slots: int = 1, steps: float = math.inf, values: Any = curve) -> None:
-        """Trains on `slots` until there is nothing left, or for some steps."""
-        while steps > 0:
-            while len(self.trainers) < slots and (spec := self.engine.next()) is not None:
-                self.trainers[spec.id] = Trainer(self, spec, values)
-            if not self.trainers or self.engine.broken or self.engine.out_of_time:
-                return
-            name = next(iter(self.trainers))
-            trainer = self.trainers.pop(name)
-            if trainer.step():
-                self.trainers[name] = trainer  # behind the others
-            steps -= 1
-
-    def finish(self) -> History:
-        self.drive()
-        self.engine.close("completed", None)
-        self.records.close()
-        return read_history(self.run)
-
-
-class Trainer:
-    """A trial's process."""
-
-    def __init__(self, session: Session, spec: TrialSpec, values: Any) -> None:
-        self.session, self.id = session, spec.id
-        self.folder = trial_folder(session.run, spec.id)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.values = values(session.engine.history.trials[spec.id].params)
-        last = self.folder / LAST
-        self.epoch = json.loads(last.read_text()) if last.exists() else 0
-        self.repeat = self.epoch > 0
-
-    def step(self) -> bool:
-        """An epoch and its report, or that of the checkpoint again; whether it goes on."""
-        if not self.repeat:
-            self.epoch += 1
-            self.session.clock.now += 1
-            sign = -1 if self.session.mode == "min" else 1
-            so_far = [sign * value for value in self.values[: self.epoch]]
-            if so_far[-1] == max(so_far):
-                (self.folder / BEST).write_text(json.dumps(self.epoch))
-            (self.folder / LAST).write_text(json.dumps(self.epoch))
-        self.repeat = False
-        value = self.values[self.epoch - 1]
-        return self.session.engine.report(
-            self.id, self.epoch, {METRIC: value}, 1.0, self.epoch == EPOCHS
-        )
-
-
-def outcome(run: Path) -> dict[str, Any]:
-    """All that a search leaves behind and that must not depend on interruptions."""
-    history = read_history(run)
-    storage = JournalStorage(JournalFileBackend(str(run / JOURNAL)))
-    study = optuna.load_study(study_name="raudio", storage=storage)
-    return {
-        "state": history.state,
-        "ranked": [
-            (t.id, t.state, t.kind, t.reason, t.value(METRIC, history.mode), t.epochs, t.params)
-            for t in history.ranked()
-        ],
-        "reports": {t.id: t.reports for t in history.trials.values()},
-        "study": [(t.state, t.value, t.params, t.intermediate_values) for t in study.trials],
-        "files": files(run),
-    }
-
-
-def files(run: Path) -> list[str]:
-    return sorted(str(path.relative_to(run)) for path in run.glob("trials/*/*.pt"))
-
-
-def ends(run: Path) -> Counter[str]:
-    """How often each trial has ended for good."""
-    return Counter(
-        record["id"]
-        for record in read_records(run)
-        if record["event"] == "trial_end" and record["state"] in ENDED
-    )
 
 
 @pytest.fixture(scope="module")
@@ -398,98 +216,6 @@ def test_checkpoints_of_losers_go_and_the_best_stay(
     assert len(files(tmp_path)) == 2
 
 
-# --- failures ----------------------------------------------------------------------------------
-
-
-def run_failing(session: Session, reasons: list[tuple[str, str] | None]) -> int:
-    """Trials that fail so, or complete (None); how many ran before the search broke."""
-    for count, reason in enumerate(reasons, start=1):
-        spec = session.engine.next()
-        assert spec is not None
-        if reason is None:
-            session.engine.report(spec.id, EPOCHS, {METRIC: 0.5}, 1.0, True)
-        else:
-            session.engine.fail(spec.id, *reason)
-        if session.engine.broken:
-            return count
-    return len(reasons)
-
-
-def possible(params: Mapping[str, Any]) -> Any:
-    return params
-
-
-SAME = [("error", f"RuntimeError: step {n} of 1.5e-{n:02d} at {n / 7}") for n in range(6)]
-
-
-def test_the_same_failure_of_the_first_trials_ends_the_search(tmp_path: Path, clock: Clock) -> None:
-    session = Session(tmp_path, clock, max_failures=3, experiment_for=possible)
-    assert run_failing(session, [*SAME]) == 3
-    assert session.engine.broken == f"every trial fails: error: {SAME[0][1]}"
-
-
-@pytest.mark.parametrize(
-    "reasons",
-    [
-        [None, *SAME],
-        [SAME[0], None, *SAME[1:]],
-        [("error", "RuntimeError: one thing"), *SAME],
-        [("bad data", SAME[0][1]), *SAME],
-    ],
-)
-def test_other_failures_do_not(tmp_path: Path, clock: Clock, reasons: Any) -> None:
-    session = Session(tmp_path, clock, max_failures=3, experiment_for=possible)
-    assert run_failing(session, reasons) == len(reasons)
-    assert session.engine.broken is None
-    assert session.engine.next() is not None
-
-
-def test_rates_and_steps_differ_where_the_error_is_the_same(tmp_path: Path, clock: Clock) -> None:
-    said = "the loss is {} at step {} of 9 (learning rate {})"
-    reasons: list[tuple[str, str] | None] = [
-        ("non-finite loss", said.format(*numbers))
-        for numbers in (("nan", 1, "100"), ("inf", 2, "3e+04"), ("-inf", 3, "0.5"))
-    ]
-    session = Session(tmp_path, clock, max_failures=3, experiment_for=possible)
-    assert run_failing(session, reasons) == 3
-    assert session.engine.broken
-
-
-def test_a_search_of_one_trial_that_fails_has_failed(tmp_path: Path, clock: Clock) -> None:
-    session = Session(tmp_path, clock, trials=1, experiment_for=possible)
-    run_failing(session, [SAME[0]])
-    assert session.engine.broken == f"every trial fails: error: {SAME[0][1]}"
-
-
-def test_a_failed_trial_is_failed_whatever_it_reported(tmp_path: Path, clock: Clock) -> None:
-    session = Session(tmp_path, clock, experiment_for=possible)
-    spec = session.engine.next()
-    assert spec is not None
-    folder = trial_folder(tmp_path, spec.id)
-    folder.mkdir(parents=True)
-    for name in (LAST, BEST):
-        (folder / name).write_text("1")
-    session.engine.report(spec.id, 1, {METRIC: 0.99}, 1.0, False)
-    session.engine.fail(spec.id, "non-finite loss", "the loss is nan at step 7")
-    trial = session.engine.history.trials[spec.id]
-    assert (trial.state, trial.kind) == ("failed", "non-finite loss")
-    assert session.engine.history.best() is None
-    assert files(tmp_path) == []
-
-
-def test_settings_that_never_work_together_end_the_search(tmp_path: Path, clock: Clock) -> None:
-    def never(params: Mapping[str, Any]) -> Any:
-        raise ConfigError("features.f_max is above half the sample rate")
-
-    session = Session(tmp_path, clock, trials=100, max_failures=3, experiment_for=never)
-    assert session.engine.next() is None
-    assert (
-        session.engine.broken
-        == "every trial fails: configuration: features.f_max is above half the sample rate"
-    )
-    assert len(session.engine.history.trials) == 3
-
-
 # --- time --------------------------------------------------------------------------------------
 
 
@@ -580,12 +306,6 @@ def test_killed_at_every_record_it_ends_as_if_nothing_had_happened(
         assert set(ends(run).values()) == {1}
         started = [r["id"] for r in after_the_first_session(run) if r["event"] == "trial_start"]
         assert not set(started) & set(finished), "a finished trial ran again"
-
-
-def after_the_first_session(run: Path) -> list[Mapping[str, Any]]:
-    records = list(read_records(run))
-    starts = [n for n, record in enumerate(records) if record["event"] == "search_start"]
-    return records[starts[1] :] if len(starts) > 1 else []
 
 
 def test_killed_again_and_again(

@@ -160,7 +160,7 @@ def test_without_a_terminal_a_line_for_each_end(tmp_path: Path) -> None:
         screen.trial(0.5, 0.7, final=True)
         pruned = screen.trial(0.1)
         failed = screen.trial(0.6)
-        screen.engine.fail(failed, "bad data", "clip 'x' is not audio")
+        screen.engine.fail(failed, "error", "clip 'x' is not audio")
         lost = screen.trial(0.65)
         screen.engine.lost(lost, "process gone")
     lines = screen.text.getvalue().splitlines()
@@ -171,8 +171,23 @@ def test_without_a_terminal_a_line_for_each_end(tmp_path: Path) -> None:
     assert lines[0].endswith("best so far")
     assert f"pruned  {METRIC} 0.1  1 epoch " in lines[1]
     assert "best so far" not in lines[1]
-    assert "failed (bad data: clip 'x' is not audio)" in lines[2]
+    assert "failed (error: clip 'x' is not audio)" in lines[2]
     assert "process lost (process gone); going on" in lines[3]
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_failure_is_shown_with_the_file_of_its_traceback(tmp_path: Path, terminal: bool) -> None:
+    screen = Screen(tmp_path, terminal=terminal, width=200)
+    with screen.display:
+        begin(screen)
+        failed = screen.trial(0.6)
+        error = tmp_path / "trials" / failed / "error.txt"
+        error.parent.mkdir(parents=True)
+        error.write_text("Traceback")
+        screen.engine.fail(failed, "error", "IndexError: list index out of range")
+    written = screen.text.getvalue().replace("\n", "")
+    assert "failed (error: IndexError: list index out of range)" in written
+    assert f"traceback: {error}" in written
 
 
 def test_text_is_no_markup(tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ from typing import Annotated
 import typer
 
 from raudio.cli import data
-from raudio.cli.curves import curves
 from raudio.cli.doctor import doctor
 from raudio.cli.evaluate import evaluate
 from raudio.cli.export import export
@@ -41,7 +40,6 @@ app.command("resume")(resume)
 app.command("status")(status)
 app.command("report")(report)
 app.command("export")(export)
-app.command("curves")(curves)
 app.command("predict")(predict)
 app.command("evaluate")(evaluate)
 app.add_typer(data.app, name="data")

@@ -390,7 +390,10 @@ class Search:
     reduction_factor: float = setting(3, "one in so many trials passes a rung", above=1, max=10)
     keep: int = setting(3, "best trials whose checkpoints are kept", min=1)
     max_failures: int = setting(
-        3, "stop when the first so many trials have all failed with the same error", min=1
+        5,
+        "stop when so many trials in a row have failed with the same error; of other kinds of "
+        "failure, such as a loss that is not finite, the first so many",
+        min=1,
     )
     seed: int = setting(0, "seed of the sampler", min=0)
 

@@ -57,6 +57,7 @@ def as_data(run: str | os.PathLike[str], history: History) -> dict[str, Any]:
                 "value": trial.value(metric, mode),
                 "metrics": trial.best_metrics(metric, mode),
                 "params": trial.params,
+                "changed": trial.changed,
                 "seconds": round(trial.seconds, 3),
                 "lost": trial.lost,
             }

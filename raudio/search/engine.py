@@ -6,8 +6,6 @@ resumed search is rebuilt by passing the same records through the same code agai
 
 from __future__ import annotations
 
-import math
-import re
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -29,6 +27,13 @@ from raudio.records import (
     trial_folder,
     trial_id,
 )
+from raudio.search.failures import (
+    CONFIGURATION,
+    MENDED_BY,
+    OUT_OF_MEMORY,
+    Failures,
+    with_half_the_memory,
+)
 from raudio.search.planner import trials_in_all
 from raudio.search.sampler import Sampler, finite
 from raudio.search.scheduler import Scheduler
@@ -38,8 +43,6 @@ _ENDED = (COMPLETED, PRUNED, FAILED)
 
 #: Processes lost in a row, with no report of any trial between, before the search is to blame.
 _LOST_IN_VAIN = 10
-
-_NUMBER = re.compile(r"-?\b(nan|inf|\d+(\.\d+)?(e[-+]?\d+)?)\b")
 
 
 @dataclass(frozen=True)
@@ -101,9 +104,9 @@ class Engine:
         self._undone: set[str] = set()  # to be pruned, but the driver died before it was
         self._files: set[str] = set()  # trials that may have checkpoints
         self._lost_in_vain = 0
-        self._worked = False  # whether a trial has ended without failing
-        self.broken: str | None = None
+        self._failures = Failures(search.max_failures)
         self._replay(past)
+        self.broken = self._failures.verdict(self.trials_wanted)
 
     def begin(self, version: str, metric: str, mode: str) -> None:
         """Records the start of this session, and takes up the trials that the last one left open.
@@ -174,14 +177,15 @@ class Engine:
             if self._reopened:
                 name = self._reopened.pop(0)
                 params = self.history.trials[name].params
+                changed = self.history.trials[name].changed
             else:
                 name = trial_id(len(self.history.trials))
-                params = self._sampler.ask(name)
+                params, changed = self._sampler.ask(name), {}
             try:
-                experiment = self._experiment_for(params)
+                experiment = self._experiment_for({**params, **changed})
             except ConfigError as error:
                 self._start(name, params, "")
-                self._end(name, FAILED, "configuration", str(error))
+                self._end(name, FAILED, CONFIGURATION, str(error))
                 continue
             self._start(name, params, self._signature(experiment))
             return TrialSpec(name, experiment)
@@ -212,8 +216,23 @@ class Engine:
         return True
 
     def fail(self, name: str, kind: str, reason: str) -> None:
-        """A running trial has failed."""
-        if name in self._started:
+        """A running trial has failed; what follows is in `search.failures`."""
+        if name not in self._started:
+            return
+        trial = self.history.trials[name]
+        changed = None
+        if kind == OUT_OF_MEMORY and not trial.changed:
+            changed = with_half_the_memory(self._experiment_for(trial.params))
+        if changed is not None:
+            seconds = round(self._clock() - self._started.pop(name), 3)
+            self._record(
+                "retry", id=name, kind=kind, reason=reason, changed=changed, seconds=seconds
+            )
+            self._reopened.append(name)
+        elif kind in MENDED_BY:
+            self._end(name, STOPPED, kind, reason)
+            self.broken = f"{kind}: {reason}; {MENDED_BY[kind]}, then: raudio resume {self.run}"
+        else:
             self._end(name, FAILED, kind, reason)
 
     def lost(self, name: str, reason: str) -> None:
@@ -245,6 +264,7 @@ class Engine:
     def _record(self, event: str, **fields: Any) -> None:
         record = self._records.append(event, **fields)
         self.history.apply(record)
+        self._failures.note(record)
         self._watch(record)
 
     def _start(self, name: str, params: Mapping[str, Any], signature: str) -> None:
@@ -275,7 +295,7 @@ class Engine:
         )
         self._tell(self.history.trials[name])
         self._drop_losers()
-        self.broken = self._same_failure()
+        self.broken = self.broken or self._failures.verdict(self.trials_wanted)
 
     def _tell(self, trial: TrialHistory) -> None:
         """A stopped trial can go on, so Optuna keeps it as running."""
@@ -308,20 +328,6 @@ class Engine:
                 (folder / BEST).unlink(missing_ok=True)
                 self._files.discard(trial.id)
 
-    def _same_failure(self) -> str | None:
-        """The error that every one of the first trials has ended with, if so."""
-        if self._worked:
-            return None
-        ended = [trial for trial in self.history.trials.values() if trial.state in _ENDED]
-        if len(ended) < min(self._search.max_failures, self.trials_wanted or math.inf):
-            return None
-        self._worked = any(trial.state != FAILED for trial in ended)
-        if self._worked:
-            return None
-        # Steps, rates and paths differ from trial to trial where the error is the same.
-        same = {(trial.kind, _NUMBER.sub("#", trial.reason or "")) for trial in ended}
-        return f"every trial fails: {ended[0].kind}: {ended[0].reason}" if len(same) == 1 else None
-
     def _replay(self, past: Iterable[Mapping[str, Any]]) -> None:
         """Rebuilds the sampler's study and the scheduler's rungs from the records.
 
@@ -330,6 +336,7 @@ class Engine:
         """
         seen: set[str] = set()
         for record in past:
+            self._failures.note(record)
             name = record.get("id", "")
             if record["event"] == "trial_start" and name not in seen:
                 seen.add(name)

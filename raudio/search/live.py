@@ -17,7 +17,15 @@ from rich.table import Table
 from rich.text import Text
 
 from raudio.core.units import format_seconds, format_value
-from raudio.records import COMPLETED, FAILED, PRUNED, RUNNING, TrialHistory
+from raudio.records import (
+    COMPLETED,
+    ERROR_TXT,
+    FAILED,
+    PRUNED,
+    RUNNING,
+    TrialHistory,
+    trial_folder,
+)
 from raudio.search.engine import Engine
 
 _BARS = "▁▂▃▄▅▆▇█"
@@ -64,12 +72,20 @@ class Display:
             self._live.update(table(self._engine, self._epochs), refresh=True)
 
     def watch(self, record: Mapping[str, Any]) -> None:
-        """Where there is no terminal: a line for each trial that ends or loses its process."""
-        if self._live is not None or self._quiet or self._engine is None:
+        """A line for each trial that fails or is tried again; where there is no terminal, also for
+        each that ends or loses its process."""
+        if self._quiet or self._engine is None:
             return
-        if record["event"] == "trial_end":
+        failed = record["event"] == "trial_end" and record["kind"] is not None
+        if record["event"] == "retry":
+            changed = " ".join(f"{key}={value}" for key, value in record["changed"].items())
+            self.say(f"{record['id']}  {record['kind']} ({record['reason']}); again with {changed}")
+        elif record["event"] == "trial_end" and (failed or self._live is None):
             self.say(_ended(self._engine, self._engine.history.trials[record["id"]]))
-        elif record["event"] == "lost":
+            error = trial_folder(self._engine.run, record["id"]) / ERROR_TXT
+            if failed and error.exists():
+                self.say(f"      traceback: {error}")
+        elif record["event"] == "lost" and self._live is None:
             self.say(f"{record['id']}  process lost ({record['reason']}); going on")
 
     def __enter__(self) -> Display:
@@ -136,7 +152,7 @@ def _ended(engine: Engine, trial: TrialHistory) -> str:
     value = format_value(trial.value(history.metric, history.mode))
     best = history.best()
     mark = "  best so far" if best is not None and best.id == trial.id else ""
-    why = f" ({trial.kind}: {trial.reason})" if trial.state == FAILED else ""
+    why = f" ({trial.kind}: {trial.reason})" if trial.kind else ""
     epochs = f"{trial.epochs} epoch{'' if trial.epochs == 1 else 's'}"
     return (
         f"{trial.id}  {trial.state}{why}  {history.metric} {value}  {epochs}  "

@@ -6,6 +6,7 @@ not raised, because what Tune sees failing is taken for a lost process, and star
 
 from __future__ import annotations
 
+import contextlib
 import json
 import traceback
 from collections.abc import Mapping
@@ -13,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raudio.config.validate import dump_yaml, experiment_from
-from raudio.core.errors import ConfigError, DataError, NonFiniteError
 from raudio.core.storage import write_atomic
 from raudio.records import ERROR_TXT, EXPERIMENT_YAML, LAST, trial_folder
+from raudio.search.failures import CRASH, kind_of, reason_of
 from raudio.training.launch import LostWorkerError, as_result, launch
 from raudio.training.worker import Data
 
@@ -53,7 +54,7 @@ def run_trial(
     try:
         if _dies_again(folder):
             reason = f"its process died {_DEATHS_ALLOWED} times in the same epoch"
-            tune.report({"failed": {"kind": "crash", "reason": reason}})
+            tune.report({"failed": {"kind": CRASH, "reason": reason}})
             return
         launch(
             experiment_from(config["experiment"], plugins=True),
@@ -67,30 +68,10 @@ def run_trial(
     except LostWorkerError:
         raise
     except Exception as error:
-        (folder / ERROR_TXT).write_text(traceback.format_exc())
+        # On a full disk what is known of it is told, and not kept.
+        with contextlib.suppress(OSError):
+            (folder / ERROR_TXT).write_text(traceback.format_exc())
         tune.report({"failed": {"kind": kind_of(error), "reason": reason_of(error)}})
-
-
-def kind_of(error: Exception) -> str:
-    """The kind of failure: non-finite loss, bad data, configuration, out of memory, or error."""
-    if isinstance(error, NonFiniteError):
-        return "non-finite loss"
-    if isinstance(error, DataError):
-        return "bad data"
-    if isinstance(error, ConfigError):  # seen only when the component is built
-        return "configuration"
-    memory = ("out of memory", "can't allocate memory", "unable to allocate")
-    if isinstance(error, MemoryError) or any(text in str(error).lower() for text in memory):
-        return "out of memory"
-    return "error"
-
-
-def reason_of(error: Exception) -> str:
-    """One line: the message, after the type where the message alone would say too little."""
-    message = (str(error).strip() or "no message").splitlines()[0]
-    if isinstance(error, (NonFiniteError, DataError, ConfigError)):
-        return message
-    return f"{type(error).__name__}: {message}"
 
 
 def _dies_again(folder: Path) -> bool:

@@ -117,6 +117,7 @@ class _Source(SearchAlgorithm):  # type: ignore[misc]
         self._plan = plan
         self._before = before
         self._experiment: tune.Experiment | None = None
+        self._started = 0
 
     def add_configurations(self, experiments: Any) -> None:
         (self._experiment,) = experiments
@@ -127,14 +128,14 @@ class _Source(SearchAlgorithm):  # type: ignore[misc]
             return None
         spec = self._engine.next()
         if spec is None:
-            self.set_finished()
             return None
         self._before(spec)
+        self._started += 1
         assert self._experiment is not None
         return Trial(
             self._experiment.spec["run"],
             config={"id": spec.id, "experiment": to_mapping(spec.experiment)},
-            trial_id=spec.id,
+            trial_id=f"{spec.id}-{self._started}",  # Tune knows a trial that is tried again as two
             storage=self._experiment.spec["storage"],
             placement_group_factory=_resources(self._plan),
             # Errors are reported, not raised (search.trial): what Tune sees failing is a lost
@@ -143,7 +144,7 @@ class _Source(SearchAlgorithm):  # type: ignore[misc]
         )
 
     def is_finished(self) -> bool:
-        return self._finished or self._engine.exhausted
+        return self._engine.exhausted
 
 
 class _Referee(TrialScheduler):  # type: ignore[misc]
@@ -155,12 +156,12 @@ class _Referee(TrialScheduler):  # type: ignore[misc]
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         if "failed/kind" in result:
-            self._engine.fail(trial.trial_id, result["failed/kind"], result["failed/reason"])
+            self._engine.fail(trial.config["id"], result["failed/kind"], result["failed/reason"])
             return str(TrialScheduler.STOP)
         prefix = "metrics/"
         metrics = {k.removeprefix(prefix): v for k, v in result.items() if k.startswith(prefix)}
         goes_on = self._engine.report(
-            trial.trial_id, result["epoch"], metrics, result["loop_seconds"], result["final"]
+            trial.config["id"], result["epoch"], metrics, result["loop_seconds"], result["final"]
         )
         return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP)
 
@@ -215,7 +216,7 @@ class _Watcher(tune.Callback):  # type: ignore[misc]
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
         error = trial.get_error() or "its process or machine is gone"
-        self._engine.lost(trial.trial_id, str(error).strip().splitlines()[0])
+        self._engine.lost(trial.config["id"], str(error).strip().splitlines()[0])
 
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         self._tick()

@@ -155,7 +155,9 @@ def train(
         epoch += 1
 
         _share_buffers(system, world)
-        evaluation = evaluate(system, valid_feed, batch_size=batch_size, device=device, world=world)
+        # Where training a whole batch at once takes too much memory, so may scoring one.
+        at_once = max(1, batch_size // training.accumulate)
+        evaluation = evaluate(system, valid_feed, batch_size=at_once, device=device, world=world)
         metrics = {
             "train/loss": _mean(loss, clips, device, world),
             "train/padding": _mean(padded, samples, device, world),

@@ -24,7 +24,7 @@ import math
 import os
 import socket
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -104,9 +104,11 @@ class RecordWriter:
 
     Args:
         path: the file; made with its folder when it isn't there.
+        clock: what tells the time, in Unix seconds; None: the machine's.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, clock: Callable[[], float] | None = None) -> None:
+        self._clock = clock or time.time
         path.parent.mkdir(parents=True, exist_ok=True)
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         whole = sum(len(line) for line in _whole_lines(path.read_bytes()))
@@ -117,7 +119,9 @@ class RecordWriter:
 
         Numbers that are not finite become null: JSON has no others.
         """
-        record: dict[str, Any] = _finite({"event": event, "time": round(time.time(), 3), **fields})
+        record: dict[str, Any] = _finite(
+            {"event": event, "time": round(self._clock(), 3), **fields}
+        )
         line = json.dumps(record, allow_nan=False, ensure_ascii=False).encode() + b"\n"
         written = os.write(self._descriptor, line)
         if written != len(line):  # a full disk; the next record must not join this torn one
@@ -303,6 +307,7 @@ class History:
         version: of raudio, which wrote the newest part.
         sessions: how often it was started or resumed.
         seconds: wall time of all sessions, without the pauses between them.
+        time: of the last record, in Unix seconds.
     """
 
     metric: str = ""
@@ -316,7 +321,7 @@ class History:
     version: str = ""
     sessions: int = 0
     seconds: float = 0.0
-    _time: float = field(default=0.0, repr=False)
+    time: float = field(default=0.0, repr=False)
 
     def apply(self, record: Mapping[str, Any]) -> None:
         """Folds in one record, as `RecordWriter.append` returns it."""
@@ -332,8 +337,8 @@ class History:
             for trial in self.trials.values():
                 trial._settle()
         else:
-            self.seconds += max(0.0, now - self._time)
-        self._time = now
+            self.seconds += max(0.0, now - self.time)
+        self.time = now
         if event == "search_end":
             self.state, self.reason = record["state"], record.get("reason")
         if "id" in record:

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from raudio.cli import data
+from raudio.cli.curves import curves
 from raudio.cli.doctor import doctor
 from raudio.cli.evaluate import evaluate
 from raudio.cli.export import export
@@ -40,6 +41,7 @@ app.command("resume")(resume)
 app.command("status")(status)
 app.command("report")(report)
 app.command("export")(export)
+app.command("curves")(curves)
 app.command("predict")(predict)
 app.command("evaluate")(evaluate)
 app.add_typer(data.app, name="data")

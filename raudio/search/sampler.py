@@ -15,12 +15,11 @@ from typing import Any
 
 import optuna
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from raudio.config.schema import Search
 from raudio.core import seeding
+from raudio.search.journal import Journal
 from raudio.search.space import Space
 
 #: A failed trial is infeasible to Optuna, which TPE keeps away from. It never looks at one that
@@ -56,9 +55,8 @@ class Sampler:
         self._grid: Sequence[Mapping[str, Any]] | None = (
             space.grid() if settings.sampler == "grid" else None
         )
-        journal.unlink(missing_ok=True)
         self._study = optuna.create_study(
-            storage=JournalStorage(JournalFileBackend(str(journal))),
+            storage=Journal(journal),
             study_name="raudio",
             direction="maximize" if mode == "max" else "minimize",
         )

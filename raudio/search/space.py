@@ -8,7 +8,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from raudio.config import chain, compose, validate
-from raudio.config.axes import Axis, Choice, Interval, Value, text
+from raudio.config.axes import Axis, Choice, Interval, Range, Value, text
 from raudio.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class Space:
     def enqueued(self, drawn: Mapping[str, Value]) -> dict[str, Value]:
         """`drawn` by the names that Optuna knows the params by: what `enqueue_trial` takes."""
         return {
-            param.name: _storable(drawn[param.key])
+            param.name: _as_drawn(param.axis, drawn[param.key])
             for param in self.params
             if param.key in drawn and self._active(param, drawn)
         }
@@ -179,6 +179,15 @@ def values_of(axis: Axis) -> tuple[Value, ...]:
 def _storable(value: Value) -> Value:
     """What Optuna's storage takes for a value: a list as its text."""
     return text(value) if isinstance(value, (list, tuple)) else value
+
+
+def _as_drawn(axis: Axis, value: Value) -> Value:
+    """The very number that Optuna draws for a value: its third step of 0.1 is not quite 0.3, and a
+    study that is rebuilt has to draw on as if it had drawn each value itself."""
+    if not isinstance(axis, Range) or isinstance(value, int):
+        return _storable(value)
+    low, step = min(axis.values()), abs(axis.step)
+    return low + round((value - low) / step) * step
 
 
 def _draw(trial: optuna.Trial, param: Param) -> Value:

@@ -44,7 +44,7 @@ from raudio.training.worker import Data
 trial.launch = lambda experiment, *args, **kwargs: print(experiment.model)
 config = {"id": "0000", "experiment": json.loads(sys.argv[1])}
 os.makedirs("trials/0000")
-trial.run_trial(config, data=Data("", None), run=".", gpus=0, metric="", mode="")
+trial.run_trial(config, data=Data("", None), run=".", gpus=0, memory=0, metric="", mode="")
 """
 
 
@@ -228,7 +228,7 @@ def test_nothing_is_imported_beside_the_thread_that_imports(
         time.sleep(0.2)
         done.append(name)
 
-    def plan(*_: Any) -> None:
+    def plan(*_: Any, **__: Any) -> None:
         raise InterruptedError(*done)
 
     job = check([], single=True, echo=print)

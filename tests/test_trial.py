@@ -37,7 +37,9 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
         monkeypatch.setitem(sys.modules, "ray", ray)
         config = {"id": "0000", "experiment": to_mapping(experiment)}
         where = str(tmp_path)
-        trial.run_trial(config, data=Data("", None), run=where, gpus=0, metric="m", mode="max")
+        trial.run_trial(
+            config, data=Data("", None), run=where, gpus=0, memory=0, metric="m", mode="max"
+        )
         return reports
 
     return once

@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from raudio.search.job import Job
+    from raudio.search.planner import Plan
     from raudio.search.space import Space
 
 #: Trials that are drawn as examples.
@@ -104,6 +107,20 @@ def _print(job: Job, examples: list[dict[str, Any]]) -> None:
         + f"scheduler {search.scheduler}, {job.mode} {job.metric}",
         soft_wrap=True,
     )
-    reasons = fit.reasons if fit else ("how many fit is known when the cluster is reached",)
-    for reason in (*reasons, *job.notes):
-        console.print(f"- {reason}", markup=False, soft_wrap=True)
+    if fit is None:
+        console.print("- how many fit is known when the cluster is reached")
+    else:
+        console.print(_table(fit))
+    for note in job.notes:
+        console.print(f"- {note}", markup=False, soft_wrap=True)
+
+
+def _table(fit: Plan) -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for column in ("What", "How much", "Why"):
+        table.add_column(column)
+    for row in fit.rows:
+        table.add_row(row.what, row.amount, row.why)
+    return table

@@ -1,4 +1,4 @@
-"""Capacity of a machine or cluster, and a quiet Ray session on it.
+"""A quiet Ray session on this machine or on a cluster.
 
 Nothing of Ray reaches the screen: its messages go to the log file that the caller names.
 """
@@ -9,20 +9,15 @@ import contextlib
 import logging
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
+from raudio.cluster.capacity import Capacity, cluster_capacity, local_capacity
 from raudio.config.schema import Cluster
-from raudio.core import machine
 from raudio.core.errors import ConfigError
 
 #: glibc's default thresholds make processes that allocate and free batch-sized buffers fall, at
 #: random, into a mode that faults every page anew, up to twice slower. Fixed thresholds do not.
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(256 << 20), "MALLOC_TRIM_THRESHOLD_": str(512 << 20)}
-
-#: Ray's defaults: the share of the memory that an object store takes, and its most bytes.
-_STORE_SHARE = 0.3
-_LARGEST_STORE = 200 * 10**9
 
 #: Ray's switches that the environment alone can set; a user's own value wins.
 _ENVIRONMENT = {
@@ -37,46 +32,6 @@ _ENVIRONMENT = {
     "RAY_TRAIN_METRICS_ENABLED": "0",
     **MALLOC,
 }
-
-
-@dataclass(frozen=True)
-class Capacity:
-    """What a machine or a cluster offers.
-
-    Attributes:
-        cpus, gpus: in all.
-        store: bytes that the object store of each node holds; None: not known.
-        where: how messages call it ("this machine", "the cluster at HOST:PORT").
-    """
-
-    cpus: float
-    gpus: float = 0
-    store: int | None = None
-    where: str = "this machine"
-
-
-def local_capacity(settings: Cluster) -> Capacity:
-    """What the local cluster will have, known without starting it.
-
-    Raises:
-        ConfigError: `cluster.cpus` is more than this machine has.
-    """
-    present = machine.cpus()
-    if settings.cpus is not None and settings.cpus > present:
-        raise ConfigError(
-            f"cluster.cpus={settings.cpus}: this machine has {present} CPUs; "
-            f"give at most {present}, or leave it out"
-        )
-    memory = machine.memory_bytes()
-    store = None if memory is None else min(round(_STORE_SHARE * memory), _LARGEST_STORE)
-    return Capacity(cpus=settings.cpus or present, gpus=_local_gpus(), store=store)
-
-
-def _local_gpus() -> int:
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return len([device for device in visible.split(",") if device.strip() not in ("", "-1")])
-    return len(machine.gpus())
 
 
 @contextlib.contextmanager
@@ -101,7 +56,7 @@ def session(settings: Cluster, log: Path, *, dashboard: bool = False) -> Iterato
         if started:
             _connect(settings, dashboard)
         with _logs_in(log):
-            yield _capacity(settings)
+            yield present_capacity(settings)
     finally:
         if started:
             ray.shutdown()
@@ -114,10 +69,11 @@ def _connect(settings: Cluster, dashboard: bool) -> None:
 
     common = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     if settings.address == "local":
-        capacity = local_capacity(settings)
+        (node,) = local_capacity(settings).nodes
         ray.init(
             address="local",  # never a cluster that a left-over address file points to
-            num_cpus=int(capacity.cpus),
+            num_cpus=int(node.cpus),
+            _memory=node.memory,  # what was planned with, whatever happens to be free now
             include_dashboard=dashboard,
             dashboard_host="127.0.0.1",
             _node_ip_address="127.0.0.1",
@@ -136,14 +92,12 @@ def _connect(settings: Cluster, dashboard: bool) -> None:
         ) from error
 
 
-def _capacity(settings: Cluster) -> Capacity:
+def present_capacity(settings: Cluster) -> Capacity:
+    """What the nodes offer that are there now; inside a session."""
     import ray
 
-    resources = ray.cluster_resources()
     where = "this machine" if settings.address == "local" else f"the cluster at {settings.address}"
-    stores = [node["Resources"].get("object_store_memory") for node in ray.nodes() if node["Alive"]]
-    store = min((int(store) for store in stores if store), default=None)
-    return Capacity(resources.get("CPU", 0), resources.get("GPU", 0), store, where)
+    return cluster_capacity(ray.nodes(), where)
 
 
 @contextlib.contextmanager

@@ -361,6 +361,9 @@ class Resources:
     gpus: float | None = setting(
         None, "GPUs a worker, a fraction shares one; none: 1 where there are any", min=0
     )
+    memory: str | None = setting(
+        None, "memory a worker, such as 2GB, which limits trials at once; none: estimated"
+    )
     data_cpus: float = setting(1, "CPUs that decode for a streamed trial", unit="CPUs", min=1)
 
 

@@ -333,6 +333,9 @@ def _check_together(experiment: Experiment, problems: list[str]) -> None:
         )
     _check_mixture(data, problems)
     _attempt(lambda: parse_bytes(data.resident_budget, "dataset.resident_budget"), problems)
+    memory = experiment.resources.memory
+    if memory is not None:
+        _attempt(lambda: parse_bytes(memory, "resources.memory"), problems)
 
 
 def _check_mixture(data: schema.Dataset, problems: list[str]) -> None:

@@ -103,6 +103,20 @@ def check_resident(settings: Dataset, manifest: Manifest, sample_rate: int, stor
         )
 
 
+def held_ahead(settings: Dataset, manifest: Manifest) -> int:
+    """Bytes of decoded clips that a streamed trial holds at most: the window that it shuffles, and
+    as much that is decoded ahead of it.
+
+    Args:
+        settings: resolved.
+        manifest: of the dataset.
+    """
+    assert settings.sample_rate is not None
+    sizes = sorted((shard.seconds for shard in manifest.shards_of("train")), reverse=True)
+    seconds = sum(sizes[: settings.shuffle_window])
+    return round(2 * seconds * settings.sample_rate) * SAMPLE_BYTES[settings.precision]
+
+
 # --- resident ----------------------------------------------------------------------------------
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from raudio.cluster.session import local_capacity
+from raudio.cluster.capacity import local_capacity
 from raudio.config import chain, compose
 from raudio.config.adapters import is_adapter
 from raudio.config.axes import Interval
@@ -24,7 +24,7 @@ from raudio.data.folds import on_fold
 from raudio.data.inspect import Inspection, inspect, preflight
 from raudio.data.locate import SYNTH, locate
 from raudio.data.manifest import Manifest
-from raudio.data.pipeline import choose_feed
+from raudio.data.pipeline import choose_feed, held_ahead
 from raudio.data.resolve import resolve
 from raudio.search import space_file as spaces
 from raudio.search.planner import Plan, plan
@@ -46,6 +46,7 @@ class Job:
         preflight: what is odd about it, as far as its small columns tell.
         feed: "resident" or "streamed".
         store: bytes of the object store, by which the feed was chosen; None: not known yet.
+        held: bytes that a streamed trial holds decoded, as `plan` takes them.
         plan: how it fits; None for a cluster that has not been reached yet.
         metric, mode: what is optimised.
         notes: what was decided, for the user.
@@ -58,6 +59,7 @@ class Job:
     preflight: Inspection
     feed: str
     store: int | None
+    held: int
     plan: Plan | None
     metric: str
     mode: str
@@ -149,6 +151,7 @@ def job_on_data(
             "augment.where=stream augments in the tasks of a streamed feed, and this search's is "
             f"resident ({why}); set dataset.feed=streamed, or augment.where=device"
         )
+    held = held_ahead(experiment.dataset, manifest) if feed == "streamed" else 0
     return Job(
         configuration=configuration,
         overrides=tuple(overrides),
@@ -157,7 +160,12 @@ def job_on_data(
         preflight=found,
         feed=feed,
         store=store,
-        plan=(None if capacity is None else plan(capacity, experiment.resources, search, feed)),
+        held=held,
+        plan=(
+            None
+            if capacity is None
+            else plan(capacity, experiment.resources, search, feed, held=held)
+        ),
         metric=metric,
         mode=mode,
         notes=(*preflight.notes(found), f"{feed} feed: {why}", *space.notes),

@@ -204,7 +204,7 @@ def _trials(job: Job, folder: Path, engine: Engine, display: Display) -> tuple[s
         from raudio.search.trial import open_trial, run_trial
         from raudio.search.tune import run_trials
 
-        fit = plan(capacity, experiment.resources, configuration.search, job.feed)
+        fit = plan(capacity, experiment.resources, configuration.search, job.feed, held=job.held)
         ray_seconds = time.monotonic() - started
         data = Data(job.manifest.anywhere(), None)
         if job.feed == "resident":
@@ -230,6 +230,7 @@ def _trials(job: Job, folder: Path, engine: Engine, display: Display) -> tuple[s
             data=data,
             run=str(folder.resolve()),
             gpus=fit.gpus,
+            memory=fit.memory,
             metric=job.metric,
             mode=job.mode,
         )

@@ -37,7 +37,14 @@ def open_trial(run: Path, spec: TrialSpec) -> None:
 
 
 def run_trial(
-    config: Mapping[str, Any], *, data: Data, run: str, gpus: float, metric: str, mode: str
+    config: Mapping[str, Any],
+    *,
+    data: Data,
+    run: str,
+    gpus: float,
+    memory: int,
+    metric: str,
+    mode: str,
 ) -> None:
     """Tune's trainable.
 
@@ -45,7 +52,7 @@ def run_trial(
         config: {"id", "experiment"} of the trial.
         data: where the clips are.
         run: the run folder.
-        gpus: that each worker gets.
+        gpus, memory: that each worker gets.
         metric, mode: what is optimised.
     """
     from ray import tune
@@ -60,6 +67,7 @@ def run_trial(
             experiment_from(config["experiment"], plugins=True),
             data,
             gpus=gpus,
+            memory=memory,
             folder=folder,
             metric=metric,
             mode=mode,

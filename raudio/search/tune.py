@@ -25,10 +25,8 @@ from ray.tune.search import SearchAlgorithm
 from raudio.config.validate import to_mapping
 from raudio.core.units import format_seconds
 from raudio.search.engine import Engine, TrialSpec
+from raudio.search.packing import DRIVER_MEMORY
 from raudio.search.planner import Plan
-
-#: Memory that Tune reserves for the driver of a distributed trial, whose CPUs are its workers'.
-_DRIVER_MEMORY = 256 << 20
 
 
 class SearchEnded(BaseException):
@@ -105,8 +103,10 @@ def _fit(
 
 def _resources(plan: Plan) -> tune.PlacementGroupFactory:
     if plan.workers == 1:
-        return tune.PlacementGroupFactory([{"CPU": plan.cpus, "GPU": plan.gpus}])
-    return tune.PlacementGroupFactory([{"memory": _DRIVER_MEMORY}])
+        return tune.PlacementGroupFactory(
+            [{"CPU": plan.cpus, "GPU": plan.gpus, "memory": plan.memory}]
+        )
+    return tune.PlacementGroupFactory([{"memory": DRIVER_MEMORY}])
 
 
 class _Source(SearchAlgorithm):  # type: ignore[misc]

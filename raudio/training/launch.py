@@ -29,6 +29,7 @@ def launch(
     data: Data,
     *,
     gpus: float,
+    memory: int,
     folder: Path,
     metric: str,
     mode: str,
@@ -40,6 +41,7 @@ def launch(
         experiment: resolved; `resources.workers` decides how it runs.
         data: where the clips are.
         gpus: that each worker gets.
+        memory: bytes that Ray reserves for each of several workers.
         folder: of the trial; a checkpoint in it is gone on from.
         metric, mode: what is optimised.
         report: called after each epoch of an inline trial. Several workers report to the Tune
@@ -68,7 +70,7 @@ def launch(
 
         TorchTrainer(inline, scaling_config=ScalingConfig(num_workers=0)).fit()
         return
-    _distributed(experiment, data, gpus, folder, metric, mode)
+    _distributed(experiment, data, gpus, memory, folder, metric, mode)
 
 
 def as_result(report: Report) -> dict[str, Any]:
@@ -85,6 +87,7 @@ def _distributed(
     experiment: Experiment,
     data: Data,
     gpus: float,
+    memory: int,
     folder: Path,
     metric: str,
     mode: str,
@@ -109,7 +112,11 @@ def _distributed(
             scaling_config=ScalingConfig(
                 num_workers=resources.workers,
                 use_gpu=bool(gpus),
-                resources_per_worker={"CPU": resources.cpus, **({"GPU": gpus} if gpus else {})},
+                resources_per_worker={
+                    "CPU": resources.cpus,
+                    "memory": memory,
+                    **({"GPU": gpus} if gpus else {}),
+                },
             ),
             run_config=RunConfig(storage_path=scratch, callbacks=[TuneReportCallback()]),
         )

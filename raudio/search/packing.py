@@ -1,0 +1,219 @@
+"""What a trial needs, how many such trials the nodes have room for, and what to change where none.
+
+A worker runs on one node. The workers of a trial, its driver and the tasks that decode for it may
+be on several, as Ray places them ("PACK").
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from raudio.cluster.capacity import Capacity, Node
+from raudio.config.schema import Resources
+from raudio.core.units import format_bytes, parse_bytes
+
+#: Bytes of a training process: 0.3 GB are torch, Ray and Arrow (measured), the rest is for a batch
+#: and a small model's activations. `resources.memory` is for those that need more.
+PROCESS_MEMORY = 5 * 10**8
+#: Bytes of the processes that decode for a streamed trial, for each of its CPUs (measured).
+DECODER_MEMORY = 2 * 10**8
+#: Bytes of the driver of a trial with several workers, whose CPUs are its workers'.
+DRIVER_MEMORY = 256 << 20
+
+#: Against sums of fractions that are not quite whole: 3 * 0.1 > 0.3.
+_TINY = 1e-9
+
+
+# --- what a trial needs ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Need:
+    """What one trial needs.
+
+    Attributes:
+        workers: processes, each on one node.
+        cpus, gpus, memory: of each.
+        decoders: tasks that decode, each on any node.
+        decoder_cpus: of each.
+    """
+
+    workers: int
+    cpus: float
+    gpus: float
+    memory: int
+    decoders: int
+    decoder_cpus: float
+
+    @property
+    def all_cpus(self) -> float:
+        """Of a trial."""
+        return self.workers * self.cpus + self.decoders * self.decoder_cpus
+
+    @property
+    def text(self) -> str:
+        """`2 CPUs, 1 GPU and 500.0 MB`."""
+        gpus = f", {_several(self.workers * self.gpus, 'GPU')}" if self.gpus else ""
+        memory = format_bytes(self.workers * self.memory)
+        return f"{_several(self.all_cpus, 'CPU')}{gpus} and {memory}"
+
+
+def need_of(resources: Resources, feed: str, held: int) -> Need:
+    """What a trial with `resources` (whose GPUs are decided) needs; arguments as `plan`."""
+    assert resources.gpus is not None
+    # Each worker reads a stream of its own, whose tasks take a CPU, or all of them if less.
+    streams = resources.workers if feed == "streamed" else 0
+    data_cpus = resources.data_cpus / resources.workers
+    if resources.memory is not None:
+        memory = parse_bytes(resources.memory, "resources.memory")
+    else:
+        memory = PROCESS_MEMORY
+        if streams:
+            memory += math.ceil(held / streams + DECODER_MEMORY * data_cpus)
+    return Need(
+        workers=resources.workers,
+        cpus=resources.cpus,
+        gpus=resources.gpus,
+        memory=memory,
+        decoders=streams * max(1, math.floor(data_cpus)),
+        decoder_cpus=min(1.0, data_cpus),
+    )
+
+
+# --- what fits ---------------------------------------------------------------------------------
+
+
+def trials_on(nodes: Sequence[Node], need: Need) -> int:
+    """Trials that fit at once."""
+    each = [node for node in nodes for _ in range(node.count)]
+    places = [_places(node, need) for node in each]
+    most = sum(places) // need.workers
+    # What fits with more trials fits with fewer, so the first that does not is searched for.
+    return bisect_right(
+        range(1, most + 1), 0, key=lambda trials: not _leaves_enough(each, places, need, trials)
+    )
+
+
+def _places(node: Node, need: Need) -> int:
+    """Workers that one node has room for."""
+    places = [_times(need.cpus, node.cpus)]
+    if node.memory is not None and need.memory:
+        places.append(node.memory // need.memory)
+    if need.gpus >= 1:
+        places.append(_times(need.gpus, node.gpus))
+    elif need.gpus:  # a share is of one GPU: what is left of each is of no use
+        whole, rest = divmod(node.gpus, 1)
+        places.append(round(whole) * _times(need.gpus, 1) + _times(need.gpus, rest))
+    return min(places)
+
+
+def _leaves_enough(nodes: Sequence[Node], places: Sequence[int], need: Need, trials: int) -> bool:
+    """Whether so many trials' workers leave room for their decoders and drivers."""
+    workers = trials * need.workers
+    decoders = drivers = 0
+    for node, room in zip(nodes, places, strict=True):
+        here = min(room, workers)
+        workers -= here
+        if need.decoders:
+            decoders += _times(need.decoder_cpus, node.cpus - here * need.cpus)
+        if node.memory is None:
+            drivers = trials
+        else:
+            drivers += (node.memory - here * need.memory) // DRIVER_MEMORY
+    return decoders >= trials * need.decoders and (need.workers == 1 or drivers >= trials)
+
+
+def _times(part: float, whole: float) -> int:
+    return math.floor(whole / part + _TINY)
+
+
+# --- what does not -----------------------------------------------------------------------------
+
+
+def nodes_text(capacity: Capacity) -> str:
+    """`this machine (4 CPUs)`, `the cluster at HOST:PORT (2 x 8 CPUs, 4 x 16 CPUs and 1 GPU)`."""
+    kinds = []
+    for node in capacity.nodes:
+        text = f"{node.count} x " if capacity.several else ""
+        text += _several(node.cpus, "CPU")
+        if node.gpus:
+            text += f" and {_several(node.gpus, 'GPU')}"
+        if node.memory is not None:
+            text += f" with {format_bytes(node.memory)} for trials"
+        kinds.append(text)
+    return f"{capacity.where} ({', '.join(kinds)})"
+
+
+def _several(count: float, what: str) -> str:
+    return f"{count:g} {what}{'' if count == 1 else 's'}"
+
+
+def refusal(capacity: Capacity, resources: Resources, feed: str, held: int) -> str:
+    """Why not one trial fits, and the nearest setting with which one does."""
+    need, where = need_of(resources, feed, held), capacity.where
+    cpus = max((node.cpus for node in capacity.nodes), default=0)
+    gpus = max((node.gpus for node in capacity.nodes), default=0)
+    asked = f"resources.workers={need.workers} resources.cpus={need.cpus:g}"
+    if need.decoders:
+        asked += f" and resources.data_cpus={resources.data_cpus:g} (streamed)"
+    on_one = "but a worker runs on one node, and the largest of"
+    if need.workers * need.gpus > capacity.gpus:
+        why = (
+            f"resources.workers={need.workers} resources.gpus={need.gpus:g} ask for "
+            f"{need.workers * need.gpus:g} GPUs a trial, but {where} has {capacity.gpus:g}"
+        )
+    elif need.all_cpus > capacity.cpus:
+        why = f"{asked} ask for {need.all_cpus:g} CPUs a trial, but {where} has {capacity.cpus:g}"
+    elif need.gpus > gpus:
+        why = f"resources.gpus={need.gpus:g}, {on_one} {where} has {gpus:g} GPUs"
+    elif need.cpus > cpus:
+        why = f"resources.cpus={need.cpus:g}, {on_one} {where} has {cpus:g} CPUs"
+    else:
+        why = f"{asked} ask for {need.text} a trial, for which {nodes_text(capacity)} has no room"
+    return f"{why}; {_nearest(capacity, resources, feed, held)}"
+
+
+def _nearest(capacity: Capacity, resources: Resources, feed: str, held: int) -> str:
+    """The first of these changes with which a trial fits, as advice."""
+
+    def fits(feed: str = feed, **changes: Any) -> bool:
+        return trials_on(capacity.nodes, need_of(replace(resources, **changes), feed, held)) > 0
+
+    for changes in _changes(resources, capacity):
+        if fits(**changes):
+            text = " ".join(f"resources.{name}={value}" for name, value in changes.items())
+            return f"at most {text} fits"
+    if feed == "streamed" and fits("resident"):
+        return "dataset.feed=resident needs no CPUs for decoding"
+    return "it needs a larger node"
+
+
+def _changes(resources: Resources, capacity: Capacity) -> Iterator[dict[str, Any]]:
+    """Smaller demands, one setting at a time before two, each from its largest value down."""
+    assert resources.gpus is not None
+    data_cpus = [{"data_cpus": cpus} for cpus in _below(resources.data_cpus)]
+    gpus = [{"gpus": gpus} for gpus in _below(resources.gpus)]
+    cpus = [{"cpus": cpus} for cpus in _below(resources.cpus)]
+    workers = [{"workers": workers} for workers in _below(resources.workers)]
+    memory = [
+        {"memory": f"{bytes_ // parts // 10**6}MB"}
+        for bytes_ in sorted({node.memory or 0 for node in capacity.nodes}, reverse=True)
+        for parts in range(1, resources.workers + 1)
+    ]
+    yield from memory if resources.memory is not None else []
+    for single in (data_cpus, gpus, cpus, workers):
+        yield from single
+    for change in [{}, *workers]:
+        for least in ({"cpus": 1}, {"gpus": 1}, {"cpus": 1, "gpus": 1}, {"gpus": 0}):
+            yield {**change, **least}
+            yield {**change, **least, "data_cpus": 1}
+    yield from memory
+
+
+def _below(value: float) -> range:
+    """Whole numbers under `value`, down to 1."""
+    return range(math.ceil(value) - 1, 0, -1)

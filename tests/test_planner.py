@@ -185,7 +185,7 @@ GPU = Node(16, 4, memory=64 * GB, count=2)
         ((FOUR,), "streamed", {"cpus": 3}, 4),  # what is left of each decodes
         ((FOUR,), "streamed", {"cpus": 4}, 3),  # the fourth node decodes for three trials
         ((FOUR,), "streamed", {"cpus": 4, "data_cpus": 4}, 2),
-        ((FOUR,), "streamed", {"cpus": 2, "workers": 2, "data_cpus": 3}, 2),  # a CPU a stream: 6
+        ((FOUR,), "streamed", {"cpus": 2, "workers": 2, "data_cpus": 3}, 2),  # 7 CPUs a trial
         ((HEAD, GPU), "resident", {}, 8),  # the head has no GPU, so no trial
         ((HEAD, GPU), "resident", {"gpus": 0}, 36),
         ((HEAD, GPU), "resident", {"workers": 8}, 1),
@@ -324,16 +324,13 @@ def test_a_refusal_names_what_fits(
         advice = str(error).rpartition("; ")[2]
     else:
         return
-    if advice.startswith("dataset.feed=resident"):
-        assert slots_on(nodes, resources, "resident")
-    elif advice.startswith("at most "):
-        changes = dict(re.findall(r"resources\.(\w+)=(\w+)", advice))
-        changes = {key: v if key == "memory" else int(v) for key, v in changes.items()}
-        assert changes
-        assert slots_on(nodes, replace(resources, **changes), feed)
-    else:  # then not even the least asks for little enough
-        least = Resources(memory="1MB", gpus=0)
-        assert not slots_on(nodes, least, "resident")
+    if not advice.endswith(" fits"):  # then not even the least asks for little enough
+        assert not slots_on(nodes, Resources(memory="1MB", gpus=0), "resident")
+        return
+    feed = "resident" if advice.startswith("dataset.feed=resident") else feed
+    changes = dict(re.findall(r"resources\.(\w+)=(\w+)", advice))
+    changes = {key: value if key == "memory" else int(value) for key, value in changes.items()}
+    assert slots_on(nodes, replace(resources, **changes), feed)
 
 
 @given(

@@ -66,21 +66,21 @@ def need_of(resources: Resources, feed: str, held: int) -> Need:
     """What a trial with `resources` (whose GPUs are decided) needs; arguments as `plan`."""
     assert resources.gpus is not None
     # Each worker reads a stream of its own, whose tasks take a CPU, or all of them if less.
-    streams = resources.workers if feed == "streamed" else 0
-    data_cpus = resources.data_cpus / resources.workers
+    streamed = feed == "streamed"
+    task = min(1.0, resources.data_cpus / resources.workers)
     if resources.memory is not None:
         memory = parse_bytes(resources.memory, "resources.memory")
     else:
         memory = PROCESS_MEMORY
-        if streams:
-            memory += math.ceil(held / streams + DECODER_MEMORY * data_cpus)
+        if streamed:
+            memory += math.ceil((held + DECODER_MEMORY * resources.data_cpus) / resources.workers)
     return Need(
         workers=resources.workers,
         cpus=resources.cpus,
         gpus=resources.gpus,
         memory=memory,
-        decoders=streams * max(1, math.floor(data_cpus)),
-        decoder_cpus=min(1.0, data_cpus),
+        decoders=_times(task, resources.data_cpus) if streamed else 0,
+        decoder_cpus=task,
     )
 
 
@@ -178,40 +178,49 @@ def refusal(capacity: Capacity, resources: Resources, feed: str, held: int) -> s
 
 
 def _nearest(capacity: Capacity, resources: Resources, feed: str, held: int) -> str:
-    """The first of these changes with which a trial fits, as advice."""
-
-    def fits(feed: str = feed, **changes: Any) -> bool:
-        return trials_on(capacity.nodes, need_of(replace(resources, **changes), feed, held)) > 0
-
-    for changes in _changes(resources, capacity):
-        if fits(**changes):
-            text = " ".join(f"resources.{name}={value}" for name, value in changes.items())
-            return f"at most {text} fits"
-    if feed == "streamed" and fits("resident"):
-        return "dataset.feed=resident needs no CPUs for decoding"
+    """The first change with which a trial fits, as advice."""
+    for other in dict.fromkeys((feed, "resident")):
+        for changes in _changes(resources, capacity):
+            need = need_of(replace(resources, **changes), other, held)
+            if trials_on(capacity.nodes, need):
+                given = [
+                    f"resources.{name}={value}"
+                    for name, value in changes.items()
+                    if value != getattr(resources, name)
+                ]
+                if other != feed:
+                    return " ".join(["dataset.feed=resident", *given]) + " fits"
+                return f"at most {' '.join(given)} fits"
     return "it needs a larger node"
 
 
 def _changes(resources: Resources, capacity: Capacity) -> Iterator[dict[str, Any]]:
-    """Smaller demands, one setting at a time before two, each from its largest value down."""
+    """Smaller demands: none, one setting from its largest value down, several, and the least."""
     assert resources.gpus is not None
-    data_cpus = [{"data_cpus": cpus} for cpus in _below(resources.data_cpus)]
-    gpus = [{"gpus": gpus} for gpus in _below(resources.gpus)]
-    cpus = [{"cpus": cpus} for cpus in _below(resources.cpus)]
-    workers = [{"workers": workers} for workers in _below(resources.workers)]
     memory = [
-        {"memory": f"{bytes_ // parts // 10**6}MB"}
-        for bytes_ in sorted({node.memory or 0 for node in capacity.nodes}, reverse=True)
+        {"memory": f"{size // parts // 10**6}MB"}
+        for size in sorted({node.memory or 0 for node in capacity.nodes}, reverse=True)
         for parts in range(1, resources.workers + 1)
     ]
+    workers = [{"workers": count} for count in _below(resources.workers)]
+    least = {
+        "cpus": min(1, resources.cpus),
+        "gpus": min(1, resources.gpus),
+        "data_cpus": min(1, resources.data_cpus),
+    }
+    yield {}
     yield from memory if resources.memory is not None else []
-    for single in (data_cpus, gpus, cpus, workers):
-        yield from single
-    for change in [{}, *workers]:
-        for least in ({"cpus": 1}, {"gpus": 1}, {"cpus": 1, "gpus": 1}, {"gpus": 0}):
-            yield {**change, **least}
-            yield {**change, **least, "data_cpus": 1}
+    for name in ("data_cpus", "gpus", "cpus"):
+        yield from ({name: value} for value in _below(getattr(resources, name)))
+    yield from workers
+    for fewer in ({}, *workers):
+        for names in (["cpus"], ["gpus"], ["cpus", "data_cpus"], list(least)):
+            yield {**fewer, **{name: least[name] for name in names}}
+    yield {"gpus": 0}
     yield from memory
+    for size in memory:
+        yield {"workers": 1, **least, **size}
+        yield {"workers": 1, **least, **size, "gpus": 0}
 
 
 def _below(value: float) -> range:

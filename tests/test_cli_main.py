@@ -99,6 +99,7 @@ def test_version() -> None:
         ("schedules", "onecycle"),
         ("tasks", "classification"),
         ("spaces", "cnn_or_crnn"),
+        ("samplers", "cmaes"),
         ("augment-presets", "strong"),
         ("settings", "optimizer.momentum (optimizer=sgd)"),
         ("settings", "search.time_budget"),

@@ -113,7 +113,7 @@ def test_quotes_home_and_interpolation_in_paths(monkeypatch: pytest.MonkeyPatch)
         ("training.epochs=", ["training.epochs=", "whole number"]),
         ("optimizer.lr=nan", ["optimizer.lr=nan", "above 0 and at most 100"]),
         ("dataset.crop=centr", ["dataset.crop=centr", "random, centre", "closest: 'centre'"]),
-        ("search.sampler=tpee", ["search.sampler=tpee", "closest: 'tpe'", "random, grid"]),
+        ("search.sampler=tpee", ["search.sampler=tpee", "closest: 'tpe'", "qmc, grid"]),
         ("model.rnn_layers=2", ["model=cnn has no setting 'rnn_layers'", "model=crnn"]),
         ("model.rnn_layer=2", ["closest: 'model.rnn_layers' of model=crnn"]),
         ("model.name=cnn", ["model=cnn"]),

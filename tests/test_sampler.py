@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import math
+import pickle
+import warnings
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
+import scipy
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from raudio.config.axes import Choice, Interval, Range
+from raudio.config.samplers import CMAES, GP, NSGA, QMC, SAMPLERS, TPE
 from raudio.config.schema import Search
 from raudio.core.errors import ConfigError
-from raudio.search.sampler import STARTUP_TRIALS, Sampler
+from raudio.search.sampler import Sampler
+from raudio.search.samplers import notes
 from raudio.search.space import Param, Space
 
 SPACE = Space(
@@ -27,7 +34,15 @@ SPACE = Space(
         Param("model.rnn_layers", Choice((1, 2)), {"model": ("crnn",)}, "model.rnn_layers"),
     ),
 )
+#: Trials that TPE draws at random before it has enough to model.
+STARTUP_TRIALS = Search().tpe.startup
 GRID = Space("grid", params=(SPACE.params[0], SPACE.params[2], SPACE.params[3]))
+
+
+@pytest.fixture(autouse=True)
+def no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Optuna's journal syncs every line to the disk, which takes most of the time."""
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)
 
 
 def sampler(path: Path, space: Space = SPACE, mode: str = "max", **settings: Any) -> Sampler:
@@ -45,6 +60,18 @@ def value_of(params: dict[str, Any]) -> float:
     return -abs(params["optimizer.lr"] - 0.01) + 0.1 * (params["model"] == "cnn")
 
 
+def state_of(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
+    """What CMA-ES and the genetic samplers keep with a trial."""
+    kept = trial.system_attrs
+    found = {key: kept[key] for key in kept if key.endswith(":generation")}
+    parts = [kept[key] for key in sorted(kept) if key.startswith("cma:optimizer:")]
+    if parts:
+        optimizer = pickle.loads(bytes.fromhex("".join(parts)))
+        found["mean"] = optimizer._mean.tolist()
+        found["spread"] = (optimizer._sigma * optimizer._C).tolist()
+    return found
+
+
 def drive(draw: Sampler, count: int) -> list[dict[str, Any]]:
     """`count` trials in turn: completed, pruned, failed, completed, ..."""
     drawn = []
@@ -59,7 +86,18 @@ def drive(draw: Sampler, count: int) -> list[dict[str, Any]]:
     return drawn
 
 
-@pytest.mark.parametrize("kind", ["tpe", "random"])
+def quick(kind: str) -> dict[str, Any]:
+    """Settings of a sampler with which it is past its random trials, or first generation, soon."""
+    return {
+        "cmaes": {"cmaes": CMAES(population=4)},
+        "gp": {"gp": GP(startup=3)},
+        "nsga2": {"nsga": NSGA(population=4)},
+        "nsga3": {"nsga": NSGA(population=4)},
+        "tpe": {"tpe": TPE(startup=4)},
+    }.get(kind, {}) | {"sampler": kind}
+
+
+@pytest.mark.parametrize("kind", ["tpe", "random", "qmc", "cmaes", "nsga2", "nsga3"])
 def test_draws_repeat_by_seed_and_differ_by_number(tmp_path: Path, kind: str) -> None:
     count = STARTUP_TRIALS + 8
     first = drive(sampler(tmp_path / "a", sampler=kind, seed=3), count)
@@ -165,7 +203,73 @@ def test_a_grid_needs_steps(tmp_path: Path) -> None:
     assert sampler(tmp_path / "journal").limit is None
 
 
-@pytest.mark.parametrize("kind", ["tpe", "random", "grid"])
+def test_quasi_random_points_fill_the_space_as_a_sobol_sequence_does(tmp_path: Path) -> None:
+    """The first 2^m points: one in each of 2^m equal parts of each setting's range, branches that
+    are seldom taken included; by chance, a part has one with probability 0.38 or so."""
+    draw = sampler(tmp_path / "a", sampler="qmc")
+    drawn = [draw.ask(str(index)) for index in range(32)]
+    parts = [int((math.log10(params["optimizer.lr"]) + 4) / 3 * 32) for params in drawn]
+    assert sorted(parts) == list(range(32))
+    assert Counter(params["model"] for params in drawn) == {"cnn": 16, "crnn": 16}
+    assert set(Counter(params["features.n_mels"] for params in drawn).values()) == {8}
+    # All pairs are balanced, too: a quarter of the trials is in each quarter of two settings.
+    halves = Counter(
+        (params["model"], part < 16) for params, part in zip(drawn, parts, strict=True)
+    )
+    assert set(halves.values()) == {8}
+
+
+def test_quasi_random_points_are_scipys(tmp_path: Path) -> None:
+    both = (SPACE.params[1], Param("x", Interval(0.0, 1.0), {}, "x"))
+    settings = Search(sampler="qmc", qmc=QMC(sequence="halton", scramble=False))
+    draw = Sampler(Space("two", params=both), settings, "max", tmp_path / "a")
+    expected = scipy.stats.qmc.Halton(2, scramble=False).random(6)
+    for index, (first, second) in enumerate(expected):
+        params = draw.ask(str(index))
+        assert math.log10(params["optimizer.lr"]) == pytest.approx(-4 + 3 * first)
+        assert params["x"] == pytest.approx(second)
+
+
+@pytest.mark.parametrize("kind", ["cmaes", "gp", "nsga2"])
+def test_learns(tmp_path: Path, kind: str) -> None:
+    """On a bowl, later trials are far better than the first ones, which are random."""
+    keys = ("x", "y")
+    space = Space("bowl", params=tuple(Param(k, Interval(-1.0, 1.0), {}, k) for k in keys))
+    draw = Sampler(space, Search(**quick(kind)), "min", tmp_path / "a")
+    values = []
+    for index in range(10 if kind == "gp" else 60):
+        params = draw.ask(str(index))
+        values.append((params["x"] - 0.5) ** 2 + (params["y"] + 0.2) ** 2)
+        draw.tell(str(index), "completed", values[-1], {})
+    # By chance, one in 32 is so near.
+    assert min(values[3:] if kind == "gp" else values[-6:]) < 0.04
+    assert np.median(values[-6:]) < np.median(values[:6])
+
+
+@pytest.mark.parametrize("kind", ["qmc", "cmaes", "nsga2", "tpe"])
+def test_optuna_makes_no_noise(
+    tmp_path: Path, kind: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Conditional settings, failed trials: what cannot take them falls back without a word."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        drive(sampler(tmp_path / "a", **quick(kind)), 12)
+    captured = capfd.readouterr()
+    assert captured.out + captured.err == ""
+
+
+def test_notes_say_what_is_drawn_by_itself() -> None:
+    (note,) = notes(Search(sampler="cmaes"), SPACE)
+    assert note.endswith("model (not a number); model.rnn_layers (when model=crnn)")
+    apart, pruned = notes(Search(sampler="gp"), SPACE)
+    assert apart.endswith(": model.rnn_layers (when model=crnn)")
+    assert "completed trials alone" in pruned
+    assert not notes(Search(sampler="gp", scheduler="none"), Space("x", params=SPACE.params[:2]))
+    assert not notes(Search(), SPACE)
+    assert not notes(Search(sampler="qmc"), SPACE)
+
+
+@pytest.mark.parametrize("kind", [*SAMPLERS])
 @pytest.mark.parametrize("known", [1, 7, 11])
 def test_a_rebuilt_study_draws_what_the_uninterrupted_one_would_have(
     tmp_path: Path, kind: str, known: int
@@ -182,22 +286,28 @@ def test_a_rebuilt_study_draws_what_the_uninterrupted_one_would_have(
             draw.tell(str(number), "completed", value, {})
         # else: it goes on running
 
-    whole = sampler(tmp_path / "whole", space, sampler=kind)
+    settings = quick(kind)
+    whole = sampler(tmp_path / "whole", space, **settings)
     expected = []
     for number in range(12):
         expected.append(whole.ask(str(number)))
         play(whole, number, expected[-1])
 
     # The records' settings, through the JSON that they are kept in.
-    rebuilt = sampler(tmp_path / "rebuilt", space, sampler=kind)
+    rebuilt = sampler(tmp_path / "rebuilt", space, **settings)
     for number in range(known):
-        assert rebuilt.ask(str(number), expected[number]) == expected[number]
+        ended = number % 3 == 1 or number % 5 != 4
+        assert rebuilt.ask(str(number), expected[number], ended=ended) == expected[number]
         play(rebuilt, number, expected[number])
     drawn = []
     for number in range(known, 12):
         drawn.append(rebuilt.ask(str(number)))
         play(rebuilt, number, drawn[-1])
     assert drawn == expected[known:]
+    # What the samplers keep in the study is the same as well.
+    kept = [list(map(state_of, stored(tmp_path / name))) for name in ("whole", "rebuilt")]
+    assert kept[0] == kept[1]
+    assert any(kept[0]) == (kind in ("cmaes", "nsga2", "nsga3"))
 
 
 def test_a_rebuilt_study_replaces_the_journal(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import json
 import pickle
+import re
 from typing import Any
 
 import pytest
@@ -149,6 +150,29 @@ def test_more_coefficients_than_bands() -> None:
 def test_grace_beyond_the_last_epoch() -> None:
     with pytest.raises(ConfigError, match=r"search\.grace=13 .* training\.epochs=12"):
         compose.compose(["search.grace=13"])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            ["search.nsga.population=8"],
+            "search.nsga.population=8 is a setting of search.sampler=nsga2 or nsga3, but "
+            "search.sampler=tpe; leave it out, or choose that sampler",
+        ),
+        (["search.sampler=tpee"], "closest: 'tpe'"),
+        (["search.sampler=cmaes", "search.cmaes.sigm=0.2"], "closest: 'search.cmaes.sigma'"),
+        (["search.sampler=cmaes", "search.cmaes.population=3"], "at least 4"),
+    ],
+)
+def test_settings_of_samplers_are_refused(given: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        compose.compose(given)
+
+
+def test_settings_of_the_chosen_sampler_and_defaults_of_others_are_fine() -> None:
+    given = ["search.sampler=nsga3", "search.nsga.population=8", "search.tpe.startup=8"]
+    assert compose.compose(given).search.nsga.population == 8
 
 
 def test_problems_are_told_once_and_survive_pickling() -> None:

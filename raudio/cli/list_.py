@@ -64,6 +64,7 @@ def _adapters() -> dict[str, str]:
 def _tables() -> dict[str, dict[str, str]]:
     """Kind -> name -> one line."""
     from raudio.config import chain, compose, schema, validate
+    from raudio.config.samplers import SAMPLERS
     from raudio.data import recipe
     from raudio.search import space_file
 
@@ -75,6 +76,7 @@ def _tables() -> dict[str, dict[str, str]]:
     tables["augment-presets"] = {name: f"augment={name}" for name in compose.options("augment")}
     tables["spaces"] = space_file.names()
     tables["recipes"] = recipe.names()
+    tables["samplers"] = SAMPLERS
     tables["settings"] = {
         f"{setting.key} ({section}={variant})" if variant else setting.key: _line(setting)
         for section, variant in [

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from raudio.config.augment import Augment as Augment  # plugins replace it here, by a larger one
-from raudio.config.meta import setting
+from raudio.config.meta import group, setting
+from raudio.config.samplers import CMAES, GP, NSGA, QMC, SAMPLERS, TPE
 from raudio.core.components import (
     AUGMENTATIONS,
     FRONT_ENDS,
@@ -381,9 +382,14 @@ class Search:
     concurrency: int | None = setting(None, "trials at once; none: as many as fit", min=1)
     sampler: str = setting(
         "tpe",
-        "tpe (Optuna, multivariate, grouped, constant liar), random, or grid (every cell)",
-        choices=("tpe", "random", "grid"),
+        "how settings are drawn; `raudio list samplers` has a line on each",
+        choices=tuple(SAMPLERS),
     )
+    tpe: TPE = group(TPE, "sampler=tpe")
+    qmc: QMC = group(QMC, "sampler=qmc")
+    cmaes: CMAES = group(CMAES, "sampler=cmaes")
+    gp: GP = group(GP, "sampler=gp")
+    nsga: NSGA = group(NSGA, "sampler=nsga2 and nsga3")
     scheduler: str = setting(
         "asha", "asha stops bad trials early, none never", choices=("asha", "none")
     )

@@ -19,6 +19,7 @@ import yaml
 from raudio.config import chain, schema
 from raudio.config.axes import text
 from raudio.config.meta import Meta, group
+from raudio.config.samplers import READERS
 from raudio.config.schema import Configuration, Experiment
 from raudio.config.setting import Setting, check_ranges, settings_in, unwrap
 from raudio.core.errors import ConfigError, closest, unknown
@@ -362,6 +363,26 @@ def _check_search(configuration: Configuration, problems: list[str]) -> None:
             f"so no trial could be stopped; give at most {training.epochs}, "
             "or search.scheduler=none"
         )
+    _check_readers(search, "sampler", READERS, problems)
+
+
+def _check_readers(
+    search: schema.Search, choice: str, readers: Mapping[str, Sequence[str]], problems: list[str]
+) -> None:
+    """A setting that the chosen sampler (or scheduler) does not read was meant for another."""
+    chosen = getattr(search, choice)
+    for name, those in readers.items():
+        if chosen in those:
+            continue
+        for key, setting in settings_in(schema.Search, "search.").items():
+            if not key.startswith(f"search.{name}."):
+                continue
+            value = getattr(getattr(search, name), key.rpartition(".")[2])
+            if value != setting.default:
+                problems.append(
+                    f"{key}={text(value)} is a setting of search.{choice}={' or '.join(those)}, "
+                    f"but search.{choice}={chosen}; leave it out, or choose that {choice}"
+                )
 
 
 def _attempt(check: Callable[[], object], problems: list[str]) -> None:

@@ -341,7 +341,8 @@ class Engine:
             if record["event"] == "trial_start" and name not in seen:
                 seen.add(name)
                 self._files.add(name)
-                self._sampler.ask(name, record["params"])
+                ended = self.history.trials[name].state in _ENDED
+                self._sampler.ask(name, record["params"], ended=ended)
             elif record["event"] == "report":
                 if not self._judge(name, record["epoch"], record["metrics"]):
                     self._undone.add(name)

@@ -26,6 +26,7 @@ from raudio.data.locate import SYNTH, locate
 from raudio.data.manifest import Manifest
 from raudio.data.pipeline import choose_feed, held_ahead
 from raudio.data.resolve import resolve
+from raudio.search import samplers
 from raudio.search import space_file as spaces
 from raudio.search.planner import Plan, plan
 from raudio.search.space import Space
@@ -168,7 +169,12 @@ def job_on_data(
         ),
         metric=metric,
         mode=mode,
-        notes=(*preflight.notes(found), f"{feed} feed: {why}", *space.notes),
+        notes=(
+            *preflight.notes(found),
+            f"{feed} feed: {why}",
+            *space.notes,
+            *samplers.notes(search, space),
+        ),
     )
 
 

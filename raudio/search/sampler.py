@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import TrialState
 
 from raudio.config.schema import Search
-from raudio.core import seeding
 from raudio.search.journal import Journal
+from raudio.search.samplers import STATEFUL, build
 from raudio.search.space import Space
 
 #: A failed trial is infeasible to Optuna, which TPE keeps away from. It never looks at one that
@@ -31,16 +30,13 @@ _STATES = {
 }
 _INFEASIBLE = "failed"
 
-#: Trials drawn at random before TPE has enough to model.
-STARTUP_TRIALS = 8
-
 
 class Sampler:
     """Draws the settings of trials.
 
     Args:
         space: what is searched.
-        settings: `sampler` and `seed`.
+        settings: `sampler`, its own settings, and `seed`.
         mode: "max" or "min".
         journal: file of the study; what is there is replaced.
 
@@ -55,6 +51,7 @@ class Sampler:
         self._grid: Sequence[Mapping[str, Any]] | None = (
             space.grid() if settings.sampler == "grid" else None
         )
+        self._distributions = space.distributions()
         self._study = optuna.create_study(
             storage=Journal(journal),
             study_name="raudio",
@@ -67,22 +64,30 @@ class Sampler:
         """The number of different trials there are, when the sampler knows one (grid)."""
         return None if self._grid is None else len(self._grid)
 
-    def ask(self, name: str, params: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    def ask(
+        self, name: str, params: Mapping[str, Any] | None = None, *, ended: bool = False
+    ) -> dict[str, Any]:
         """The settings of the next trial.
 
         Args:
             name: its id, which Optuna keeps as the user attribute `trial`.
-            params: the settings that a recorded trial had, when a study is rebuilt.
+            params: the settings that it has, when they are not to be drawn: given ones, or those
+                of a recorded trial when a study is rebuilt.
+            ended: whether that recorded trial has ended: most samplers then need not draw again.
         """
         number = len(self._trials)
         if params is None and self._grid is not None:
             params = self._grid[number]
         if params is not None:
             self._study.enqueue_trial(self._space.enqueued(params))
-        self._study.sampler = self._seeded(number)
+        self._study.sampler = build(self._settings, number, self._distributions)
         trial = self._study.ask()
         trial.set_user_attr("trial", name)
         self._trials[name] = trial
+        if params is not None and (not ended or self._settings.sampler in STATEFUL):
+            # What the sampler keeps of each draw (its place in a sequence, its generation, what it
+            # drew for a trial that runs) is kept for this one as well.
+            _ = trial.relative_params
         return self._space.suggest(trial)
 
     def report(self, name: str, epoch: int, value: float) -> None:
@@ -105,21 +110,10 @@ class Sampler:
             trial.set_user_attr(name, attribute)
         if state == "failed":
             trial.set_constraint(_INFEASIBLE, 1.0)
-        self._study.tell(trial, value if state == "completed" else None, _STATES[state])
-
-    def _seeded(self, number: int) -> BaseSampler:
-        seed = seeding.key(self._settings.seed, "sampler", number) % 2**32
-        if self._settings.sampler != "tpe":
-            return RandomSampler(seed=seed)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            return TPESampler(
-                seed=seed,
-                multivariate=True,
-                group=True,  # conditional settings form groups of their own
-                constant_liar=True,  # trials that run at once keep apart
-                n_startup_trials=STARTUP_TRIALS,
-            )
+            # That CMA-ES does not look at constraints: `raudio plan` says so.
+            warnings.simplefilter("ignore", UserWarning)
+            self._study.tell(trial, value if state == "completed" else None, _STATES[state])
 
 
 def finite(value: float | None) -> float | None:

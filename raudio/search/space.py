@@ -13,6 +13,7 @@ from raudio.core.errors import ConfigError
 
 if TYPE_CHECKING:
     import optuna
+    from optuna.distributions import BaseDistribution
 
 #: Cells of the largest grid, and values of the longest range: more were a mistake.
 MOST_CELLS = 100_000
@@ -64,6 +65,16 @@ class Space:
                 values = param.values
                 drawn[param.key] = values[0] if len(values) == 1 else _draw(trial, param)
         return drawn
+
+    def distributions(self) -> dict[str, BaseDistribution]:
+        """What each param is drawn from, by the name that Optuna knows; conditional ones, too."""
+        import optuna
+
+        trial = optuna.create_study().ask()
+        for param in self.params:
+            if len(param.values) != 1:
+                _draw(trial, param)
+        return dict(trial.distributions)
 
     def enqueued(self, drawn: Mapping[str, Value]) -> dict[str, Value]:
         """`drawn` by the names that Optuna knows the params by: what `enqueue_trial` takes."""

@@ -1,0 +1,130 @@
+"""Optuna's samplers by name, each made anew for one draw."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.samplers import (
+    BaseSampler,
+    CmaEsSampler,
+    GPSampler,
+    NSGAIIISampler,
+    NSGAIISampler,
+    QMCSampler,
+    RandomSampler,
+    TPESampler,
+)
+
+from raudio.config.axes import Choice
+from raudio.config.schema import Search
+from raudio.core import seeding
+from raudio.search.space import Space, condition_text
+
+#: Samplers that keep state in the study with every draw, which a rebuilt study must have as well.
+#: The others look at trials' settings and values alone, and at what they drew for running trials.
+STATEFUL = ("qmc", "cmaes", "nsga2", "nsga3")
+
+
+def build(
+    search: Search, number: int, distributions: Mapping[str, BaseDistribution]
+) -> BaseSampler:
+    """The sampler of one draw.
+
+    Args:
+        search: `sampler`, its settings, and `seed`.
+        number: of the draw; with `search.seed` it decides all that is random in it.
+        distributions: of the whole space, by the names that Optuna knows.
+    """
+    seed = seeding.key(search.seed, "sampler", number) % 2**32
+    with warnings.catch_warnings():
+        # `group`, `with_margin` and the like are experimental, `sigma0` goes with Optuna 6.
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        warnings.simplefilter("ignore", FutureWarning)
+        match search.sampler:
+            case "tpe":
+                return TPESampler(
+                    seed=seed,
+                    multivariate=True,
+                    group=True,  # conditional settings form groups of their own
+                    constant_liar=True,  # trials that run at once keep apart
+                    n_startup_trials=search.tpe.startup,
+                    n_ei_candidates=search.tpe.candidates,
+                )
+            case "qmc":
+                return _WholeSpaceQMC(search, distributions)
+            case "cmaes":
+                return CmaEsSampler(
+                    seed=seed,
+                    n_startup_trials=search.cmaes.startup,
+                    sigma0=search.cmaes.sigma,
+                    popsize=search.cmaes.population,
+                    with_margin=search.cmaes.margin,
+                    consider_pruned_trials=search.cmaes.pruned,
+                    warn_independent_sampling=False,
+                )
+            case "gp":
+                return GPSampler(
+                    seed=seed,
+                    n_startup_trials=search.gp.startup,
+                    deterministic_objective=search.gp.deterministic,
+                    warn_independent_sampling=False,
+                )
+            case "nsga2" | "nsga3":
+                kind = NSGAIISampler if search.sampler == "nsga2" else NSGAIIISampler
+                return kind(
+                    seed=seed,
+                    population_size=search.nsga.population,
+                    crossover_prob=search.nsga.crossover,
+                    mutation_prob=search.nsga.mutation,
+                )
+            case _:  # a grid's cells are given, not drawn
+                return RandomSampler(seed=seed)
+
+
+class _WholeSpaceQMC(QMCSampler):  # type: ignore[misc]
+    """One sequence through the whole space, conditional settings included.
+
+    Optuna's own learns the space from the first trial that ended: that one, those that run beside
+    it, and every branch that it did not take would be drawn at random.
+    """
+
+    def __init__(self, search: Search, distributions: Mapping[str, BaseDistribution]) -> None:
+        # One seed for all draws: they are points of one sequence, told apart by their places.
+        super().__init__(
+            qmc_type=search.qmc.sequence,
+            scramble=search.qmc.scramble,
+            seed=seeding.key(search.seed, "sampler") % 2**32,
+        )
+        self._distributions = dict(distributions)
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: optuna.trial.FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        return self._distributions
+
+
+def notes(search: Search, space: Space) -> list[str]:
+    """What to know of the chosen sampler on this space: a sentence each, for `raudio plan`."""
+    found = []
+    if search.sampler in ("cmaes", "gp", "nsga2", "nsga3"):
+        apart = {}
+        for param in space.params:
+            if param.when:
+                apart[param.key] = f"when {condition_text(param.when)}"
+            elif search.sampler == "cmaes" and isinstance(param.axis, Choice):
+                apart[param.key] = "not a number"
+        if apart:
+            listed = "; ".join(f"{key} ({why})" for key, why in apart.items())
+            found.append(
+                f"search.sampler={search.sampler} models the settings that every trial has; each "
+                f"of these is drawn by itself, at random: {listed}"
+            )
+    if search.sampler in ("gp", "nsga2", "nsga3") and search.scheduler != "none":
+        found.append(
+            f"search.sampler={search.sampler} learns from completed trials alone: those that "
+            f"search.scheduler={search.scheduler} stops early teach it nothing"
+        )
+    return found

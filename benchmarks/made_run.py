@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,8 @@ def make_run(
     trials: int,
     *,
     goes_on: GoesOn | None = None,
+    brackets: Sequence[Sequence[int]] = (RUNGS,),
+    bracket: Callable[[str], int] = lambda trial: 0,
     mode: str = "max",
     failing: float = 0.05,
     end: str | None = "completed",
@@ -49,6 +51,7 @@ def make_run(
         folder: of the run, must be new.
         trials: how many.
         goes_on: of the scheduler; None: at a rung a trial has to be above the median.
+        brackets, bracket: the rungs of each, and that of a trial.
         mode: "max" (accuracy) or "min" (loss).
         failing: share of the trials that fail at their second epoch.
         end: how the search ends; None: its driver died, and the last trial was running.
@@ -68,11 +71,19 @@ def make_run(
             trials=trials,
             time_budget=None,
             rungs=list(RUNGS),
+            brackets=brackets,
             resumed=False,
         )
         for number in range(trials):
             name, params = records.trial_id(number), _params(draw)
-            writer.append("trial_start", time=clock, id=name, params=params, signature="made")
+            writer.append(
+                "trial_start",
+                time=clock,
+                id=name,
+                params=params,
+                signature="made",
+                bracket=bracket(name),
+            )
             fails = draw.random() < failing
             pace = 0.02 * params["model.width"] * (2 if params["model"] == "crnn" else 1)
             started, state, reason, kind = clock, records.COMPLETED, None, None

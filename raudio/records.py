@@ -5,8 +5,8 @@ written by the driver alone, only ever appended to. Each has `event` and `time` 
 
 | event | fields |
 | --- | --- |
-| search_start | version, metric, mode, trials, time_budget, rungs (epochs), resumed |
-| trial_start | id, params, signature |
+| search_start | version, metric, mode, trials, time_budget, rungs, brackets (epochs), resumed |
+| trial_start | id, params, signature, bracket (from 0) |
 | report | id, epoch, metrics, seconds (of this epoch, inside the loop), final |
 | retry | id, kind, reason, seconds (wall): it failed; changed: settings it is tried again with |
 | lost | id, reason: its process or machine is gone; not an end, the trial goes on elsewhere |
@@ -193,6 +193,7 @@ class TrialHistory:
         id: `0000` and so on, also the name of its folder.
         params: what the sampler drew: setting to value.
         signature: of its experiment; empty when it was not recorded.
+        bracket: whose rungs it is compared at, from 0.
         state: running, completed, pruned, failed or stopped.
         kind: of a failure (error, non-finite loss, out of memory, bad data, disk full;
             configuration: settings that can't work together; crash: its process died again and
@@ -206,6 +207,7 @@ class TrialHistory:
     id: str
     params: dict[str, Any] = field(default_factory=dict)
     signature: str = ""
+    bracket: int = 0
     state: str = RUNNING
     kind: str | None = None
     reason: str | None = None
@@ -254,6 +256,7 @@ class TrialHistory:
         if event == "trial_start":
             self.params = dict(record.get("params") or {})
             self.signature = record.get("signature") or ""
+            self.bracket = record.get("bracket") or 0
             self._run()
         elif event == "report":
             # A stopped trial that reports in a later session goes on; a report that was on its way
@@ -303,7 +306,8 @@ class History:
         reason: why it ended, or None.
         budget_trials: trials wanted in all, or None.
         budget_seconds: the time budget in seconds, or None.
-        rungs: epochs at which trials are compared, ascending; empty where none is stopped early.
+        rungs: epochs at which trials are compared, ascending; empty where there are none.
+        brackets: the rungs of each bracket; a trial is compared at those of its own.
         version: of raudio, which wrote the newest part.
         sessions: how often it was started or resumed.
         seconds: wall time of all sessions, without the pauses between them.
@@ -318,6 +322,7 @@ class History:
     budget_trials: int | None = None
     budget_seconds: float | None = None
     rungs: tuple[int, ...] = ()
+    brackets: tuple[tuple[int, ...], ...] = ()
     version: str = ""
     sessions: int = 0
     seconds: float = 0.0
@@ -333,6 +338,8 @@ class History:
             self.budget_trials = record.get("trials")
             self.budget_seconds = record.get("time_budget")
             self.rungs = tuple(record.get("rungs") or ())
+            # Before there were several, the rungs were those of the only bracket.
+            self.brackets = tuple(map(tuple, record.get("brackets") or (self.rungs,)))
             self.state, self.reason = RUNNING, None
             for trial in self.trials.values():
                 trial._settle()

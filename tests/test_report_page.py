@@ -226,6 +226,28 @@ def test_rungs_are_counted_as_the_engine_s_scheduler_counts(tmp_path: Path) -> N
     assert f"epoch 3: {known[3]}" in words
 
 
+def test_the_rungs_of_several_brackets_are_told_apart(tmp_path: Path) -> None:
+    from raudio.search.scheduler import Scheduler
+
+    many = Scheduler(Search(scheduler="hyperband"), "max", EPOCHS, 1)
+    run = read_run(
+        make_run(
+            tmp_path / "run", 60, goes_on=many.report, brackets=many.brackets, bracket=many.bracket
+        )
+    )
+    for place, epochs in enumerate(many.brackets):
+        known = [(epoch, count) for epoch, count in many.rungs(place) if epoch < EPOCHS]
+        found = [rung for rung in analysis.rungs(run.history) if rung.bracket == place]
+        assert [(rung.epoch, rung.arrived) for rung in found] == known
+        assert [rung.epoch for rung in found] == epochs
+    assert {r.bracket for r in analysis.rungs(run.history) if r.stopped} == {0, 1}
+    for trial in run.history.trials.values():
+        passed = sum(trial.epochs > epoch for epoch in many.brackets[trial.bracket])
+        assert analysis.rung_reached(run.history, trial) == passed
+    words = parse(page(run)).one("svg", id="rungs").one("desc").words
+    assert f"2: epoch 3: {many.rungs(1)[0][1]}, " in words
+
+
 def test_costs_add_up(run: Run, root: Node) -> None:
     rows = table(root, "Trials' time")
     assert rows[-1][1:3] == ["60", str(len(run.points))]

@@ -1,15 +1,21 @@
-"""The scheduler against Ray Tune's ASHA driven as Tune drives it, and against rungs by hand."""
+"""The schedulers against Ray Tune's, driven as Tune drives them, and against hand computations."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ray.tune.schedulers import AsyncHyperBandScheduler, MedianStoppingRule, TrialScheduler
+from scipy.stats import chisquare
 
-from raudio.config.schema import Search
+from raudio.config.schema import ASHA, Median, Search
+from raudio.core.errors import ConfigError
+from raudio.search.brackets import allocation
 from raudio.search.scheduler import Scheduler, grace_period
 
 
@@ -163,3 +169,189 @@ def test_replay_gives_the_same_rungs_and_the_same_decisions() -> None:
 )
 def test_grace_period(grace: int | None, epochs: int, warmup: float, expected: int) -> None:
     assert grace_period(Search(grace=grace), epochs, warmup) == expected
+
+
+# --- brackets ----------------------------------------------------------------------------------
+
+
+def test_hyperband_s_table() -> None:
+    """Li et al., JMLR 2018, Table 1: R = 81, eta = 3. A bracket's first rung is its r_i."""
+    brackets = scheduler(epochs=81, scheduler="hyperband").brackets
+    assert brackets == [[1, 3, 9, 27], [3, 9, 27], [9, 27], [27], []]
+    assert allocation(5, 4, 3) == [81, 34, 15, 8, 5]
+    # Each of Hyperband's brackets trains about as many epochs: B = 5 R, were its trials halved.
+    for trials, first in zip(allocation(5, 4, 3), (1, 3, 9, 27, 81), strict=True):
+        rungs = [(trials // 3**i) * first * 3**i for i in range(5) if first * 3**i <= 81]
+        assert 0.6 * 405 <= sum(rungs) <= 405
+
+
+@given(st.integers(1, 7), st.integers(2, 10))
+def test_hyperband_s_allocation_is_that_of_exact_arithmetic(last: int, factor: int) -> None:
+    exact = [-(-(last + 1) * factor**s // (s + 1)) for s in range(last, -1, -1)]
+    assert allocation(last + 1, last, factor) == exact
+
+
+def test_a_trial_s_bracket_is_drawn_from_the_seed_and_its_id() -> None:
+    ids = [f"{number:04d}" for number in range(4000)]
+    drawn = [scheduler(epochs=81, scheduler="hyperband").bracket(trial) for trial in ids]
+    np.random.seed(1)  # Tune draws brackets from here
+    assert [scheduler(epochs=81, scheduler="hyperband").bracket(trial) for trial in ids] == drawn
+    other = scheduler(epochs=81, scheduler="hyperband", seed=1)
+    assert [other.bracket(trial) for trial in ids] != drawn
+    counts = np.bincount(drawn)
+    assert chisquare(counts, np.array([81, 34, 15, 8, 5]) / 143 * 4000).pvalue > 0.01
+
+
+@pytest.mark.parametrize("mode", ["max", "min"])
+def test_brackets_decide_as_ray_s_when_trials_are_in_the_same(mode: str) -> None:
+    """Tune's own brackets, told which trial is in which, in place of its draw."""
+    trials, epochs = 60, 27
+    values = curves(trials, epochs)
+    ray = AsyncHyperBandScheduler(
+        time_attr="epoch",
+        metric="m",
+        mode=mode,
+        max_t=epochs,
+        reduction_factor=3,
+        brackets=4,
+        stop_last_trials=False,
+    )
+    ours = scheduler(mode, epochs, scheduler="hyperband")
+    ids = [f"{number:04d}" for number in range(trials)]
+    for trial in ids:
+        ray._trial_info[trial] = ray._brackets[ours.bracket(trial)]
+    running, stopped = [(trial, 1) for trial in ids], set()
+    while running:
+        trial, epoch = running.pop(0)
+        value = float(values[int(trial), epoch - 1])
+        stand_in = SimpleNamespace(trial_id=trial)
+        goes_on = ray.on_trial_result(None, stand_in, {"epoch": epoch, "m": value}) == "CONTINUE"
+        assert ours.report(trial, epoch, value) == goes_on
+        if goes_on and epoch < epochs - 1:
+            running.append((trial, epoch + 1))
+        elif not goes_on:
+            stopped.add(ours.bracket(trial))
+    assert stopped == {0, 1, 2}  # the last bracket stops nobody
+    for place, bracket in enumerate(ray._brackets):
+        known = {int(epoch): len(values) for epoch, values in bracket._rungs}
+        assert {e: n for e, n in ours.rungs(place) if e < epochs} == {
+            e: n for e, n in known.items() if e < epochs
+        }
+
+
+def test_two_brackets_of_asha() -> None:
+    asha = Scheduler(Search(asha=ASHA(brackets=2)), "max", 27, 1)
+    assert asha.brackets == [[1, 3, 9], [3, 9]]
+    assert {asha.bracket(f"{number:04d}") for number in range(40)} == {0, 1}
+    assert asha.milestones() == [1, 3, 9]
+
+
+@pytest.mark.parametrize(("grace", "most"), [(1, 4), (3, 3), (26, 2), (27, 1)])
+def test_more_brackets_than_rungs_are_refused(grace: int, most: int) -> None:
+    asha = Scheduler(Search(asha=ASHA(brackets=most)), "max", 27, grace)
+    assert len(asha.brackets) == (most if most > 1 else 0)
+    with pytest.raises(ConfigError, match=rf"={most + 1} is too many: .* give at most {most}$"):
+        Scheduler(Search(asha=ASHA(brackets=most + 1)), "max", 27, grace)
+
+
+# --- median ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["max", "min"])
+@pytest.mark.parametrize(("grace", "min_samples"), [(1, 3), (3, 1), (2, 5)])
+def test_the_median_rule_decides_as_ray_s(mode: str, grace: int, min_samples: int) -> None:
+    trials, epochs, slots = 40, 9, 4
+    values = curves(trials, epochs) * (-1 if mode == "min" else 1)
+    ray = MedianStoppingRule(
+        time_attr="epoch",
+        metric="m",
+        mode=mode,
+        grace_period=grace,
+        min_samples_required=min_samples,
+        min_time_slice=epochs,  # never asks Tune who waits
+    )
+    ours = scheduler(
+        mode, epochs, grace, scheduler="median", median=Median(min_samples=min_samples)
+    )
+    waiting = [Trial(f"{number:04d}") for number in range(trials)]
+    running: list[tuple[Trial, int]] = []
+    stopped = 0
+    while waiting or running:
+        while waiting and len(running) < slots:
+            running.append((waiting.pop(0), 1))
+            ray.on_trial_add(None, running[-1][0])
+            ray._last_pause[running[-1][0]] = 0
+        trial, epoch = running.pop(0)
+        value = float(values[int(trial.trial_id), epoch - 1])
+        goes_on = ray.on_trial_result(None, trial, {"epoch": epoch, "m": value}) == "CONTINUE"
+        assert ours.report(trial.trial_id, epoch, value) == goes_on, (trial, epoch)
+        stopped += not goes_on
+        if goes_on and epoch < epochs:
+            running.append((trial, epoch + 1))
+    assert trials // 4 < stopped < trials
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What the median rule of Tune wants of a trial."""
+
+    trial_id: str
+
+
+def test_the_median_by_hand() -> None:
+    """Averages up to epoch 2 of a, b, c: 0.3, 0.5, 0.7. A best value of 0.5 is enough."""
+    rule = scheduler(scheduler="median")
+    for trial, low, high in (("a", 0.2, 0.4), ("b", 0.4, 0.6), ("c", 0.6, 0.8)):
+        assert rule.report(trial, 1, low)
+        assert rule.report(trial, 2, high)
+    assert rule.report("d", 1, 0.5)
+    assert rule.report("d", 2, 0.1)  # its best counts, not its last
+    assert rule.report("e", 1, 0.49)  # of 0.2, 0.4, 0.6 and 0.5
+    assert rule.report("e", 2, 0.3)  # 0.49 against 0.4, of 0.3, 0.3, 0.5 and 0.7
+    assert not rule.report("f", 2, 0.39)  # of 0.3, 0.3, 0.395, 0.5 and 0.7
+
+
+# --- properties of all -------------------------------------------------------------------------
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.sampled_from(["asha", "hyperband", "median"]),
+    st.sampled_from(["max", "min"]),
+    st.lists(st.lists(st.floats(0, 0.9), min_size=9, max_size=9), min_size=1, max_size=12),
+    st.integers(0, 12),
+)
+def test_a_trial_that_is_always_the_best_is_never_stopped(
+    kind: str, mode: str, others: list[list[float]], place: int
+) -> None:
+    best = [0.91 + 0.01 * epoch for epoch in range(9)]
+    trials = [*others[:place], best, *others[place:]]
+    sign = -1 if mode == "min" else 1
+    judge = scheduler(mode, 9, scheduler=kind)
+    going = set(range(len(trials)))
+    for epoch in range(1, 9):
+        for number in sorted(going):
+            if not judge.report(f"{number:04d}", epoch, sign * trials[number][epoch - 1]):
+                going.discard(number)
+    assert min(place, len(others)) in going
+
+
+@pytest.mark.parametrize("kind", ["asha", "hyperband", "median"])
+def test_nobody_is_stopped_before_the_grace(kind: str) -> None:
+    judge = scheduler(epochs=27, grace=4, scheduler=kind)
+    for number in range(30):
+        assert all(judge.report(f"{number:04d}", epoch, -number) for epoch in (1, 2, 3))
+
+
+@pytest.mark.parametrize(
+    ("search", "said"),
+    [
+        (Search(scheduler="median", asha=ASHA(brackets=2)), "asha.brackets=2 .* is median"),
+        (Search(median=Median(min_samples=5)), "median.min_samples=5 .*=median, .* is asha"),
+        (Search(scheduler="none", grace=2), "grace=2 .*hyperband or median, .* is none"),
+        (Search(scheduler="median", reduction_factor=2), "reduction_factor=2 .* is median"),
+    ],
+)
+def test_settings_of_another_scheduler_are_refused(search: Search, said: str) -> None:
+    with pytest.raises(ConfigError, match=f"^search.{said}; leave it out$"):
+        Scheduler(search, "max", 9, 1)

@@ -372,6 +372,20 @@ class Resources:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ASHA:
+    brackets: int = setting(
+        1, "brackets; each next one has its first rung where the one before has its second", min=1
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Median:
+    min_samples: int = setting(
+        3, "other trials that must have come to an epoch before one is stopped there", min=1
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Search:
     """Sampler, scheduler and budget."""
 
@@ -391,12 +405,17 @@ class Search:
     gp: GP = group(GP, "sampler=gp")
     nsga: NSGA = group(NSGA, "sampler=nsga2 and nsga3")
     scheduler: str = setting(
-        "asha", "asha stops bad trials early, none never", choices=("asha", "none")
+        "asha",
+        "how bad trials are stopped early: asha at rungs, hyperband in brackets that begin ever "
+        "later, median when below the median of the others; none: never",
+        choices=("asha", "hyperband", "median", "none"),
     )
     grace: int | None = setting(
         None, "epochs before a trial can be stopped; none: longer than the warm-up", min=1
     )
     reduction_factor: float = setting(3, "one in so many trials passes a rung", above=1, max=10)
+    asha: ASHA = group(ASHA, "of search.scheduler=asha")
+    median: Median = group(Median, "of search.scheduler=median")
     keep: int = setting(3, "best trials whose checkpoints are kept", min=1)
     max_failures: int = setting(
         5,

@@ -63,12 +63,14 @@ class Rung:
     """What became of the trials at a rung.
 
     Attributes:
+        bracket: whose rung it is, from 0.
         epoch: where it is.
         arrived: trials that were compared there.
         stopped: those of them that the scheduler ended there.
         further: those that reported a later epoch.
     """
 
+    bracket: int
     epoch: int
     arrived: int
     stopped: int
@@ -76,26 +78,29 @@ class Rung:
 
 
 def rungs(history: History) -> list[Rung]:
-    """The rungs in order; none where the scheduler stops nobody, or no rungs were recorded."""
+    """The rungs in order, bracket by bracket; none where there are none, or none were recorded."""
     found = []
-    for epoch in history.rungs:
+    places = [(bracket, epoch) for bracket, rungs in enumerate(history.brackets) for epoch in rungs]
+    for bracket, epoch in places:
         arrived = [
             trial
             for trial in history.trials.values()
-            if any(
+            if trial.bracket == bracket
+            and any(
                 report.epoch >= epoch and history.metric in report.metrics
                 for report in reversed(trial.reports)
             )
         ]
         stopped = sum(t.state == records.PRUNED and t.epochs == epoch for t in arrived)
         further = sum(trial.epochs > epoch for trial in arrived)
-        found.append(Rung(epoch, len(arrived), stopped, further))
+        found.append(Rung(bracket, epoch, len(arrived), stopped, further))
     return found
 
 
 def rung_reached(history: History, trial: TrialHistory) -> int:
-    """How many rungs a trial went beyond."""
-    return sum(trial.epochs > epoch for epoch in history.rungs)
+    """How many rungs of its bracket a trial went beyond."""
+    rungs = history.brackets[trial.bracket] if history.brackets else ()
+    return sum(trial.epochs > epoch for epoch in rungs)
 
 
 def planned_epochs(run: Run) -> int | None:

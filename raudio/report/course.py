@@ -123,11 +123,15 @@ def rungs(run: Run) -> Plot | None:
     found = analysis.rungs(run.history)
     if not found:
         return None
+    several = len(run.history.brackets) > 1
+    named_rungs = [
+        (f"{f'{rung.bracket + 1}: ' if several else ''}epoch {rung.epoch}", rung) for rung in found
+    ]
     states = [trial.state for trial in run.history.trials.values()]
     started, done = len(states), states.count(records.COMPLETED)
     rows = [
         ("started", started, "all trials"),
-        *((f"epoch {rung.epoch}", rung.arrived, f"{rung.stopped} stopped there") for rung in found),
+        *((name, rung.arrived, f"{rung.stopped} stopped there") for name, rung in named_rungs),
         ("completed", done, "ran to the end"),
     ]
     height, step, left, room = 14 + 38 * len(rows), 38, 92, 460 - 92 - 58
@@ -146,7 +150,10 @@ def rungs(run: Run) -> Plot | None:
         "Rung survival",
         svg.drawing("rungs", "Rung survival", about, 460, height, *parts),
         "Trials that came to each rung and were compared there; ASHA ends the worse ones. "
-        + " ".join(f"At epoch {r.epoch}: {r.stopped} of {r.arrived} stopped." for r in found),
+        + ("Each bracket, counted from 1, has rungs of its own. " if several else "")
+        + " ".join(
+            f"At {name}: {rung.stopped} of {rung.arrived} stopped." for name, rung in named_rungs
+        ),
     )
 
 

@@ -89,11 +89,13 @@ def progress(run: Run) -> Markup:
     if not any(plots):
         missing.append(parts.note("No trial has reported a value yet."))
     elif plots[-1] is None:
-        why = (
-            "The scheduler stops no trial early, so there are no rungs."
-            if run.configured("search").get("scheduler") == "none" or len(run.history.trials) == 1
-            else "The run has recorded no rungs."
-        )
+        kind = run.configured("search").get("scheduler")
+        if kind == "none" or len(run.history.trials) == 1:
+            why = "The scheduler stops no trial early, so there are no rungs."
+        elif kind == "median":
+            why = "The median rule compares trials at every epoch, so there are no rungs."
+        else:
+            why = "The run has recorded no rungs."
         missing.append(parts.note(why))
     return parts.section("course", "Course", parts.figures(plots), missing)
 

@@ -123,6 +123,7 @@ class Engine:
             trials=self.trials_wanted,
             time_budget=self.time_budget,
             rungs=self.scheduler.milestones(),
+            brackets=self.scheduler.brackets,
             resumed=bool(self.history.trials),
         )
         for trial in list(self.history.trials.values()):
@@ -270,7 +271,13 @@ class Engine:
     def _start(self, name: str, params: Mapping[str, Any], signature: str) -> None:
         self._started[name] = self._clock()
         self._files.add(name)
-        self._record("trial_start", id=name, params=dict(params), signature=signature)
+        self._record(
+            "trial_start",
+            id=name,
+            params=dict(params),
+            signature=signature,
+            bracket=self.scheduler.bracket(name),
+        )
 
     def _judge(self, name: str, epoch: int, metrics: Mapping[str, float | None]) -> bool:
         """Tells sampler and scheduler of a trial's value at `epoch`; whether it goes on."""
@@ -285,7 +292,7 @@ class Engine:
         if final:
             self._end(trial.id, COMPLETED, None, None)
         else:
-            reason = f"worse than others of its rung at epoch {trial.epochs}"
+            reason = f"worse than {self.scheduler.others} at epoch {trial.epochs}"
             self._end(trial.id, PRUNED, None, reason)
 
     def _end(self, name: str, state: str, kind: str | None, reason: str | None) -> None:

@@ -29,7 +29,9 @@ from raudio.data.resolve import resolve
 from raudio.search import samplers
 from raudio.search import space_file as spaces
 from raudio.search.planner import Plan, plan
+from raudio.search.scheduler import Scheduler, grace_period
 from raudio.search.space import Space
+from raudio.training.budget import count_epochs
 
 #: Augmentations that take recordings from a `source`.
 _WITH_SOURCE = ("background", "reverb")
@@ -153,7 +155,7 @@ def job_on_data(
             f"resident ({why}); set dataset.feed=streamed, or augment.where=device"
         )
     held = held_ahead(experiment.dataset, manifest) if feed == "streamed" else 0
-    return Job(
+    job = Job(
         configuration=configuration,
         overrides=tuple(overrides),
         space=space,
@@ -176,6 +178,8 @@ def job_on_data(
             *samplers.notes(search, space),
         ),
     )
+    scheduler_for(job)  # refuses what cannot be
+    return job
 
 
 def _on(experiment: Experiment, manifest: Manifest, store: int | None) -> Experiment:
@@ -207,6 +211,17 @@ def _metric(experiment: Experiment) -> tuple[str, str]:
     if metric not in known:
         raise ConfigError(f"training.metric={metric!r}: {unknown('metric', metric, known)}")
     return metric, known[metric]
+
+
+def scheduler_for(job: Job) -> Scheduler:
+    """The scheduler of a job's trials, which knows of no report yet.
+
+    Raises:
+        ConfigError: its settings cannot work.
+    """
+    search, epochs = job.configuration.search, count_epochs(job.experiment.training)
+    grace = grace_period(search, epochs, longest_warmup(job))
+    return Scheduler(search, job.mode, epochs, grace)
 
 
 def longest_warmup(job: Job) -> float:

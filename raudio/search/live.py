@@ -27,6 +27,7 @@ from raudio.records import (
     trial_folder,
 )
 from raudio.search.engine import Engine
+from raudio.search.scheduler import Scheduler
 
 _BARS = "▁▂▃▄▅▆▇█"
 _REFRESH = 0.25
@@ -120,7 +121,7 @@ def table(engine: Engine, epochs: int) -> Group:
     if best is not None:
         value = format_value(best.value(history.metric, history.mode))
         second = Text(f"best {history.metric} {value}  trial {best.id}", style="green")
-    rungs = "  ".join(f"epoch {epoch}: {count}" for epoch, count in engine.scheduler.rungs())
+    rungs = _rungs(engine.scheduler)
     if rungs:
         second.append(f"   rungs  {rungs}", style="dim")
 
@@ -140,6 +141,15 @@ def table(engine: Engine, epochs: int) -> Group:
             _settings(trial.params),
         )
     return Group(head, second, rows)
+
+
+def _rungs(scheduler: Scheduler) -> str:
+    """How many trials have been compared at each rung, bracket by bracket."""
+    return "  |  ".join(
+        "  ".join(f"epoch {epoch}: {count}" for epoch, count in scheduler.rungs(bracket))
+        for bracket, epochs in enumerate(scheduler.brackets)
+        if epochs
+    )
 
 
 def _time(engine: Engine) -> str:

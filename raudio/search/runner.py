@@ -38,11 +38,10 @@ from raudio.records import (
 )
 from raudio.search.engine import Engine
 from raudio.search.folder import default_folder, make_run, recorded_job, write_search
-from raudio.search.job import Job, check, longest_warmup
+from raudio.search.job import Job, check, scheduler_for
 from raudio.search.live import Display
 from raudio.search.planner import plan
 from raudio.search.sampler import Sampler
-from raudio.search.scheduler import Scheduler, grace_period
 from raudio.training.budget import count_epochs
 from raudio.training.worker import Data
 
@@ -151,12 +150,7 @@ def _run(job: Job, folder: Path, *, quiet: bool, resumed: bool) -> SearchResult:
                 folder,
                 configuration.search,
                 sampler=Sampler(job.space, configuration.search, job.mode, folder / JOURNAL),
-                scheduler=Scheduler(
-                    configuration.search,
-                    job.mode,
-                    epochs,
-                    grace_period(configuration.search, epochs, longest_warmup(job)),
-                ),
+                scheduler=scheduler_for(job),
                 experiment_for=job.experiment_for,
                 signature=lambda trained: signature(trained, job.manifest.fingerprint),
                 records=records,

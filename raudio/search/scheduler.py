@@ -1,20 +1,27 @@
-"""The scheduler: Ray Tune's ASHA, asked outside Tune so that its rungs can be rebuilt.
+"""The scheduler: asked after each report whether a trial goes on.
 
-Li et al., "A System for Massively Parallel Hyperparameter Tuning", MLSys 2020. Tune does not save
-its scheduler, so a resumed search replays the recorded reports through a new one.
+Every kind is asked outside Ray Tune, keeps what it knows in memory and draws only by address, so
+that a resumed search rebuilds it by replaying the recorded reports. (Tune does not save its own.)
 """
 
 from __future__ import annotations
 
-import functools
 import math
-from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from operator import attrgetter
 
+from raudio.config.axes import text
 from raudio.config.schema import Search
+from raudio.core.errors import ConfigError
+from raudio.search.brackets import Brackets, milestones
+from raudio.search.median import MedianRule
 
-if TYPE_CHECKING:
-    from ray.tune.schedulers import AsyncHyperBandScheduler
+#: The schedulers that each setting belongs to.
+_BELONGS = {
+    "grace": ("asha", "hyperband", "median"),
+    "reduction_factor": ("asha", "hyperband"),
+    "asha.brackets": ("asha",),
+    "median.min_samples": ("median",),
+}
 
 
 def grace_period(search: Search, epochs: int, warmup: float) -> int:
@@ -28,64 +35,68 @@ class Scheduler:
     """Decides after each report whether a trial goes on.
 
     Args:
-        search: `scheduler` and `reduction_factor`.
+        search: `scheduler` and its settings, and `seed`.
         mode: "max" or "min".
         epochs: of the longest trial.
         grace: epochs before a trial can be stopped.
+
+    Raises:
+        ConfigError: a setting of a scheduler that is not the chosen one, or that cannot be.
     """
 
     def __init__(self, search: Search, mode: str, epochs: int, grace: int) -> None:
-        self._search = search
-        self._mode = mode
-        self._epochs = epochs
-        self._grace = grace
-        self._known: set[str] = set()
-
-    @functools.cached_property
-    def _asha(self) -> AsyncHyperBandScheduler | None:
-        """Made when first asked: importing Tune takes long, and a plan has no use for it."""
-        if self._search.scheduler == "none" or self._grace >= self._epochs:
-            return None
-        from ray.tune.schedulers import AsyncHyperBandScheduler
-
-        return AsyncHyperBandScheduler(
-            time_attr="epoch",  # our own: Tune's counter starts again when a process is lost
-            metric="value",
-            mode=self._mode,
-            max_t=self._epochs,
-            grace_period=self._grace,
-            reduction_factor=self._search.reduction_factor,
-            stop_last_trials=False,
-        )
+        _check_chosen(search)
+        most = len(milestones(grace, epochs, search.reduction_factor)) + 1
+        if search.asha.brackets > most:
+            raise ConfigError(
+                f"search.asha.brackets={search.asha.brackets} is too many: in trials of {epochs} "
+                f"epochs, with the first rung at {grace} and search.reduction_factor="
+                f"{search.reduction_factor:g}, {most} differ; give at most {most}"
+            )
+        self._rule: Brackets | MedianRule | None = None
+        if search.scheduler in ("asha", "hyperband") and grace < epochs:
+            count = search.asha.brackets if search.scheduler == "asha" else None
+            self._rule = Brackets(mode, epochs, grace, search.reduction_factor, count, search.seed)
+        elif search.scheduler == "median":
+            self._rule = MedianRule(mode, grace, search.median.min_samples)
 
     def report(self, trial: str, epoch: int, value: float) -> bool:
         """Whether `trial` goes on after `value` at `epoch`."""
-        if self._asha is None:
-            return True
-        stand_in = SimpleNamespace(trial_id=trial)
-        if trial not in self._known:
-            self._known.add(trial)
-            self._asha.on_trial_add(None, stand_in)
-        decision = self._asha.on_trial_result(None, stand_in, {"epoch": epoch, "value": value})
-        return bool(decision == self._asha.CONTINUE)
+        return self._rule is None or self._rule.report(trial, epoch, value)
+
+    @property
+    def others(self) -> str:
+        """What a stopped trial was worse than."""
+        if isinstance(self._rule, MedianRule):
+            return "the median of the others"
+        return "others of its rung"
+
+    @property
+    def brackets(self) -> list[list[int]]:
+        """The epochs of each bracket's rungs, ascending, known without importing Tune; no bracket
+        where nobody is compared at rungs."""
+        return self._rule.milestones if isinstance(self._rule, Brackets) else []
+
+    def bracket(self, trial: str) -> int:
+        """The bracket of a trial, from 0."""
+        return self._rule.bracket(trial) if isinstance(self._rule, Brackets) else 0
 
     def milestones(self) -> list[int]:
-        """The epochs of the rungs, ascending, as Tune will lay them, known without importing it.
+        """The epochs of all rungs, ascending: the first bracket's, which has every one."""
+        return self.brackets[0] if self.brackets else []
 
-        None is at the last epoch, where a trial is done and nothing is compared.
-        """
-        if self._search.scheduler == "none" or self._grace >= self._epochs:
-            return []
-        factor = self._search.reduction_factor
-        count = int(math.log(self._epochs / self._grace) / math.log(factor) + 1)
-        # A rung between two epochs, of a reduction factor that is not whole, is met at the later.
-        epochs = (math.ceil(self._grace * factor**power) for power in range(count))
-        return [epoch for epoch in epochs if epoch < self._epochs]
+    def rungs(self, bracket: int = 0) -> list[tuple[int, int]]:
+        """(epoch, trials that have been compared there) of a bracket, from its first rung on."""
+        return self._rule.rungs(bracket) if isinstance(self._rule, Brackets) else []
 
-    def rungs(self) -> list[tuple[int, int]]:
-        """(epoch, trials that have been compared there), from the first rung to the last."""
-        if self._asha is None:
-            return []
-        (bracket,) = self._asha._brackets
-        # A rung between two epochs, of a reduction factor that is not whole, is met at the later.
-        return [(math.ceil(epoch), len(values)) for epoch, values in reversed(bracket._rungs)]
+
+def _check_chosen(search: Search) -> None:
+    """Refuses settings of schedulers that are not the chosen one."""
+    usual = Search()
+    for key, owners in _BELONGS.items():
+        value = attrgetter(key)(search)
+        if value != attrgetter(key)(usual) and search.scheduler not in owners:
+            raise ConfigError(
+                f"search.{key}={text(value)} is a setting of search.scheduler="
+                f"{' or '.join(owners)}, and the scheduler is {search.scheduler}; leave it out"
+            )

@@ -5,7 +5,8 @@ written by the driver alone, only ever appended to. Each has `event` and `time` 
 
 | event | fields |
 | --- | --- |
-| search_start | version, metric, mode, trials, time_budget, rungs, brackets (epochs), resumed |
+| search_start | version, metric, mode, trials, epochs, time_budget, rungs, brackets, resumed |
+| cluster | where, cpus, gpus: what there is; slots (trials at once), trial_cpus, trial_gpus |
 | trial_start | id, params, signature, bracket (from 0) |
 | report | id, epoch, metrics, seconds (of this epoch, inside the loop), final |
 | retry | id, kind, reason, seconds (wall): it failed; changed: settings it is tried again with |
@@ -18,6 +19,7 @@ A reader ignores events it doesn't know, so that later versions may add some.
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import json
 import math
@@ -294,6 +296,25 @@ class TrialHistory:
         self._settled, self._open = self._settled + self._open, 0.0
 
 
+@dataclass(frozen=True)
+class ClusterRecord:
+    """What a session runs on.
+
+    Attributes:
+        where: "this machine", "the cluster at HOST:PORT".
+        cpus, gpus: in all.
+        slots: trials at once.
+        trial_cpus, trial_gpus: that each takes.
+    """
+
+    where: str
+    cpus: float
+    gpus: float
+    slots: int
+    trial_cpus: float
+    trial_gpus: float
+
+
 @dataclass
 class History:
     """What the records tell of a run. `apply` folds in one record after the other.
@@ -306,6 +327,8 @@ class History:
         reason: why it ended, or None.
         budget_trials: trials wanted in all, or None.
         budget_seconds: the time budget in seconds, or None.
+        epochs: of a trial that nothing stops, or None where they were not recorded.
+        cluster: what the newest session runs on; None until its Ray has started.
         rungs: epochs at which trials are compared, ascending; empty where there are none.
         brackets: the rungs of each bracket; a trial is compared at those of its own.
         version: of raudio, which wrote the newest part.
@@ -321,6 +344,8 @@ class History:
     reason: str | None = None
     budget_trials: int | None = None
     budget_seconds: float | None = None
+    epochs: int | None = None
+    cluster: ClusterRecord | None = None
     rungs: tuple[int, ...] = ()
     brackets: tuple[tuple[int, ...], ...] = ()
     version: str = ""
@@ -337,6 +362,7 @@ class History:
             self.version = record.get("version") or ""
             self.budget_trials = record.get("trials")
             self.budget_seconds = record.get("time_budget")
+            self.epochs, self.cluster = record.get("epochs"), None
             self.rungs = tuple(record.get("rungs") or ())
             # Before there were several, the rungs were those of the only bracket.
             self.brackets = tuple(map(tuple, record.get("brackets") or (self.rungs,)))
@@ -348,9 +374,16 @@ class History:
         self.time = now
         if event == "search_end":
             self.state, self.reason = record["state"], record.get("reason")
+        elif event == "cluster":
+            fields = dataclasses.fields(ClusterRecord)
+            self.cluster = ClusterRecord(**{field.name: record[field.name] for field in fields})
         if "id" in record:
             trial = self.trials.setdefault(record["id"], TrialHistory(record["id"]))
             trial._apply(record, self.sessions)
+
+    def elapsed(self) -> float:
+        """Wall seconds of all sessions; while it runs, up to now."""
+        return self.seconds + (max(0.0, time.time() - self.time) if self.state == RUNNING else 0.0)
 
     def best(self) -> TrialHistory | None:
         """The trial with the best value so far that has not failed; None when there is none."""
@@ -371,21 +404,66 @@ class History:
         return sorted(self.trials.values() if trials is None else trials, key=order)
 
 
+class RecordReader:
+    """Reads the records of a run as they grow.
+
+    Args:
+        run: the run folder.
+
+    Attributes:
+        history: what the records read so far tell.
+
+    Raises:
+        RunError: not a run folder.
+    """
+
+    def __init__(self, run: str | os.PathLike[str]) -> None:
+        self._folder = check_run(run)
+        self._bytes = self._lines = 0
+        self.history = History()
+
+    def read(self) -> Iterator[dict[str, Any]]:
+        """The records since the last time, each after `history` has taken it in.
+
+        A last line that is not whole is left for the next time: it is being written, or its driver
+        was killed.
+
+        Raises:
+            RunError: a line before the last is damaged.
+        """
+        alive = is_locked(self._folder)  # asked first: who ends meanwhile has written its end
+        path = self._folder / RECORDS
+        with path.open("rb") as file:
+            file.seek(self._bytes)
+            lines = _whole_lines(file.read())
+        for line in lines:
+            self._bytes += len(line)
+            self._lines += 1
+            record = _parse(line)
+            if record is None:
+                raise RunError(
+                    f"{str(path)!r} is damaged: line {self._lines} is not a record; "
+                    "restore the file, or remove that line"
+                )
+            try:
+                self.history.apply(record)
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                raise RunError(
+                    f"{str(path)!r} is damaged: line {self._lines} "
+                    f"({record['event']}) cannot be understood: {error!r}"
+                ) from error
+            yield record
+        if self.history.state in (RUNNING, INTERRUPTED):  # it has not ended since it last started
+            self.history.state = RUNNING if alive else INTERRUPTED
+
+
 def read_records(run: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
     """The records of a run, in the order in which they were written.
 
     Raises:
-        RunError: not a run folder, or a line before the last is damaged.
+        RunError: not a run folder, or its records are damaged.
     """
-    path = check_run(run) / RECORDS
-    for number, line in enumerate(_whole_lines(path.read_bytes()), start=1):
-        record = _parse(line)
-        if record is None:
-            raise RunError(
-                f"{str(path)!r} is damaged: line {number} is not a record; "
-                "restore the file, or remove that line"
-            )
-        yield record
+    return RecordReader(run).read()
 
 
 def read_history(run: str | os.PathLike[str]) -> History:
@@ -394,20 +472,10 @@ def read_history(run: str | os.PathLike[str]) -> History:
     Raises:
         RunError: not a run folder, or its records are damaged.
     """
-    path = check_run(run)
-    alive = is_locked(path)
-    history = History()
-    for number, record in enumerate(read_records(path), start=1):
-        try:
-            history.apply(record)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise RunError(
-                f"{str(path / RECORDS)!r} is damaged: line {number} "
-                f"({record['event']}) cannot be understood: {error!r}"
-            ) from error
-    if history.state in (RUNNING, INTERRUPTED):  # no search_end since the last search_start
-        history.state = RUNNING if alive else INTERRUPTED
-    return history
+    reader = RecordReader(run)
+    for _ in reader.read():
+        pass
+    return reader.history
 
 
 # --- lock --------------------------------------------------------------------------------------

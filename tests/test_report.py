@@ -109,13 +109,16 @@ def test_a_narrow_terminal_cuts_the_settings_and_nothing_else(run: Path) -> None
 def test_the_summary_in_words(run: Path) -> None:
     history = read_history(run)
     history.seconds = 200.0
-    assert tables.summary(history).splitlines() == [
+    error = run / "trials" / "0003" / "error.txt"
+    error.parent.mkdir(parents=True)
+    error.touch()
+    assert tables.summary(history, run).splitlines() == [
         "interrupted after 3 min 20 s: 5 of 8 trials "
         "(1 completed, 1 pruned, 2 failed, 1 interrupted)",
         "best valid/accuracy 0.875: trial 0000, epoch 2",
-        "failed 2 times: non-finite loss: loss is nan at step 7",
+        f"failed 2 times: non-finite loss: loss is nan at step 7; traceback in {error}",
     ]
-    assert tables.summary(History()) == "interrupted after 0.0 s: 0 trials"
+    assert tables.summary(History(), run) == "interrupted after 0.0 s: 0 trials"
 
 
 def test_the_configuration_can_be_used_again() -> None:

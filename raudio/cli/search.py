@@ -50,7 +50,7 @@ def show(result: SearchResult, as_json: bool) -> None:
     else:
         out.print(tables.leaderboard(history, top=10))
         out.print()
-        out.print(tables.summary(history), highlight=False, markup=False)
+        out.print(tables.summary(history, result.run), highlight=False, markup=False)
         if result.best is not None and result.best.params:
             out.print("\nbest configuration")
             out.print(tables.configuration(result.best.params))

@@ -2,37 +2,108 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from raudio.records import RecordReader
 
 
 def status(
     run: Annotated[str, typer.Argument(help="run folder of a search or a training")],
     top: Annotated[int, typer.Option(min=1, help="at most so many trials in the table")] = 20,
     json: Annotated[bool, typer.Option("--json", help="everything, as one JSON object")] = False,
+    watch: Annotated[
+        bool,
+        typer.Option("--watch", help="until the run ends, or Ctrl-C; with --json an object a line"),
+    ] = False,
+    every: Annotated[float, typer.Option(min=0.1, help="seconds between two looks")] = 1.0,
 ) -> None:
     """Shows the leaderboard of a run, live or afterwards.
 
-    Example: raudio status runs/fsdd --top 5
+    Example: raudio status runs/fsdd --top 5, or raudio status runs/fsdd --watch
     """
     from json import dumps
 
     from rich.console import Console
 
     from raudio.core.storage import local_run
-    from raudio.records import read_history
+    from raudio.records import RecordReader
     from raudio.report import tables
 
-    history = read_history(local_run(run))
-    if json:
-        print(dumps(tables.as_data(run, history), ensure_ascii=False))
-        return
+    reader = RecordReader(local_run(run))
     console = Console(highlight=False)
+
+    def show() -> None:
+        if json:
+            print(dumps(tables.as_data(run, reader.history), ensure_ascii=False), flush=True)
+        else:
+            _print(console, reader, run, top)
+
+    if watch:
+        try:
+            _watch(reader, console, run, every, show if json else None)
+        except KeyboardInterrupt:
+            return
+    for _ in reader.read():
+        pass
+    show()
+
+
+def _print(console: Console, reader: RecordReader, run: str, top: int) -> None:
+    from raudio.progress import headlines
+    from raudio.records import RUNNING
+    from raudio.report import tables
+
+    history = reader.history
+    if history.state == RUNNING:
+        console.print(*(line for line in headlines(history) if line.plain), sep="\n")
+        console.print()
     console.print(tables.leaderboard(history, top))
     best = history.best()
     if best is not None and best.params:
         console.print(f"\n[bold]trial {best.id}[/bold]")
         console.print(tables.configuration(best.params))
     console.print()
-    console.print(tables.summary(history), markup=False, soft_wrap=True)
+    console.print(tables.summary(history, run), markup=False, soft_wrap=True)
+
+
+def _watch(
+    reader: RecordReader,
+    console: Console,
+    run: str,
+    every: float,
+    show: Callable[[], None] | None,
+) -> None:
+    """Until a run ends: a table drawn over itself, or a line (or `show`) for each change."""
+    import contextlib
+    import time
+    from pathlib import Path
+
+    from rich.live import Live
+
+    from raudio import progress
+    from raudio.records import RUNNING
+
+    history = reader.history
+    drawn = show is None and progress.is_drawable(console)
+    live = Live(progress.Progress(history), console=console, auto_refresh=False, transient=True)
+    with live if drawn else contextlib.nullcontext():
+        while True:
+            changed = False
+            for record in reader.read():
+                changed = True
+                line = None if drawn or show else progress.line(history, record, Path(run))
+                if line is not None:
+                    console.print(line, markup=False, soft_wrap=True)
+            if history.state != RUNNING:
+                return
+            if drawn:
+                live.refresh()
+            elif show is not None and changed:
+                show()
+            time.sleep(every)

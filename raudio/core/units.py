@@ -45,7 +45,7 @@ def parse_bytes(value: str | int, where: str = "size") -> int:
 
 def format_seconds(seconds: Seconds) -> str:
     """`5.2 s`, `3 min 20 s`, `2 h 5 min`."""
-    if seconds < 60:
+    if round(seconds, 1) < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:

@@ -14,10 +14,10 @@ import numpy as np
 
 from raudio import records
 from raudio.config.axes import text
+from raudio.progress import trial_state
 from raudio.records import History, TrialHistory
 from raudio.report.run import Point, Run
 from raudio.report.svg import is_number
-from raudio.report.tables import trial_state
 
 #: Trials with a value below which importances are noise: a quarter of them is "good", and
 #: PED-ANOVA wants at least 5 good ones.

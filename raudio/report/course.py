@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 from raudio import records
 from raudio.core.units import format_value
+from raudio.progress import trial_state
 from raudio.report import analysis, svg
 from raudio.report.markup import join
 from raudio.report.plot import STATE_SHAPES, Plot, named, state_marks, states_of, value_scale
 from raudio.report.run import Run
 from raudio.report.svg import Frame, Mark, Scale
-from raudio.report.tables import trial_state
 
 #: Curves that are drawn; of more trials, evenly many over the ranking.
 MOST_CURVES = 200

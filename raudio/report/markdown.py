@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 
 from raudio.config.axes import text
 from raudio.core.units import format_seconds, format_value
+from raudio.progress import trial_state
 from raudio.report import analysis, summary
 from raudio.report.markup import clean
 from raudio.report.page import check_comparable
 from raudio.report.run import Run
-from raudio.report.tables import trial_state
 
 _TOP = 5
 

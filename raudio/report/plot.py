@@ -13,12 +13,12 @@ import numpy as np
 
 from raudio import records
 from raudio.core.units import format_value
+from raudio.progress import trial_state
 from raudio.records import TrialHistory
 from raudio.report import svg
 from raudio.report.markup import Markup
 from raudio.report.run import Run
 from raudio.report.svg import Frame, Mark, Scale
-from raudio.report.tables import trial_state
 
 #: The shape of each end state's mark; its colour is the class of the same name.
 STATE_SHAPES = {

@@ -190,11 +190,10 @@ def read_run(run: str | os.PathLike[str]) -> Run:
         RunError: not a run folder, or its records are damaged.
     """
     folder = records.check_run(local_run(run))
-    history = records.read_history(folder)
-    clock = History()  # for its wall time, record by record
+    reader = records.RecordReader(folder)
+    history = reader.history
     points: list[Point] = []
-    for record in records.read_records(folder):
-        clock.apply(record)
+    for record in reader.read():
         if record["event"] == "report":
             value = record["metrics"].get(history.metric)
             points.append(
@@ -203,7 +202,7 @@ def read_run(run: str | os.PathLike[str]) -> Run:
                     record["epoch"],
                     None if value is None else float(value),
                     len(points) + 1,
-                    clock.seconds,
+                    history.seconds,
                 )
             )
     return Run(os.fspath(run), folder, history, tuple(points))

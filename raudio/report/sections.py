@@ -8,12 +8,12 @@ from typing import Any
 from raudio import records
 from raudio.config.axes import text
 from raudio.core.units import format_bytes, format_seconds, format_value
+from raudio.progress import short_names, trial_state
 from raudio.report import analysis, course, outcome, parts, settings, summary, svg
 from raudio.report.markup import Content, Markup, join, tag
 from raudio.report.parts import Cell
 from raudio.report.plot import STATE_SHAPES
 from raudio.report.run import Run
-from raudio.report.tables import short_names, trial_state
 
 #: Rows of the leaderboard and of the other tables, and failed trials named at each failure.
 MOST_ROWS = 200

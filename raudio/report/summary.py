@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from raudio import records
 from raudio.config.axes import quoted
 from raudio.core.units import format_seconds, format_value
+from raudio.progress import STATES, trial_state
 from raudio.records import TrialHistory
 from raudio.report import analysis
 from raudio.report.run import Run
-from raudio.report.tables import STATES, trial_state
 
 _STATES = {
     records.COMPLETED: "is complete.",

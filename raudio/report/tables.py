@@ -13,17 +13,16 @@ from rich.text import Text
 
 from raudio import records
 from raudio.core.units import format_seconds, format_value
+from raudio.progress import (
+    STATES,
+    curve,
+    failure,
+    settings,
+    short_names,
+    traceback_file,
+    trial_state,
+)
 from raudio.records import History, TrialHistory
-
-#: The states that trials and runs can be read in, and how the terminal shows them.
-STATES = {
-    records.RUNNING: "cyan",
-    records.COMPLETED: "green",
-    records.PRUNED: "dim",
-    records.FAILED: "red",
-    records.STOPPED: "yellow",
-    records.INTERRUPTED: "yellow",
-}
 
 
 def as_data(run: str | os.PathLike[str], history: History) -> dict[str, Any]:
@@ -37,7 +36,7 @@ def as_data(run: str | os.PathLike[str], history: History) -> dict[str, Any]:
         "metric": metric,
         "mode": mode,
         "version": history.version,
-        "seconds": round(history.seconds, 3),
+        "seconds": round(history.elapsed(), 3),
         "budget": {"trials": history.budget_trials, "seconds": history.budget_seconds},
         "best": None
         if best is None
@@ -60,17 +59,11 @@ def as_data(run: str | os.PathLike[str], history: History) -> dict[str, Any]:
                 "changed": trial.changed,
                 "seconds": round(trial.seconds, 3),
                 "lost": trial.lost,
+                "traceback": traceback_file(trial, run),
             }
             for trial in history.ranked()
         ],
     }
-
-
-def trial_state(history: History, trial: TrialHistory) -> str:
-    """The state of a trial as people should read it: nothing runs in a run without a driver."""
-    if trial.state == records.RUNNING and history.state != records.RUNNING:
-        return records.INTERRUPTED
-    return trial.state
 
 
 def leaderboard(history: History, top: int | None = None) -> Table:
@@ -87,20 +80,20 @@ def leaderboard(history: History, top: int | None = None) -> Table:
     table.add_column(history.metric or "value", justify="right", no_wrap=True)
     table.add_column("epochs", justify="right", no_wrap=True)
     table.add_column("time", justify="right", no_wrap=True)
+    table.add_column("curve", no_wrap=True)
     table.add_column("state", no_wrap=True)
     table.add_column("settings")  # the one column that gives way in a narrow terminal
     names = short_names({key for trial in ranked for key in trial.params})
     for trial in shown:
         state = trial_state(history, trial)
-        style = STATES.get(state, "")
-        settings = " ".join(f"{names[k]}={format_value(v)}" for k, v in trial.params.items())
         table.add_row(
             trial.id,
             format_value(trial.value(history.metric, history.mode)),
             str(trial.epochs),
             format_seconds(trial.seconds),
-            Text(_ending(state, trial), style=style),
-            Text(settings, no_wrap=True, overflow="ellipsis"),
+            curve(trial, history.metric),
+            Text(_ending(state, trial), style=STATES[state]),
+            Text(settings(trial.params, names), no_wrap=True, overflow="ellipsis"),
         )
     return table
 
@@ -120,13 +113,13 @@ def configuration(params: Mapping[str, Any]) -> Table:
     return table
 
 
-def summary(history: History) -> str:
+def summary(history: History, run: str | os.PathLike[str]) -> str:
     """One sentence on the run, one on its best trial, one for each kind of failure."""
     counts = Counter(trial_state(history, trial) for trial in history.trials.values())
     parts = [f"{counts[state]} {state}" for state in STATES if counts[state]]
     trials = len(history.trials)
     of = f" of {history.budget_trials}" if (history.budget_trials or 0) > trials else ""
-    text = f"{history.state} after {format_seconds(history.seconds)}"
+    text = f"{history.state} after {format_seconds(history.elapsed())}"
     text += f": {trials}{of} trial{'' if trials == 1 else 's'}"
     text += f" ({', '.join(parts)})" if parts else ""
     lines = [text + (f"; {history.reason}" if history.reason else "")]
@@ -138,14 +131,11 @@ def summary(history: History) -> str:
         lines.append(f"best {history.metric} {value}: trial {best.id}, epoch {report.epoch}")
     elif trials:
         lines.append(f"no trial has a value of {history.metric} yet")
-    failed = [trial for trial in history.trials.values() if trial.state == records.FAILED]
-    for (kind, reason), count in Counter((t.kind, t.reason) for t in failed).most_common():
-        text = ": ".join(part for part in (kind, reason) if part) or "no reason recorded"
-        lines.append(f"failed {count} time{'' if count == 1 else 's'}: {text}")
+    alike: dict[tuple[str | None, str | None], list[TrialHistory]] = {}
+    for trial in history.trials.values():
+        if trial.state == records.FAILED:
+            alike.setdefault((trial.kind, trial.reason), []).append(trial)
+    for failed in sorted(alike.values(), key=len, reverse=True):
+        times = f"{len(failed)} time{'' if len(failed) == 1 else 's'}"
+        lines.append(f"failed {times}: {failure(failed[-1], run)}")
     return "\n".join(lines)
-
-
-def short_names(keys: set[str]) -> dict[str, str]:
-    """Each setting by the last part of its name, where that is clear; `optimizer.lr` is `lr`."""
-    ends = Counter(key.rpartition(".")[2] for key in keys)
-    return {key: end if ends[end := key.rpartition(".")[2]] == 1 else key for key in keys}

@@ -108,7 +108,7 @@ class Engine:
         self._replay(past)
         self.broken = self._failures.verdict(self.trials_wanted)
 
-    def begin(self, version: str, metric: str, mode: str) -> None:
+    def begin(self, version: str, metric: str, mode: str, epochs: int | None = None) -> None:
         """Records the start of this session, and takes up the trials that the last one left open.
 
         A trial whose last recorded report ended it, but whose driver died before saying so, is
@@ -121,6 +121,7 @@ class Engine:
             metric=metric,
             mode=mode,
             trials=self.trials_wanted,
+            epochs=epochs,
             time_budget=self.time_budget,
             rungs=self.scheduler.milestones(),
             brackets=self.scheduler.brackets,
@@ -136,6 +137,27 @@ class Engine:
             else:
                 self._reopened.append(trial.id)
         self._drop_losers()
+
+    def placed(
+        self,
+        where: str,
+        *,
+        cpus: float,
+        gpus: float,
+        slots: int,
+        trial_cpus: float,
+        trial_gpus: float,
+    ) -> None:
+        """Records what this session runs on, see `records.ClusterRecord`."""
+        self._record(
+            "cluster",
+            where=where,
+            cpus=cpus,
+            gpus=gpus,
+            slots=slots,
+            trial_cpus=trial_cpus,
+            trial_gpus=trial_gpus,
+        )
 
     # --- what comes next -------------------------------------------------------------------
 

@@ -129,14 +129,14 @@ def _as_overrides(groups: Mapping[str, Any]) -> list[str]:
 # --- running -----------------------------------------------------------------------------------
 
 
-def _display(quiet: bool, epochs: int = 0) -> Display:
-    return Display(Console(stderr=True), epochs, quiet=quiet)
+def _display(quiet: bool) -> Display:
+    return Display(Console(stderr=True), quiet=quiet)
 
 
 def _run(job: Job, folder: Path, *, quiet: bool, resumed: bool) -> SearchResult:
     configuration, experiment = job.configuration, job.experiment
     epochs = count_epochs(experiment.training)
-    with RunLock(folder), _display(quiet, epochs) as display:
+    with RunLock(folder), _display(quiet) as display:
         if resumed:
             write_search(job, folder)
         past = read_records(folder) if resumed else ()
@@ -159,7 +159,8 @@ def _run(job: Job, folder: Path, *, quiet: bool, resumed: bool) -> SearchResult:
                 time_budget=None if budget is None else parse_seconds(budget),
                 watch=display.watch,
             )
-            engine.begin(raudio.__version__, job.metric, job.mode)
+            engine.begin(raudio.__version__, job.metric, job.mode, epochs)
+            display.show(engine)
             state: str = "failed"
             reason: str | None = "the driver was ended by an error"
             try:
@@ -199,6 +200,14 @@ def _trials(job: Job, folder: Path, engine: Engine, display: Display) -> tuple[s
         from raudio.search.tune import run_trials
 
         fit = plan(capacity, experiment.resources, configuration.search, job.feed, held=job.held)
+        engine.placed(
+            capacity.where,
+            cpus=capacity.cpus,
+            gpus=capacity.gpus,
+            slots=fit.slots,
+            trial_cpus=fit.workers * fit.cpus + fit.data_cpus,
+            trial_gpus=fit.workers * fit.gpus,
+        )
         ray_seconds = time.monotonic() - started
         data = Data(job.manifest.anywhere(), None)
         if job.feed == "resident":
@@ -218,7 +227,6 @@ def _trials(job: Job, folder: Path, engine: Engine, display: Display) -> tuple[s
             f"Ray started in {ray_seconds:.1f} s, feed ready in {feed_seconds:.1f} s; "
             f"{fit.slots} trial{'' if fit.slots == 1 else 's'} at once"
         )
-        display.show(engine)
         trainable = tune.with_parameters(
             run_trial,
             data=data,

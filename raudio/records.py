@@ -7,7 +7,7 @@ written by the driver alone, only ever appended to. Each has `event` and `time` 
 | --- | --- |
 | search_start | version, metric, mode, trials, epochs, time_budget, rungs, brackets, resumed |
 | cluster | where, cpus, gpus: what there is; slots (trials at once), trial_cpus, trial_gpus |
-| trial_start | id, params, signature, bracket (from 0) |
+| trial_start | id, params, signature, bracket (from 0), refused (draws that broke a constraint) |
 | report | id, epoch, metrics, seconds (of this epoch, inside the loop), final |
 | retry | id, kind, reason, seconds (wall): it failed; changed: settings it is tried again with |
 | lost | id, reason: its process or machine is gone; not an end, the trial goes on elsewhere |

@@ -6,6 +6,8 @@ import math
 import pickle
 import warnings
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +20,11 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from raudio.config.axes import Choice, Interval, Range
+from raudio.config.expressions import parse
 from raudio.config.samplers import CMAES, GP, NSGA, QMC, SAMPLERS, TPE
 from raudio.config.schema import Search
 from raudio.core.errors import ConfigError
-from raudio.search.sampler import Sampler
+from raudio.search.sampler import Sampler, examples
 from raudio.search.samplers import notes
 from raudio.search.space import Param, Space
 
@@ -72,12 +75,15 @@ def state_of(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
     return found
 
 
-def drive(draw: Sampler, count: int) -> list[dict[str, Any]]:
+def drive(
+    draw: Sampler, count: int, drawn_one: Callable[[], None] = lambda: None
+) -> list[dict[str, Any]]:
     """`count` trials in turn: completed, pruned, failed, completed, ..."""
     drawn = []
     for index in range(count):
         name = str(index)
         params = draw.ask(name)
+        drawn_one()
         drawn.append(params)
         for epoch in (1, 2):
             draw.report(name, epoch, value_of(params) / (3 - epoch))
@@ -323,3 +329,66 @@ def test_params_with_one_value_survive_a_rebuild(tmp_path: Path) -> None:
     first = sampler(tmp_path / "a", space).ask("0")
     assert first["model.width"] == 8
     assert sampler(tmp_path / "b", space).ask("0", first) == first
+
+
+# --- constraints ---------------------------------------------------------------------------------
+
+
+def constrained(*texts: str, space: Space = SPACE) -> Space:
+    names = {param.key: None if param.key == "model" else () for param in SPACE.params}
+    return replace(space, constraints=tuple(parse(text, names) for text in texts))
+
+
+HARD = constrained("lr * n_mels < 2", "model=crnn requires n_mels > 64")
+
+
+@pytest.mark.parametrize("kind", ["tpe", "random"])
+def test_what_is_drawn_meets_the_constraints(tmp_path: Path, kind: str) -> None:
+    drawn = drive(sampler(tmp_path / "a", HARD, sampler=kind), 16)
+    assert all(HARD.allows(params) for params in drawn)
+    assert {params["model"] for params in drawn} == {"cnn", "crnn"}
+    trials = stored(tmp_path / "a")
+    refused = [trial for trial in trials if trial.state == TrialState.FAIL]
+    assert refused
+    assert not any(HARD.allows(trial.params) for trial in refused)
+    assert [trial.params for trial in trials if trial.state != TrialState.FAIL] == drawn
+
+
+@pytest.mark.parametrize("kind", ["tpe", "qmc"])
+def test_a_study_rebuilt_from_what_was_taken_draws_the_same(tmp_path: Path, kind: str) -> None:
+    """TPE never looks at a refused draw; a sequence must have passed its place."""
+    count = STARTUP_TRIALS + 8
+    refused = []
+    whole = sampler(tmp_path / "whole", HARD, sampler=kind, seed=5)
+    expected = drive(whole, count, lambda: refused.append(whole.refused))
+    assert any(refused)
+    rebuilt = sampler(tmp_path / "rebuilt", HARD, sampler=kind, seed=5)
+    for index, params in enumerate(expected):
+        name = str(index)
+        if index < count - 4:
+            assert rebuilt.ask(name, params, refused=refused[index]) == params
+        else:
+            assert rebuilt.ask(name) == params
+        for epoch in (1, 2):
+            rebuilt.report(name, epoch, value_of(params) / (3 - epoch))
+        state = ("completed", "pruned", "failed", "completed")[index % 4]
+        rebuilt.tell(name, state, value_of(params) if state == "completed" else None, {})
+
+
+def test_a_grid_gives_the_allowed_cells(tmp_path: Path) -> None:
+    space = constrained("model=crnn requires n_mels > 64", space=GRID)
+    draw = sampler(tmp_path / "journal", space, sampler="grid")
+    assert draw.limit == 4 + 4
+    assert all(space.allows(draw.ask(str(index))) for index in range(8))
+
+
+def test_examples_meet_the_constraints_or_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert all(HARD.allows(params) for params in examples(HARD, 5, 0))
+    nothing = constrained("lr > 0", "n_mels < 32")
+    with pytest.raises(ConfigError, match="nothing of 1000 draws: 'n_mels < 32' never holds"):
+        examples(nothing, 1, 0)
+    monkeypatch.setattr("raudio.search.sampler._MOST_DRAWS", 12)
+    with pytest.raises(ConfigError, match="12 draws for trial 0 have not met its constraints"):
+        sampler(tmp_path / "a", nothing, sampler="random").ask("0")

@@ -28,10 +28,16 @@ Write = Callable[..., str]
 def write(tmp_path: Path) -> Write:
     """Writes a space's YAML and gives its path."""
 
-    def of(params: dict[str, Any], *conditions: tuple[dict[str, Any], dict[str, Any]]) -> str:
+    def of(
+        params: dict[str, Any],
+        *conditions: tuple[dict[str, Any], dict[str, Any]],
+        constraints: Any = (),
+    ) -> str:
         path = tmp_path / "space.yaml"
         listed = [{"when": when, "params": inner} for when, inner in conditions]
-        path.write_text(yaml.safe_dump({"params": params, "conditions": listed}))
+        constraints = list(constraints) if isinstance(constraints, tuple) else constraints
+        content = {"params": params, "conditions": listed, "constraints": constraints}
+        path.write_text(yaml.safe_dump(content))
         return str(path)
 
     return of
@@ -400,3 +406,126 @@ def test_axes_that_no_step_of_the_chain_has(argument: str, parts: list[str]) -> 
     text = message(*CHAIN, argument)
     assert all(part in text for part in parts), text
     assert "\n" not in text
+
+
+# --- constraints ---------------------------------------------------------------------------------
+
+TWO = {"model": "choice(cnn, crnn)", "model.width": "choice(8, 16, 32)"}
+LAYERS = ({"model": "crnn"}, {"model.rnn_layers": "choice(1, 2, 3)"})
+
+
+def test_cells_that_break_a_constraint_are_no_cells(write: Write) -> None:
+    space = load(
+        write(
+            {**TWO, "training.batch_size": "choice(16, 64)"},
+            LAYERS,
+            constraints=(
+                "model=crnn requires rnn_layers*model.width <= 32",
+                "training.batch_size * model.width <= 1024",
+            ),
+        )
+    )
+    widths, sizes = (8, 16, 32), (16, 64)
+    fits = [(w, b) for w, b in itertools.product(widths, sizes) if w * b <= 1024]
+    cnn = [("cnn", w, b, None) for w, b in fits]
+    crnn = [("crnn", w, b, n) for w, b in fits for n in (1, 2, 3) if n * w <= 32]
+    cells = [
+        (c["model"], c["model.width"], c["training.batch_size"], c.get("model.rnn_layers"))
+        for c in space.grid()
+    ]
+    assert sorted(cells, key=str) == sorted(cnn + crnn, key=str)
+    assert space.size() == len(cells)
+    assert space.cells() == 6 + 18
+
+
+def test_settings_that_are_not_searched_take_part_with_their_value(write: Write) -> None:
+    path = write(TWO, constraints=("training.batch_size * model.width <= 512",))
+    assert {cell["model.width"] for cell in load(path).grid()} == {8, 16}  # batches of 32
+    _, space, _ = spaces.resolve([f"space={path}", "training.batch_size=16"])
+    assert {cell["model.width"] for cell in space.grid()} == {8, 16, 32}
+
+
+def test_each_variant_has_its_own_value_of_a_setting_that_is_not_searched(write: Write) -> None:
+    """rnn_layers is 1 unless set, and only a crnn has any."""
+    path = write(TWO, constraints=("rnn_layers > 1 and model.width > 8",))
+    _, space, _ = spaces.resolve([f"space={path}"])
+    assert {(cell["model"], cell["model.width"]) for cell in space.grid()} == {
+        ("cnn", 16), ("cnn", 32)
+    }  # fmt: skip
+    _, space, _ = spaces.resolve([f"space={path}", "model.rnn_layers=2"])
+    assert {cell["model"] for cell in space.grid()} == {"cnn", "crnn"}
+
+
+def test_a_setting_searched_on_one_branch_has_its_value_on_the_other(write: Write) -> None:
+    path = write(
+        {"training.batch_size": "choice(16, 32)"},
+        ({"training.batch_size": 16}, {"model.width": "choice(4, 8, 64)"}),
+        constraints=("model.width in (4, 16)",),
+    )
+    _, space, _ = spaces.resolve([f"space={path}", "model.width=16"])
+    assert space.grid() == [{"training.batch_size": 16}, {"training.batch_size": 32}]
+    default = load(path)
+    assert {"training.batch_size": 16, "model.width": 4} in default.grid()
+    width = compose.compose([]).experiment.model.width
+    assert default.allows({"training.batch_size": 32}) == (width in (4, 16))
+
+
+def test_constraints_of_the_command_line_are_added_and_kept(write: Write, tmp_path: Path) -> None:
+    path = write(TWO, LAYERS, constraints=("model.width < 32",))
+    for given in (
+        "search.constraints=model=crnn requires rnn_layers = 1",
+        "search.constraints=['model=crnn requires rnn_layers = 1', \"model.width < 32\"]",
+    ):
+        configuration, space, overrides = spaces.resolve([f"space={path}", given])
+        assert [str(each) for each in space.constraints] == [
+            "model.width < 32",
+            "model=crnn requires rnn_layers = 1",
+        ]
+        assert len(space.grid()) == 4
+        assert "model=crnn requires rnn_layers = 1" in configuration.search.constraints
+        copy = tmp_path / "copy.yaml"
+        copy.write_text(yaml.safe_dump(space.to_mapping(), sort_keys=False))
+        again = load(str(copy), {}, overrides)
+        assert (again.constraints, again.fixed) == (space.constraints, space.fixed)
+
+
+@pytest.mark.parametrize(
+    ("constraint", "parts"),
+    [
+        ("model.rnn_layer = 1", ["unknown setting", "closest: 'model.rnn_layers'", "character 1"]),
+        ("model = crn", ["model is never crn", "closest: 'crnn'"]),
+        ("model.pooling = maxx", ["model.pooling is never maxx", "closest: 'max'"]),
+        ("search.trials > 3", ["unknown setting 'search.trials'"]),
+        ("optimizer.lr", ["no condition"]),
+        (["a"], ["[a]", "as a text"]),
+    ],
+)
+def test_constraints_that_cannot_be_read(write: Write, constraint: Any, parts: list[str]) -> None:
+    text = message(f"space={write(TWO, constraints=(constraint,))}")
+    assert "space.yaml, constraints: " in text
+    assert all(part in text for part in parts), text
+    if isinstance(constraint, str):
+        text = message(f"search.constraints={constraint}")
+        assert text.startswith(f"search.constraints: '{constraint}': "), text
+
+
+def test_constraints_that_leave_nothing_are_refused(write: Write) -> None:
+    never = ("model.width > 4", "model.width < 8")
+    with pytest.raises(ConfigError, match=r"nothing of 6 cells: 'model\.width < 8' never holds"):
+        load(write(TWO, constraints=never)).grid()
+    together = ("model.width > 8", "model.width < 16")
+    with pytest.raises(ConfigError, match=r"nothing of 6 cells: together they exclude everything"):
+        load(write(TWO, constraints=together)).grid()
+
+
+def test_settings_of_a_chain_s_steps_can_be_constrained() -> None:
+    _, space, _ = spaces.resolve(
+        [
+            *CHAIN,
+            "space=optimizer",
+            "augment.chain.level.max_db=range(3,13,step=3)",
+            "search.constraints=augment.chain.level.max_db * 2 < 13",
+        ]
+    )
+    assert space.allows({"augment.chain.level.max_db": 6.0})
+    assert not space.allows({"augment.chain.level.max_db": 9.0})

@@ -32,23 +32,15 @@ def plan(
     from rich.console import Console
 
     from raudio.search.job import check
+    from raudio.search.sampler import examples as drawn
 
     errors = Console(stderr=True, highlight=False, markup=False)
     job = check(overrides or [], echo=lambda line: errors.print(line, soft_wrap=True))
-    examples = draw(job.space, EXAMPLES, job.configuration.search.seed)
+    examples = drawn(job.space, EXAMPLES, job.configuration.search.seed)
     if json:
         print(dumps(_data(job, examples), ensure_ascii=False))
     else:
         _print(job, examples)
-
-
-def draw(space: Space, count: int, seed: int) -> list[dict[str, Any]]:
-    """Settings of `count` trials, drawn at random."""
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
-    return [space.suggest(study.ask()) for _ in range(count)]
 
 
 def _data(job: Job, examples: list[dict[str, Any]]) -> dict[str, Any]:
@@ -81,14 +73,14 @@ def _print(job: Job, examples: list[dict[str, Any]]) -> None:
     console = Console(highlight=False)
     console.print("[bold]What all trials have in common[/bold] (the first choice of each group)")
     console.print(dump_yaml(job.experiment), markup=False)
-    size = job.space.size()
-    count = "endless" if size is None else f"{size}"
-    console.print(f"[bold]Space {job.space.name}[/bold]: {count} different trials")
+    console.print(f"[bold]Space {job.space.name}[/bold]: {_count(job.space)} different trials")
     rows = job.space.describe()
     width = max((len(key) for key, _, _ in rows), default=0)
     for key, axis, condition in rows:
         line = f"  {key:<{width}}  {axis}" + (f"  when {condition}" if condition else "")
         console.print(line, markup=False, soft_wrap=True)
+    for constraint in job.space.constraints:
+        console.print(f"  where {constraint}", markup=False, soft_wrap=True)
     console.print(f"\n[bold]{len(examples)} trials as they may be drawn[/bold]")
     for params in examples:
         line = "  ".join(f"{key}={text(value)}" for key, value in params.items())
@@ -124,3 +116,13 @@ def _table(fit: Plan) -> Table:
     for row in fit.rows:
         table.add_row(row.what, row.amount, row.why)
     return table
+
+
+def _count(space: Space) -> str:
+    """How many different trials there are, and how many more without the constraints."""
+    size, cells = space.size(), space.cells()
+    if cells is None:
+        return "endless"
+    if size is None:
+        return f"up to {cells}"
+    return f"{size}" if size == cells else f"{size} (of {cells}; the others break a constraint)"

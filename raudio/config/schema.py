@@ -416,6 +416,11 @@ class Search:
     reduction_factor: float = setting(3, "one in so many trials passes a rung", above=1, max=10)
     asha: ASHA = group(ASHA, "of search.scheduler=asha")
     median: Median = group(Median, "of search.scheduler=median")
+    constraints: tuple[str, ...] = setting(
+        (),
+        "what the settings of a trial must meet, beside the space's own, such as "
+        '["model=crnn requires training.batch_size <= 32"]',
+    )
     keep: int = setting(3, "best trials whose checkpoints are kept", min=1)
     max_failures: int = setting(
         5,

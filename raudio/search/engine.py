@@ -299,6 +299,7 @@ class Engine:
             params=dict(params),
             signature=signature,
             bracket=self.scheduler.bracket(name),
+            refused=self._sampler.refused,
         )
 
     def _judge(self, name: str, epoch: int, metrics: Mapping[str, float | None]) -> bool:
@@ -371,7 +372,8 @@ class Engine:
                 seen.add(name)
                 self._files.add(name)
                 ended = self.history.trials[name].state in _ENDED
-                self._sampler.ask(name, record["params"], ended=ended)
+                refused = record.get("refused") or 0
+                self._sampler.ask(name, record["params"], ended=ended, refused=refused)
             elif record["event"] == "report":
                 if not self._judge(name, record["epoch"], record["metrics"]):
                     self._undone.add(name)

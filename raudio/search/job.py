@@ -29,6 +29,7 @@ from raudio.data.resolve import resolve
 from raudio.search import samplers
 from raudio.search import space_file as spaces
 from raudio.search.planner import Plan, plan
+from raudio.search.sampler import examples
 from raudio.search.scheduler import Scheduler, grace_period
 from raudio.search.space import Space
 from raudio.training.budget import count_epochs
@@ -128,6 +129,8 @@ def job_on_data(
         overrides = [*others, compose.override("plugins", plugins)]
     if search.sampler == "grid":
         space.grid()
+    elif space.constraints:
+        examples(space, 1, search.seed)
     metric, mode = _metric(experiment)
     local = configuration.cluster.address == "local"
     capacity = local_capacity(configuration.cluster) if local else None

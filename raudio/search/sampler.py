@@ -1,8 +1,9 @@
 """The sampler: an Optuna study that is asked for trials and told what became of them.
 
 The study lives in a journal file that optuna-dashboard opens. Each draw comes from a sampler that
-is seeded anew by (search.seed, trial number), so that a resumed search draws what the uninterrupted
-one would have drawn.
+is seeded anew by (search.seed, trial number, attempt), so that a resumed search draws what the
+uninterrupted one would have drawn. A draw that the space's constraints do not allow FAILed to
+Optuna, whose samplers never look at it, and is made again.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import optuna
 from optuna.trial import TrialState
 
 from raudio.config.schema import Search
+from raudio.core.errors import ConfigError
 from raudio.search.journal import Journal
 from raudio.search.samplers import STATEFUL, build
 from raudio.search.space import Space
@@ -29,6 +31,9 @@ _STATES = {
     "failed": TrialState.PRUNED,
 }
 _INFEASIBLE = "failed"
+
+#: Draws that may be refused, for one trial or for examples, before the constraints are to blame.
+_MOST_DRAWS = 1000
 
 
 class Sampler:
@@ -58,6 +63,7 @@ class Sampler:
             direction="maximize" if mode == "max" else "minimize",
         )
         self._trials: dict[str, optuna.Trial] = {}
+        self.refused = 0  # draws that the constraints refused before the last one that was taken
 
     @property
     def limit(self) -> int | None:
@@ -65,7 +71,12 @@ class Sampler:
         return None if self._grid is None else len(self._grid)
 
     def ask(
-        self, name: str, params: Mapping[str, Any] | None = None, *, ended: bool = False
+        self,
+        name: str,
+        params: Mapping[str, Any] | None = None,
+        *,
+        ended: bool = False,
+        refused: int = 0,
     ) -> dict[str, Any]:
         """The settings of the next trial.
 
@@ -74,21 +85,36 @@ class Sampler:
             params: the settings that it has, when they are not to be drawn: given ones, or those
                 of a recorded trial when a study is rebuilt.
             ended: whether that recorded trial has ended: most samplers then need not draw again.
+            refused: how many draws the constraints had refused for that recorded trial.
+
+        Raises:
+            ConfigError: a thousand draws have not met the space's constraints.
         """
         number = len(self._trials)
         if params is None and self._grid is not None:
             params = self._grid[number]
-        if params is not None:
-            self._study.enqueue_trial(self._space.enqueued(params))
-        self._study.sampler = build(self._settings, number, self._distributions)
-        trial = self._study.ask()
-        trial.set_user_attr("trial", name)
-        self._trials[name] = trial
-        if params is not None and (not ended or self._settings.sampler in STATEFUL):
-            # What the sampler keeps of each draw (its place in a sequence, its generation, what it
-            # drew for a trial that runs) is kept for this one as well.
-            _ = trial.relative_params
-        return self._space.suggest(trial)
+        stateful = self._settings.sampler in STATEFUL
+        for attempt in range(0 if stateful else refused, _MOST_DRAWS):
+            given = params is not None and attempt >= refused
+            if given and params is not None:
+                self._study.enqueue_trial(self._space.enqueued(params))
+            self._study.sampler = build(self._settings, number, self._distributions, attempt)
+            trial = self._study.ask()
+            if given and (stateful or not ended):
+                # What the sampler keeps of each draw (its place in a sequence, its generation, what
+                # it drew for a trial that runs) is kept for this one as well.
+                _ = trial.relative_params
+            drawn = self._space.suggest(trial)
+            if given or (attempt >= refused and self._space.allows(drawn)):
+                trial.set_user_attr("trial", name)
+                self._trials[name] = trial
+                self.refused = attempt
+                return drawn
+            self._study.tell(trial, state=TrialState.FAIL)
+        raise ConfigError(
+            f"space {self._space.name}: {_MOST_DRAWS} draws for trial {name} have not met its "
+            "constraints; relax one, or widen the space"
+        )
 
     def report(self, name: str, epoch: int, value: float) -> None:
         """An intermediate value, which TPE learns from when the trial is pruned."""
@@ -114,6 +140,24 @@ class Sampler:
             # That CMA-ES does not look at constraints: `raudio plan` says so.
             warnings.simplefilter("ignore", UserWarning)
             self._study.tell(trial, value if state == "completed" else None, _STATES[state])
+
+
+def examples(space: Space, count: int, seed: int) -> list[dict[str, Any]]:
+    """Settings of `count` trials, drawn at random; fewer where the constraints allow hardly any.
+
+    Raises:
+        ConfigError: they allow none of a thousand draws.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
+    found: list[dict[str, Any]] = []
+    refused: list[dict[str, Any]] = []
+    while len(found) < count and len(refused) < _MOST_DRAWS:
+        drawn = space.suggest(study.ask())
+        (found if space.allows(drawn) else refused).append(drawn)
+    if not found:
+        raise space.nothing_left(refused, "draws")
+    return found
 
 
 def finite(value: float | None) -> float | None:

@@ -28,8 +28,12 @@ from raudio.search.space import Space, condition_text
 STATEFUL = ("qmc", "cmaes", "nsga2", "nsga3")
 
 
+#: Draws for a trial that are left to the sampler, which may insist on what constraints refuse.
+_INSISTENT = 10
+
+
 def build(
-    search: Search, number: int, distributions: Mapping[str, BaseDistribution]
+    search: Search, number: int, distributions: Mapping[str, BaseDistribution], attempt: int = 0
 ) -> BaseSampler:
     """The sampler of one draw.
 
@@ -37,8 +41,12 @@ def build(
         search: `sampler`, its settings, and `seed`.
         number: of the draw; with `search.seed` it decides all that is random in it.
         distributions: of the whole space, by the names that Optuna knows.
+        attempt: how many draws of this number the space's constraints have refused.
     """
-    seed = seeding.key(search.seed, "sampler", number) % 2**32
+    again = (attempt,) if attempt else ()
+    seed = seeding.key(search.seed, "sampler", number, *again) % 2**32
+    if attempt >= _INSISTENT:
+        return RandomSampler(seed=seed)
     with warnings.catch_warnings():
         # `group`, `with_margin` and the like are experimental, `sigma0` goes with Optuna 6.
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from raudio.config import chain, compose, validate
 from raudio.config.axes import Axis, Choice, Interval, Range, Value, text
+from raudio.config.expressions import Expression
 from raudio.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -50,12 +51,17 @@ class Space:
         about: one line.
         params: in the order in which they are drawn: groups first, conditions last.
         notes: what a command line changed in it, one sentence each.
+        constraints: what the settings of every trial must meet.
+        fixed: settings that constraints speak of, with the one value that each has where it is not
+            drawn.
     """
 
     name: str
     about: str = ""
     params: tuple[Param, ...] = ()
     notes: tuple[str, ...] = ()
+    constraints: tuple[Expression, ...] = ()
+    fixed: tuple[Param, ...] = ()
 
     def suggest(self, trial: optuna.Trial) -> dict[str, Value]:
         """Draws one trial's settings, key -> value; a param with one value needs no draw."""
@@ -76,6 +82,16 @@ class Space:
                 _draw(trial, param)
         return dict(trial.distributions)
 
+    def allows(self, drawn: Mapping[str, Value]) -> bool:
+        """Whether drawn settings meet every constraint."""
+        return not self.constraints or not self.broken(drawn)
+
+    def broken(self, drawn: Mapping[str, Value]) -> list[Expression]:
+        """The constraints that drawn settings do not meet."""
+        fixed = {each.key: each.values[0] for each in self.fixed if self._active(each, drawn)}
+        values = {**fixed, **drawn}
+        return [each for each in self.constraints if not each.holds(values)]
+
     def enqueued(self, drawn: Mapping[str, Value]) -> dict[str, Value]:
         """`drawn` by the names that Optuna knows the params by: what `enqueue_trial` takes."""
         return {
@@ -94,10 +110,11 @@ class Space:
         }
 
     def grid(self) -> list[dict[str, Value]]:
-        """Every cell of the space.
+        """Every cell of the space that its constraints allow.
 
         Raises:
-            ConfigError: an interval has no cells, or there are more than a machine could try.
+            ConfigError: an interval has no cells, there are more than a machine could try, or the
+                constraints allow none.
         """
         endless = [param for param in self.params if isinstance(param.axis, Interval)]
         validate.raise_problems(
@@ -111,13 +128,39 @@ class Space:
                 f"space {self.name}: the grid has more than {MOST_CELLS} cells; "
                 "take longer steps or fewer params, or search.sampler=tpe"
             )
-        return cells
+        allowed = [cell for cell in cells if self.allows(cell)]
+        if not allowed:
+            raise self.nothing_left(cells, "cells")
+        return allowed
 
     def size(self) -> int | None:
-        """How many different trials there are; None when an interval makes them endless."""
+        """How many different trials there are; None when an interval makes them endless, or when
+        they are too many to hold each against the constraints."""
+        count = self.cells()
+        if count is None or not self.constraints:
+            return count
+        if count > MOST_CELLS:
+            return None
+        return sum(self.allows(cell) for cell in self._cells(0, {}))
+
+    def cells(self) -> int | None:
+        """As `size`, with those that the constraints exclude."""
         if any(isinstance(param.axis, Interval) for param in self.params):
             return None
         return self._count(0, {}, frozenset(key for param in self.params for key in param.when))
+
+    def nothing_left(self, tried: Sequence[Mapping[str, Value]], what: str) -> ConfigError:
+        """The error of constraints that allow none of the cells or draws that were tried."""
+        never = [
+            each
+            for each in self.constraints
+            if all(each in broken for broken in map(self.broken, tried))
+        ]
+        said = f"{str(never[0])!r} never holds" if never else "together they exclude everything"
+        return ConfigError(
+            f"space {self.name}: its constraints leave nothing of {len(tried)} {what}: "
+            f"{said}; relax one, or widen the space"
+        )
 
     def to_mapping(self) -> dict[str, Any]:
         """The space as its YAML holds it; `load` of it, with the same overrides, is the same."""
@@ -135,7 +178,7 @@ class Space:
                 same = [{"when": when, "params": {}}]
                 mapping["conditions"] += same
             same[0]["params"][param.key] = str(param.axis)
-        return mapping
+        return {**mapping, "constraints": [str(each) for each in self.constraints]}
 
     def describe(self) -> list[tuple[str, str, str]]:
         """Rows of (key, axis, condition), ready to print."""

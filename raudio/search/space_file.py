@@ -10,11 +10,15 @@ A space is a YAML file of `search_spaces/` (or any path) in the grammar of the c
       - when: {model: crnn}
         params:
           model.rnn_layers: choice(1, 2)
+    constraints:
+      - model=crnn requires training.batch_size <= 32
 
 Axes on the command line (`features.n_mels=range(32, 129, step=32)`) are added, or replace the
 file's; a plain override (`optimizer.lr=0.001`) takes its setting out of the search. A setting that
-only some of the searched variants have is drawn for these alone. A loaded space is a checked one:
-every key, value, bound and condition has been held against the schema.
+only some of the searched variants have is drawn for these alone. Constraints, the file's and those
+of `search.constraints`, exclude what does not go together (`config.expressions` has their grammar).
+A loaded space is a checked one: every key, value, bound and condition has been held against the
+schema.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
@@ -31,10 +35,9 @@ from raudio.config.axes import Axis, Choice, Interval, Range, Value, text
 from raudio.config.schema import Configuration
 from raudio.config.setting import Setting
 from raudio.core.errors import ConfigError, closest, unknown
+from raudio.search import constraints
+from raudio.search.constraints import CONSTRAINTS, settings_anywhere, value_in
 from raudio.search.space import MOST_CELLS, Param, Space, condition_text, is_base, values_of
-
-if TYPE_CHECKING:
-    pass
 
 #: What is the same for all trials of a search, and why.
 _COMMON = {
@@ -58,6 +61,9 @@ _COMMON = {
     "run": "it belongs to the search, not to a trial",
     "cluster": "it belongs to the search, not to a trial",
 }
+
+
+_KEYS = ("about", "params", "conditions", "constraints")
 
 
 def load(
@@ -136,13 +142,15 @@ class _Entry:
 
 @dataclass(frozen=True)
 class _Draft:
-    """A space as it was read; `replaced` has the file's axes that the command line took away."""
+    """A space as it was read; `replaced` has the file's axes that the command line took away, and
+    `constraints` each with its place."""
 
     name: str
     about: str
     entries: tuple[_Entry, ...]
     replaced: Mapping[str, Axis]
     notes: tuple[str, ...]
+    constraints: tuple[tuple[str, Any], ...]
 
     @staticmethod
     def read(name: str, extra: Mapping[str, Axis], overrides: Sequence[str]) -> _Draft:
@@ -181,6 +189,13 @@ class _Draft:
             entries=(*added, *kept),
             replaced=replaced,
             notes=tuple(dict.fromkeys(notes)),
+            constraints=(
+                *(
+                    (f"space {name}, constraints", each)
+                    for each in _listed(mapping.get("constraints") or [])
+                ),
+                *((CONSTRAINTS, each) for each in _listed(fixed.get(CONSTRAINTS) or [])),
+            ),
         )
 
     def groups(self) -> dict[str, str]:
@@ -217,7 +232,7 @@ class _Draft:
                     problems.append(f"{entry.where}: {key} is drawn later; move this down")
                 when[key] = self._asked(entry.where, key, wanted, base, axes, problems)
                 drawn = [value for param in params if param.key == key for value in param.values]
-                met = drawn if key in axes else [_get(base, key, overrides)]
+                met = drawn if key in axes else [value_in(base, key, overrides)]
                 possible &= any(value in met for value in when[key])
             seen.setdefault(entry.key, []).append(entry)
             if len(problems) > count:
@@ -236,7 +251,11 @@ class _Draft:
             else param
             for param in params
         ]
-        return Space(self.name, self.about, tuple(named), self.notes)
+        allowed = constraints.checked(self.constraints, base, problems)
+        spoken = sorted({key for each in allowed for key in each.names})
+        searched = {p.key: p.values for p in params if compose.options(p.key)}
+        fixed = constraints.fixed(spoken, searched, overrides, self.groups())
+        return Space(self.name, self.about, tuple(named), self.notes, allowed, tuple(fixed))
 
     def _asked(
         self,
@@ -248,7 +267,7 @@ class _Draft:
         problems: list[str],
     ) -> tuple[Value, ...]:
         """The values that a condition asks for, in the setting's type; problems if never met."""
-        known = _settings_anywhere(key, base)
+        known = settings_anywhere(key, base)
         if not known and not compose.options(key):
             problems.append(f"{where}: {_unknown(key, wanted[0], {}, base)}")
             return wanted
@@ -313,7 +332,7 @@ class _Draft:
         found: dict[str | None, Setting] = {}
         chosen: tuple[Value, ...] = ()
         if section not in schema.VARIANTS:
-            setting = next(iter(_settings_anywhere(key, base)), None)
+            setting = next(iter(settings_anywhere(key, base)), None)
             found |= {None: setting} if setting else {}
         else:
             chosen = when.get(section) or (base[section]["name"],)
@@ -326,7 +345,7 @@ class _Draft:
                 known = validate.settings({section: variant})
                 found |= {variant: known[key]} if key in known else {}
         if not found:
-            if section in self.replaced and _settings_anywhere(key, base):
+            if section in self.replaced and settings_anywhere(key, base):
                 return None  # it belongs to a variant that the command line has ruled out
             variants = {section: chosen[0]} if chosen else {}
             said = _unknown(key, entry.axis, variants, base)
@@ -368,9 +387,8 @@ def _parts(
     """(where, when, params) of the top and of each condition; problems of the form."""
     where = f"space {name}"
     for key in mapping:
-        if key not in ("about", "params", "conditions"):
-            keys = ("about", "params", "conditions")
-            problems.append(f"{where}: {unknown('key', str(key), keys)}")
+        if key not in _KEYS:
+            problems.append(f"{where}: {unknown('key', str(key), _KEYS)}")
     params = mapping.get("params") or {}
     conditions = mapping.get("conditions") or []
     if not isinstance(params, dict):
@@ -396,34 +414,11 @@ def _listed(value: Any) -> tuple[Value, ...]:
     return tuple(value) if isinstance(value, list) else (value,)
 
 
-def _get(base: Mapping[str, Any], key: str, overrides: Sequence[str]) -> Value:
-    """The value of a setting that is not searched; a group's is the name of its variant."""
-    if key == "augment":
-        return compose.values_of(overrides).get(key) or "none"
-    found: Any = base
-    for part in key.split("."):
-        found = found.get(part) if isinstance(found, Mapping) else None
-    return found.get("name") if isinstance(found, Mapping) else found
-
-
 def _unknown(key: str, value: Any, variants: Mapping[str, str], base: Mapping[str, Any]) -> str:
     """One sentence for a key that names no setting."""
     if chain.is_key(key):
         return chain.unknown_setting(key, value, base["augment"]["chain"])
     return validate.unknown_setting(key, value, variants)
-
-
-def _settings_anywhere(key: str, base: Mapping[str, Any]) -> list[Setting]:
-    """The settings of this name in any variant, or in the base's augmentation chain."""
-    if chain.is_key(key):
-        steps = chain.settings(base["augment"]["chain"])
-        return [steps[key]] if key in steps else []
-    section = key.partition(".")[0]
-    variants: Sequence[Mapping[str, str]] = [
-        {section: name} for name in schema.VARIANTS.get(section, {})
-    ] or [{}]
-    known = [validate.settings(variant) for variant in variants]
-    return [settings[key] for settings in known if key in settings]
 
 
 def _exclusive(

@@ -19,6 +19,7 @@ A reader ignores events it doesn't know, so that later versions may add some.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import fcntl
 import json
@@ -47,6 +48,9 @@ JOURNAL = "optuna.journal"
 TRIALS = "trials"
 ERROR_TXT = "error.txt"
 LOCK = ".lock"
+OWNER = "owner.json"  # of a run in a store: who drives it, and when it was last seen alive
+#: Seconds after which a driver that does not show itself in the store is taken for dead.
+OWNER_STALE = 60.0
 #: A trial's two checkpoints: to go on from, and the epoch with the best value.
 LAST, BEST = "last.pt", "best.pt"
 
@@ -533,8 +537,18 @@ class RunLock:
         self._descriptor = None
 
 
+def owner_alive(owner: Mapping[str, Any]) -> bool:
+    """Whether the driver that OWNER tells of has lately shown that it lives."""
+    seen = owner.get("time")
+    return isinstance(seen, int | float) and time.time() - seen < OWNER_STALE
+
+
 def is_locked(run: str | os.PathLike[str]) -> bool:
-    """Whether a driver holds the run."""
+    """Whether a driver holds the run, or, of a copy of a run in a store, held it when copied."""
+    with contextlib.suppress(OSError, ValueError):
+        owner = json.loads((Path(run) / OWNER).read_bytes())
+        if isinstance(owner, dict) and owner_alive(owner):
+            return True
     try:
         descriptor = os.open(Path(run) / LOCK, os.O_RDONLY)
     except OSError:

@@ -22,6 +22,7 @@ from raudio.core.errors import ConfigError, RunError
 from raudio.data.prepare import Options, prepare
 from raudio.search import runner
 from raudio.search.job import check, longest_warmup
+from raudio.search.mirror import InPlace
 
 PLUGIN = """
 import torch
@@ -98,7 +99,7 @@ def wanted(monkeypatch: pytest.MonkeyPatch) -> list[int | None]:
     """The trials that each session wants in all; none is run, and Ray is not started."""
     seen: list[int | None] = []
 
-    def no_trials(job: Any, folder: Path, engine: Any, display: Any) -> tuple[str, None]:
+    def no_trials(job: Any, place: Any, engine: Any, display: Any) -> tuple[str, None]:
         seen.append(engine.trials_wanted)
         return "stopped", None
 
@@ -235,8 +236,9 @@ def test_nothing_is_imported_beside_the_thread_that_imports(
     monkeypatch.setattr(runner, "import_module", slow)
     monkeypatch.setattr(runner, "session", lambda *_, **__: contextlib.nullcontext())
     monkeypatch.setattr(runner, "plan", plan)
+    place = InPlace("run", tmp_path)
     with pytest.raises(InterruptedError, match=r"raudio\.search\.tune"):
-        runner._trials(job, tmp_path, SimpleNamespace(exhausted=False), None)  # type: ignore[arg-type]
+        runner._trials(job, place, SimpleNamespace(exhausted=False), None)  # type: ignore[arg-type]
 
 
 def test_a_run_says_where_it_ran(

@@ -18,7 +18,7 @@ def curves(
     import sys
     from pathlib import Path
 
-    from raudio.core.storage import local_run
+    from raudio.core.copies import local_run
     from raudio.records import check_run
     from raudio.search.curves import Curves
 

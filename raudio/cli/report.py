@@ -28,7 +28,7 @@ def report(
     Example: raudio report runs/fsdd --compare runs/earlier
     """
     from raudio.core.errors import RunError
-    from raudio.core.storage import write_atomic
+    from raudio.core.storage import join, write_atomic
     from raudio.report.markdown import summarise
     from raudio.report.page import page
     from raudio.report.run import read_run
@@ -41,7 +41,7 @@ def report(
             return
     else:
         content = page(first, others, clips=clips)
-    place = str(first.folder / "report.html") if out is None else out
+    place = join(first.name, "report.html") if out is None else out
     if Path(place).is_dir():
         raise RunError(f"--out {place!r} is a folder; give a file, such as {place}/report.html")
     try:

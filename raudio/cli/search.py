@@ -43,7 +43,7 @@ def show(result: SearchResult, as_json: bool) -> None:
         import json
 
         data = {
-            **tables.as_data(result.run, history),
+            **tables.as_data(result.name, history),
             "bundle": result.bundle and str(result.bundle),
         }
         typer.echo(json.dumps(data, indent=2))
@@ -54,12 +54,12 @@ def show(result: SearchResult, as_json: bool) -> None:
         if result.best is not None and result.best.params:
             out.print("\nbest configuration")
             out.print(tables.configuration(result.best.params))
-        out.print(f"\nrun     {result.run}", highlight=False, markup=False)
+        out.print(f"\nrun     {result.name}", highlight=False, markup=False)
         if result.bundle is not None:
             out.print(f"bundle  {result.bundle}", highlight=False, markup=False)
             predict = f"predict with it:  raudio predict {result.bundle} FILE.wav"
             out.print(predict, highlight=False, markup=False)
         if result.state == "stopped":
-            go_on = f"go on with it:  raudio resume {result.run}"
+            go_on = f"go on with it:  raudio resume {result.name}"
             out.print(go_on, highlight=False, markup=False)
     raise typer.Exit({"completed": 0, "stopped": 130}.get(result.state, 1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def status(
-    run: Annotated[str, typer.Argument(help="run folder of a search or a training")],
+    run: Annotated[str, typer.Argument(help="run of a search or a training: folder or URI")],
     top: Annotated[int, typer.Option(min=1, help="at most so many trials in the table")] = 20,
     json: Annotated[bool, typer.Option("--json", help="everything, as one JSON object")] = False,
     watch: Annotated[
@@ -31,11 +32,10 @@ def status(
 
     from rich.console import Console
 
-    from raudio.core.storage import local_run
     from raudio.records import RecordReader
     from raudio.report import tables
 
-    reader = RecordReader(local_run(run))
+    reader = RecordReader(_folder(run))
     console = Console(highlight=False)
 
     def show() -> None:
@@ -52,6 +52,14 @@ def status(
     for _ in reader.read():
         pass
     show()
+
+
+def _folder(run: str) -> Path:
+    """Where the run's records are, as they are now: of a run in a store a copy."""
+    from raudio.core.copies import local_run
+    from raudio.records import OWNER, RECORDS
+
+    return local_run(run, {RECORDS, OWNER}.__contains__)
 
 
 def _print(console: Console, reader: RecordReader, run: str, top: int) -> None:
@@ -82,7 +90,6 @@ def _watch(
     """Until a run ends: a table drawn over itself, or a line (or `show`) for each change."""
     import contextlib
     import time
-    from pathlib import Path
 
     from rich.live import Live
 
@@ -95,6 +102,7 @@ def _watch(
     with live if drawn else contextlib.nullcontext():
         while True:
             changed = False
+            _folder(run)
             for record in reader.read():
                 changed = True
                 line = None if drawn or show else progress.line(history, record, Path(run))

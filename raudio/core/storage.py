@@ -21,7 +21,6 @@ from typing import IO, Any, NamedTuple, TypeVar
 
 import fsspec
 
-from raudio.core.errors import RunError
 from raudio.core.units import Seconds
 
 T = TypeVar("T")
@@ -144,6 +143,34 @@ def write_new(path: str | os.PathLike[str], content: bytes | str) -> bool:
     return True
 
 
+def upload(path: Path, uri: str) -> None:
+    """Copies a local file of any size into a store, where it appears when it is whole.
+
+    Raises:
+        OSError: as `write_atomic`.
+    """
+    fs, inner = filesystem(uri)
+    _retrying("writing", uri, lambda: fs.put_file(str(path), inner))
+
+
+def download(uri: str, path: Path) -> None:
+    """Copies a file of any size out of a store; `path` is what it was, or whole.
+
+    Raises:
+        OSError: as `read_bytes`.
+    """
+    fs, inner = filesystem(uri)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(descriptor)
+    try:
+        _retrying("reading", uri, lambda: fs.get_file(inner, temporary))
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
 def listing(folder: str | os.PathLike[str]) -> dict[str, Stat]:
     """All files below a folder: path inside it, with forward slashes, to what is known of it.
 
@@ -236,20 +263,6 @@ def filesystem(path: str | os.PathLike[str]) -> tuple[Any, str]:
     if on_s3:
         fs.retries = 1
     return fs, inner
-
-
-def local_run(path: str | os.PathLike[str]) -> Path:
-    """A run folder as a local path.
-
-    Raises:
-        RunError: it is a URI; checkpoints of running trials are kept on a local or shared disk.
-    """
-    if is_remote(path):
-        raise RunError(
-            f"run folder {os.fspath(path)!r} is a URI; a run lives on a local or shared disk "
-            "(dataset.path may be a URI): give run.dir=FOLDER"
-        )
-    return Path(path)
 
 
 def cache_dir() -> Path:

@@ -34,8 +34,9 @@ from raudio.config.augment import Augment
 from raudio.config.chain import PATHS
 from raudio.config.schema import Experiment
 from raudio.config.validate import experiment_from, load_yaml, to_mapping
+from raudio.core.copies import local_run
 from raudio.core.errors import ConfigError, DataError, RunError, closest
-from raudio.core.storage import is_remote, local_run
+from raudio.core.storage import is_remote
 from raudio.records import History, TrialHistory
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ def export(
     target = Path(out)
     if os.path.lexists(target):
         raise RunError(f"{str(target)!r} exists already; remove it, or give another --out")
-    folder = records.check_run(local_run(run))
+    folder = records.check_run(local_run(run, lambda file: not file.endswith(records.LAST)))
     history = records.read_history(folder)
     chosen, best = (
         best_checkpoint(folder, history)

@@ -254,7 +254,7 @@ class Engine:
             self._reopened.append(name)
         elif kind in MENDED_BY:
             self._end(name, STOPPED, kind, reason)
-            self.broken = f"{kind}: {reason}; {MENDED_BY[kind]}, then: raudio resume {self.run}"
+            self.broken = f"{kind}: {reason}; {MENDED_BY[kind]}"
         else:
             self._end(name, FAILED, kind, reason)
 

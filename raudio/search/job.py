@@ -18,7 +18,7 @@ from raudio.config.axes import Interval
 from raudio.config.schema import Augment, Configuration, Experiment
 from raudio.core.components import TASKS
 from raudio.core.errors import ConfigError, DataError, RunError, unknown
-from raudio.core.storage import absolute, local_run
+from raudio.core.storage import absolute, exists, is_remote, join
 from raudio.data.clips import stored_tables
 from raudio.data.folds import on_fold
 from raudio.data.inspect import Inspection, inspect, preflight
@@ -26,6 +26,7 @@ from raudio.data.locate import SYNTH, locate
 from raudio.data.manifest import Manifest
 from raudio.data.pipeline import choose_feed, held_ahead
 from raudio.data.resolve import resolve
+from raudio.records import RECORDS
 from raudio.search import samplers
 from raudio.search import space_file as spaces
 from raudio.search.planner import Plan, plan
@@ -111,7 +112,7 @@ def check(overrides: Sequence[str], *, single: bool = False, echo: Callable[[str
         )
     else:
         configuration, space, plain = spaces.resolve(overrides)
-    _check_folder(configuration.run.dir)
+    _check_folder(configuration)
     return job_on_data(configuration, plain, space, echo)
 
 
@@ -197,8 +198,21 @@ def _on(experiment: Experiment, manifest: Manifest, store: int | None) -> Experi
     return resolve(dataclasses.replace(experiment, dataset=dataset), manifest, store)
 
 
-def _check_folder(folder: str | None) -> None:
-    if folder is not None and local_run(folder).exists():
+def _check_folder(configuration: Configuration) -> None:
+    folder, address = configuration.run.dir, configuration.cluster.address
+    if folder is None:
+        return
+    if is_remote(folder) and address != "local":
+        raise ConfigError(
+            f"run.dir={folder!r} with cluster.address={address}: trials keep their checkpoints "
+            "where they run, and a run in a store is sent from one machine; give run.dir on a disk "
+            "that the cluster's nodes share"
+        )
+    try:
+        there = exists(join(folder, RECORDS) if is_remote(folder) else Path(folder))
+    except OSError as error:
+        raise RunError(f"run.dir={folder!r}: the store cannot be read: {error}") from error
+    if there:
         raise RunError(
             f"run.dir={folder!r} exists already; give another folder, or go on with that run: "
             f"raudio resume {folder}"

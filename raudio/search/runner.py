@@ -21,7 +21,7 @@ import raudio
 from raudio.cluster.session import session
 from raudio.config.signature import signature
 from raudio.core.errors import RunError
-from raudio.core.storage import local_run
+from raudio.core.storage import is_remote
 from raudio.core.units import parse_seconds
 from raudio.data.kept import room_for_decoded
 from raudio.data.pipeline import check_resident, materialise
@@ -40,6 +40,7 @@ from raudio.search.engine import Engine
 from raudio.search.folder import default_folder, make_run, recorded_job, write_search
 from raudio.search.job import Job, check, scheduler_for
 from raudio.search.live import Display
+from raudio.search.mirror import InPlace, Mirror, working_copy
 from raudio.search.planner import plan
 from raudio.search.sampler import Sampler
 from raudio.training.budget import count_epochs
@@ -54,7 +55,8 @@ class SearchResult:
     """What a search found.
 
     Attributes:
-        run: the run folder.
+        run: the run folder; of a run in a store its working copy, in the cache.
+        name: of the run, as it was given: what other commands take.
         history: all trials.
         best: the best trial; None when none has a value.
         bundle: the exported best trial; None when there is none, or `run.export=false`.
@@ -62,6 +64,7 @@ class SearchResult:
     """
 
     run: Path
+    name: str
     history: History
     best: TrialHistory | None
     bundle: Path | None
@@ -95,7 +98,7 @@ def resume(run: str | Path, *overrides: str, quiet: bool = False) -> SearchResul
     """Goes on with a run that was interrupted, or whose budget is to be larger.
 
     Args:
-        run: the run folder, which may have been moved.
+        run: the run, a folder, which may have been moved, or a URI.
         overrides: of the settings in `RESUMABLE`.
         quiet: shows nothing.
 
@@ -103,17 +106,19 @@ def resume(run: str | Path, *overrides: str, quiet: bool = False) -> SearchResul
         RunError: not a run folder, or in use.
         ConfigError: an override of another setting.
     """
-    folder = check_run(local_run(run))
-    job = recorded_job(folder, overrides)
-    return _run(job, folder, quiet=quiet, resumed=True)
+    if not is_remote(run):
+        check_run(run)
+    with working_copy(run, new=False, say=_display(quiet).say) as place:
+        return _run(recorded_job(place.folder, overrides), place, quiet=quiet, resumed=True)
 
 
 def _new(overrides: Sequence[str], *, quiet: bool, single: bool) -> SearchResult:
     display = _display(quiet)
     job = check(overrides, single=single, echo=display.say)
-    folder = local_run(job.configuration.run.dir or default_folder())
-    make_run(job, folder)
-    return _run(job, folder, quiet=quiet, resumed=False)
+    run = job.configuration.run.dir or default_folder()
+    with working_copy(run, new=True, say=display.say) as place:
+        make_run(job, place.folder)
+        return _run(job, place, quiet=quiet, resumed=False)
 
 
 def _as_overrides(groups: Mapping[str, Any]) -> list[str]:
@@ -133,8 +138,8 @@ def _display(quiet: bool) -> Display:
     return Display(Console(stderr=True), quiet=quiet)
 
 
-def _run(job: Job, folder: Path, *, quiet: bool, resumed: bool) -> SearchResult:
-    configuration, experiment = job.configuration, job.experiment
+def _run(job: Job, place: InPlace | Mirror, *, quiet: bool, resumed: bool) -> SearchResult:
+    configuration, experiment, folder = job.configuration, job.experiment, place.folder
     epochs = count_epochs(experiment.training)
     with RunLock(folder), _display(quiet) as display:
         if resumed:
@@ -143,7 +148,7 @@ def _run(job: Job, folder: Path, *, quiet: bool, resumed: bool) -> SearchResult:
         history = read_history(folder) if resumed else History()
         for note in job.notes:
             display.say(note)
-        display.say(f"run {folder}")
+        display.say(f"run {place.name}")
         with RecordWriter(folder / RECORDS) as records:
             budget = configuration.search.time_budget
             engine = Engine(
@@ -164,10 +169,10 @@ def _run(job: Job, folder: Path, *, quiet: bool, resumed: bool) -> SearchResult:
             state: str = "failed"
             reason: str | None = "the driver was ended by an error"
             try:
-                state, reason = _trials(job, folder, engine, display)
+                state, reason = _trials(job, place, engine, display)
             except KeyboardInterrupt:
                 state, reason = "stopped", "interrupted"
-                display.say(f"interrupted; go on with it: raudio resume {folder}")
+                display.say(f"interrupted; go on with it: raudio resume {place.name}")
                 raise
             except Exception as error:
                 reason = f"{type(error).__name__}: {error}".splitlines()[0]
@@ -175,16 +180,19 @@ def _run(job: Job, folder: Path, *, quiet: bool, resumed: bool) -> SearchResult:
             finally:
                 engine.close(state, reason)
         if state == "failed":
-            display.say(f"the search stopped: {reason}")
+            display.say(f"the search stopped: {reason}; go on with it: raudio resume {place.name}")
         bundle = _export(job, folder, state, display)
-    return SearchResult(folder, engine.history, engine.history.best(), bundle, state)
+    best = engine.history.best()
+    return SearchResult(folder, place.name, engine.history, best, bundle, state)
 
 
-def _trials(job: Job, folder: Path, engine: Engine, display: Display) -> tuple[str, str | None]:
+def _trials(
+    job: Job, place: InPlace | Mirror, engine: Engine, display: Display
+) -> tuple[str, str | None]:
     """Starts Ray and the feed, and runs the engine's trials; how the search ended, and why."""
     if engine.exhausted:
         return "completed", None
-    configuration, experiment = job.configuration, job.experiment
+    configuration, experiment, folder = job.configuration, job.experiment, place.folder
     started = time.monotonic()
     distributed = experiment.resources.workers > 1
     import ray  # noqa: F401 - whole, before another thread imports parts of it
@@ -197,7 +205,12 @@ def _trials(job: Job, folder: Path, engine: Engine, display: Display) -> tuple[s
         from ray import tune
 
         from raudio.search.trial import open_trial, run_trial
-        from raudio.search.tune import run_trials
+        from raudio.search.tune import SearchEnded, run_trials
+
+        def tick() -> None:
+            display.tick()
+            if place.broken:
+                raise SearchEnded("stopped", place.broken)
 
         fit = plan(capacity, experiment.resources, configuration.search, job.feed, held=job.held)
         engine.placed(
@@ -241,7 +254,7 @@ def _trials(job: Job, folder: Path, engine: Engine, display: Display) -> tuple[s
             trainable,
             fit,
             before=lambda spec: open_trial(folder, spec),
-            tick=display.tick,
+            tick=tick,
         )
 
 

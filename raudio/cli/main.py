@@ -14,6 +14,7 @@ from raudio.cli import data
 from raudio.cli.curves import curves
 from raudio.cli.doctor import doctor
 from raudio.cli.evaluate import evaluate
+from raudio.cli.explain import explain
 from raudio.cli.export import export
 from raudio.cli.list_ import list_
 from raudio.cli.plan import plan
@@ -39,6 +40,7 @@ app.command("train")(train)
 app.command("plan")(plan)
 app.command("resume")(resume)
 app.command("status")(status)
+app.command("explain")(explain)
 app.command("report")(report)
 app.command("export")(export)
 app.command("curves")(curves)

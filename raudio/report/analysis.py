@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,11 +24,14 @@ from raudio.report.svg import is_number
 FEWEST_TRIALS = 20
 _GOOD = 0.25
 #: Trials that importances are computed from: of more, evenly many over the ranking.
-_MOST_TRIALS = 1000
+MOST_TRIALS = 1000
 #: Times that the values are shuffled to see what chance alone gives.
-_SHUFFLES = 20
+_SHUFFLES = 50
 #: A setting with at most so many values is compared value by value, not along a line.
 _CATEGORIES = 6
+
+if TYPE_CHECKING:
+    import optuna
 
 _NUMBER = re.compile(r"\d+(\.\d+)?(e[-+]?\d+)?")
 
@@ -207,13 +210,18 @@ def is_log(run: Run, key: str) -> bool:
     return run.space.get(key, "").replace(" ", "").startswith("tag(log")
 
 
+def is_categorical(drawn: Sequence[Any]) -> bool:
+    """Whether a setting with these values is compared value by value, not along a line."""
+    return len({text(value) for value in drawn}) <= _CATEGORIES or not all(map(is_number, drawn))
+
+
 @dataclass(frozen=True)
 class Importance:
     """How much a setting decides whether a trial is among the best quarter.
 
     Attributes:
         share: of all settings' importance, 0 to 1.
-        chance: the share that it would have in 19 of 20 cases at most if it decided nothing.
+        chance: what no setting's share would exceed in 19 of 20 searches if nothing decided.
     """
 
     setting: str
@@ -230,33 +238,33 @@ def importances(run: Run) -> list[Importance]:
     settings, trials = varying(run), run.valued
     if len(trials) < FEWEST_TRIALS or not settings:
         return []
-    trials = spread(trials, _MOST_TRIALS)
+    trials = spread(trials, MOST_TRIALS)
     values = [run.value(trial) for trial in trials]
     if len(set(values)) < 2:
         return []
-    shares = _ped_anova(run, settings, trials, values)
+    study = _study(run, settings, trials)
+    sign = 1.0 if run.history.mode == "min" else -1.0
+    shares = _ped_anova(study, sign * np.array(values))
     draw = np.random.default_rng(0)
     by_chance = [
-        _ped_anova(run, settings, trials, draw.permutation(np.array(values)).tolist())
-        for _ in range(_SHUFFLES)
+        _ped_anova(study, sign * draw.permutation(np.array(values))) for _ in range(_SHUFFLES)
     ]
     total = sum(shares.values()) or 1.0
+    level = 1 - 0.05 / len(settings)
     found = [
         Importance(
             key,
-            shares[key] / total,
-            float(np.quantile([one[key] for one in by_chance], 0.95)) / total,
+            shares.get(key, 0.0) / total,
+            float(np.quantile([one.get(key, 0.0) for one in by_chance], level)) / total,
         )
         for key in settings
     ]
     return sorted(found, key=lambda importance: -importance.share)
 
 
-def _ped_anova(
-    run: Run, settings: Sequence[str], trials: Sequence[TrialHistory], values: Sequence[Any]
-) -> dict[str, float]:
+def _study(run: Run, settings: Sequence[str], trials: Sequence[TrialHistory]) -> optuna.Study:
+    """The trials as Optuna knows them, without their values."""
     import optuna
-    from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     distributions: dict[str, Any] = {}
@@ -264,34 +272,38 @@ def _ped_anova(
         found = [trial.params[key] for trial in trials if key in trial.params]
         if not found:
             continue
-        if len({text(value) for value in found}) <= _CATEGORIES or not all(map(is_number, found)):
+        if is_categorical(found):
             names = sorted({text(value) for value in found})
             distributions[key] = optuna.distributions.CategoricalDistribution(names)
         else:
             log = is_log(run, key) and min(found) > 0
             bounds = float(min(found)), float(max(found))
             distributions[key] = optuna.distributions.FloatDistribution(*bounds, log=log)
-    direction = "minimize" if run.history.mode == "min" else "maximize"
-    study = optuna.create_study(direction=direction)
     categorical = optuna.distributions.CategoricalDistribution
-    frozen = []
-    for trial, value in zip(trials, values, strict=True):
+    study = optuna.create_study()
+    for trial in trials:
         here = {key: distributions[key] for key in distributions if key in trial.params}
         params = {
             key: text(trial.params[key]) if isinstance(kind, categorical) else trial.params[key]
             for key, kind in here.items()
         }
-        frozen.append(optuna.trial.create_trial(params=params, distributions=here, value=value))
-    study.add_trials(frozen)
+        study.add_trial(optuna.trial.create_trial(params=params, distributions=here, value=0.0))
+    return study
+
+
+def _ped_anova(study: optuna.Study, losses: np.ndarray) -> dict[str, float]:
+    """PED-ANOVA of the study's trials with these values, of which the least are the best."""
+    from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        shares = get_param_importances(
+        found: dict[str, float] = get_param_importances(
             study,
             evaluator=PedAnovaImportanceEvaluator(target_quantile=_GOOD),
-            params=list(distributions),
+            target=lambda trial: float(losses[trial.number]),
             normalize=False,
         )
-    return {key: float(shares.get(key, 0.0)) for key in settings}
+    return found
 
 
 def spread(ranked: Sequence[TrialHistory], most: int) -> list[TrialHistory]:

@@ -113,9 +113,14 @@ class Run:
         return [str(one) for one in _list(self.environment.get("command"))]
 
     @cached_property
+    def space_file(self) -> dict[str, Any]:
+        """The space, as its file has it."""
+        return _table(self.folder / records.SPACE_YAML)
+
+    @cached_property
     def space(self) -> dict[str, str]:
         """Every searched setting, conditional ones too, with what it may be."""
-        found = _table(self.folder / records.SPACE_YAML)
+        found = self.space_file
         parts = [found, *map(_mapping, _list(found.get("conditions")))]
         params = [_mapping(part.get("params")) for part in parts]
         return {str(key): str(axis) for part in params for key, axis in part.items()}

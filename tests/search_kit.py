@@ -145,7 +145,7 @@ class Session:
         while steps > 0:
             while len(self.trainers) < slots and (spec := self.engine.next()) is not None:
                 self.trainers[spec.id] = Trainer(self, spec, values)
-            if not self.trainers or self.engine.broken or self.engine.out_of_time:
+            if not self.trainers or self.engine.broken or self.engine.used_up:
                 return
             name = next(iter(self.trainers))
             trainer = self.trainers.pop(name)

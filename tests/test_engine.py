@@ -224,7 +224,7 @@ def test_the_time_budget_ends_the_search_and_its_trials_can_go_on(
 ) -> None:
     session = Session(tmp_path, clock, time_budget=20.0, scheduler="none", experiment_for=possible)
     session.drive(slots=2)
-    assert session.engine.out_of_time
+    assert session.engine.used_up == "time budget of 20.0 s"
     assert session.engine.next() is None
     session.engine.close("completed", "time budget of 20 s")
     session.records.close()

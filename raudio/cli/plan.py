@@ -91,7 +91,16 @@ def _print(job: Job, examples: list[dict[str, Any]]) -> None:
         console.print(f"- {line}", markup=False, soft_wrap=True)
     search, fit = job.configuration.search, job.plan
     wanted = trials_in_all(search)
-    trials = f"trials for {search.time_budget}" if wanted is None else f"{wanted} trials"
+    limits = {
+        "time_budget": search.time_budget,
+        "epochs_budget": search.epochs_budget,
+        "cost_budget": search.cost_budget,
+        "target": search.target,
+        "patience": search.patience,
+    }
+    given = [f"search.{name}={value}" for name, value in limits.items() if value is not None]
+    trials = "trials" if wanted is None else f"{wanted} trials"
+    trials += f" (until {' or '.join(given)})" if given else ""
     console.print(
         f"\n[bold]Search[/bold]: {trials} of up to "
         f"{count_epochs(job.experiment.training)} epochs by {search.sampler}, "

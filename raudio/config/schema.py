@@ -390,9 +390,21 @@ class Search:
     """Sampler, scheduler and budget."""
 
     trials: int | None = setting(
-        None, "trials in all; none: 20, or as many as the time budget allows", min=1
+        None, "trials in all; none: 20, or as many as another budget allows", min=1
     )
     time_budget: str | None = setting(None, "end after this time, such as 5m or 2h; none: no limit")
+    epochs_budget: int | None = setting(
+        None, "end after so many epochs of all trials together; none: no limit", min=1
+    )
+    cost_budget: str | None = setting(
+        None, "end after this device time of all trials together, such as 10h; none: no limit"
+    )
+    target: float | None = setting(
+        None, "end when a trial's metric has reached this value; none: go on"
+    )
+    patience: int | None = setting(
+        None, "end when so many trials have ended without a better value; none: go on", min=1
+    )
     concurrency: int | None = setting(None, "trials at once; none: as many as fit", min=1)
     sampler: str = setting(
         "tpe",

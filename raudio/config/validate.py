@@ -354,9 +354,10 @@ def _check_mixture(data: schema.Dataset, problems: list[str]) -> None:
 
 def _check_search(configuration: Configuration, problems: list[str]) -> None:
     search, training = configuration.search, configuration.experiment.training
-    if search.time_budget is not None:
-        budget = search.time_budget
-        _attempt(lambda: parse_seconds(budget, "search.time_budget"), problems)
+    for name in ("time_budget", "cost_budget"):
+        budget = getattr(search, name)
+        if budget is not None:
+            _attempt(lambda: parse_seconds(budget, f"search.{name}"), problems)  # noqa: B023
     if search.grace is not None and training.steps is None and search.grace > training.epochs:
         problems.append(
             f"search.grace={search.grace} is more than training.epochs={training.epochs}, "

@@ -27,6 +27,7 @@ from raudio.records import (
     trial_folder,
     trial_id,
 )
+from raudio.search.budget import Budget
 from raudio.search.failures import (
     CONFIGURATION,
     MENDED_BY,
@@ -89,7 +90,7 @@ class Engine:
         self.run = run
         self.history = history
         self.scheduler = scheduler
-        self.time_budget = time_budget
+        self.budget = Budget(search, time_budget)
         self._search = search
         self._sampler = sampler
         self._experiment_for = experiment_for
@@ -122,7 +123,7 @@ class Engine:
             mode=mode,
             trials=self.trials_wanted,
             epochs=epochs,
-            time_budget=self.time_budget,
+            time_budget=self.budget.seconds,
             rungs=self.scheduler.milestones(),
             brackets=self.scheduler.brackets,
             resumed=bool(self.history.trials),
@@ -167,9 +168,9 @@ class Engine:
         return self._spent + self._clock() - self._began
 
     @property
-    def out_of_time(self) -> bool:
-        """Whether the time budget is used up."""
-        return self.time_budget is not None and self.elapsed >= self.time_budget
+    def used_up(self) -> str | None:
+        """The budget that is used up, beside the number of trials, as a sentence; None: none."""
+        return self.budget.used_up(self.elapsed)
 
     @property
     def trials_wanted(self) -> int | None:
@@ -180,7 +181,7 @@ class Engine:
     @property
     def exhausted(self) -> bool:
         """Whether no further trial is to be started."""
-        if self.broken or self.out_of_time:
+        if self.broken or self.used_up is not None:
             return True
         wanted = self.trials_wanted
         return not self._reopened and wanted is not None and len(self.history.trials) >= wanted
@@ -288,6 +289,7 @@ class Engine:
         record = self._records.append(event, **fields)
         self.history.apply(record)
         self._failures.note(record)
+        self.budget.note(record)
         self._watch(record)
 
     def _start(self, name: str, params: Mapping[str, Any], signature: str) -> None:
@@ -367,6 +369,7 @@ class Engine:
         seen: set[str] = set()
         for record in past:
             self._failures.note(record)
+            self.budget.note(record)
             name = record.get("id", "")
             if record["event"] == "trial_start" and name not in seen:
                 seen.add(name)

@@ -36,6 +36,10 @@ from raudio.search.space_file import load
 RESUMABLE = (
     "search.trials",
     "search.time_budget",
+    "search.epochs_budget",
+    "search.cost_budget",
+    "search.target",
+    "search.patience",
     "search.concurrency",
     "search.keep",
     "search.max_failures",

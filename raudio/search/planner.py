@@ -31,7 +31,8 @@ def trials_in_all(search: Search) -> int | None:
     """How many trials a search is to have; None: until its time is up."""
     if search.trials is not None:
         return search.trials
-    return DEFAULT_TRIALS if search.time_budget is None else None
+    others = (search.time_budget, search.epochs_budget, search.cost_budget, search.patience)
+    return DEFAULT_TRIALS if all(budget is None for budget in others) else None
 
 
 @dataclass(frozen=True)

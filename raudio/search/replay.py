@@ -116,10 +116,10 @@ def _simulate(engine: Engine, curves: Curves, workers: int, clock: Clock) -> tup
         if engine.broken:
             return "failed", engine.broken
         if not reports:
-            return "completed", None
+            return "completed", engine.used_up
         clock.now, name, epoch = heapq.heappop(reports)
-        if engine.out_of_time:
-            return "completed", f"time budget of {engine.time_budget:g} simulated seconds"
+        if engine.used_up is not None:
+            return "completed", engine.used_up
         curve = trained[name]
         final = epoch == curve.epochs
         metrics, seconds = curve.metrics[epoch - 1], curve.seconds[epoch - 1]

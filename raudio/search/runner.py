@@ -191,7 +191,7 @@ def _trials(
 ) -> tuple[str, str | None]:
     """Starts Ray and the feed, and runs the engine's trials; how the search ended, and why."""
     if engine.exhausted:
-        return "completed", None
+        return "completed", engine.used_up
     configuration, experiment, folder = job.configuration, job.experiment, place.folder
     started = time.monotonic()
     distributed = experiment.resources.workers > 1

@@ -23,7 +23,6 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import SearchAlgorithm
 
 from raudio.config.validate import to_mapping
-from raudio.core.units import format_seconds
 from raudio.search.engine import Engine, TrialSpec
 from raudio.search.packing import DRIVER_MEMORY
 from raudio.search.planner import Plan
@@ -69,7 +68,7 @@ def run_trials(
             return end.state, end.reason
     if engine.broken:
         return "failed", engine.broken
-    return "completed", None
+    return "completed", engine.used_up
 
 
 def _fit(
@@ -224,9 +223,8 @@ class _Watcher(tune.Callback):  # type: ignore[misc]
             raise SearchEnded("stopped", "interrupted")
         if self._engine.broken:
             raise SearchEnded("failed", self._engine.broken)
-        budget = self._engine.time_budget
-        if budget is not None and self._engine.out_of_time:
-            raise SearchEnded("completed", f"time budget of {format_seconds(budget)}")
+        if (reason := self._engine.used_up) is not None:
+            raise SearchEnded("completed", reason)
 
     def kill(self) -> None:
         """Ends the trials' processes, wherever they are in their epoch."""

@@ -362,6 +362,9 @@ class Resources:
     gpus: float | None = setting(
         None, "GPUs a worker, a fraction shares one; none: 1 where there are any", min=0
     )
+    share_gpus: bool = setting(
+        False, "as many trials on a GPU as fit by the memory that the first one needs"
+    )
     memory: str | None = setting(
         None, "memory a worker, such as 2GB, which limits trials at once; none: estimated"
     )

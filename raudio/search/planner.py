@@ -27,6 +27,18 @@ from raudio.search.packing import (
 DEFAULT_TRIALS = 20
 
 
+#: The metric that says which share of its GPU's memory a trial has needed at most.
+GPU_SHARE = "cost/gpu_share"
+#: What other trials may need, to what the largest so far has needed.
+_GPU_MARGIN = 1.2
+#: Ray counts GPUs in ten-thousandths.
+_GPU_UNITS = 10_000
+#: Most trials that share a GPU, and what the first one claims of the GPU that it is alone on: so
+#: little that, beside it, one fewer than fit find room.
+_GPU_TRIALS = 100
+_GPU_CLAIM = 1 / _GPU_TRIALS
+
+
 def trials_in_all(search: Search) -> int | None:
     """How many trials a search is to have; None: until its time is up."""
     if search.trials is not None:
@@ -67,7 +79,13 @@ class Plan:
 
 
 def plan(
-    capacity: Capacity, resources: Resources, search: Search, feed: str, *, held: int = 0
+    capacity: Capacity,
+    resources: Resources,
+    search: Search,
+    feed: str,
+    *,
+    held: int = 0,
+    gpu_share: float | None = None,
 ) -> Plan:
     """Fits a search on `capacity`.
 
@@ -81,6 +99,8 @@ def plan(
         feed: "resident" or "streamed"; a streamed trial needs CPUs for decoding beside its own.
         held: bytes of decoded clips that a streamed trial holds; a resident one maps those that
             all trials share.
+        gpu_share: with `resources.share_gpus`, the largest share of a GPU's memory that a trial has
+            needed; None: not measured, so that the first trial is alone.
 
     Raises:
         ConfigError: not even one trial fits, or fewer than `search.concurrency`; with the nearest
@@ -98,6 +118,11 @@ def plan(
     fit = trials_on(capacity.nodes, need)
     if not fit:
         raise ConfigError(refusal(capacity, resources, feed, held))
+    shared = resources.share_gpus and gpus > 0
+    if shared:
+        gpus, why = _shared(capacity, resources, gpu_share)
+        need = replace(need, gpus=gpus)
+        fit = trials_on(capacity.nodes, need)
     slots, limit = fit, f"{fit} of {need.text} fit on {nodes_text(capacity)}"
     if search.concurrency is not None:
         if search.concurrency > fit:
@@ -109,6 +134,8 @@ def plan(
     trials = trials_in_all(search)
     if trials is not None and trials < slots:
         slots, limit = trials, f"search.trials={trials} is all there is to run; {limit}"
+    if shared and gpu_share is None:
+        slots, limit = 1, "resources.share_gpus: the first one shows how many fit on a GPU"
     rows = [
         Row("trials at once", f"{slots}", limit),
         Row("workers a trial", f"{need.workers}", "resources.workers"),
@@ -146,6 +173,28 @@ def _check_share(gpus: float, workers: int) -> None:
             f"resources.gpus={gpus:g} with resources.workers={workers}: NCCL wants a GPU for "
             "each worker; take resources.gpus=1, or resources.workers=1"
         )
+
+
+def _shared(capacity: Capacity, resources: Resources, gpu_share: float | None) -> tuple[float, str]:
+    """The part of a GPU that a trial gets where several share one, and why."""
+    if resources.gpus != 1 or resources.workers > 1:
+        raise ConfigError(
+            f"resources.share_gpus=true with resources.gpus={resources.gpus:g} "
+            f"resources.workers={resources.workers}: the GPU of a trial of one worker is shared by "
+            "what it needs; leave resources.gpus and resources.workers out"
+        )
+    kinds = {str(node.accelerator) for node in capacity.nodes if node.gpus}
+    if len(kinds) > 1:
+        raise ConfigError(
+            f"resources.share_gpus=true: {capacity.where} has GPUs of several kinds "
+            f"({', '.join(sorted(kinds))}), and what fits on one may not on another; give "
+            "resources.gpus, the share that fits on all, instead"
+        )
+    if gpu_share is None:
+        return _GPU_CLAIM, "resources.share_gpus: not measured yet"
+    trials = min(_GPU_TRIALS, max(1, math.floor(1 / (_GPU_MARGIN * gpu_share))))
+    share = math.floor(_GPU_UNITS / trials) / _GPU_UNITS
+    return share, f"a trial has needed {gpu_share:.0%} of one; with a margin, {trials} fit"
 
 
 def _memory_text(resources: Resources, feed: str) -> str:

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 from rich.console import Console
 
 import raudio
-from raudio.cluster.session import session
+from raudio.cluster.session import present_capacity, session
 from raudio.config.signature import signature
 from raudio.core.errors import RunError
 from raudio.core.storage import is_remote
@@ -41,8 +42,9 @@ from raudio.search.folder import default_folder, make_run, recorded_job, write_s
 from raudio.search.job import Job, check, scheduler_for
 from raudio.search.live import Display
 from raudio.search.mirror import InPlace, Mirror, working_copy
-from raudio.search.planner import plan
+from raudio.search.planner import Plan, plan
 from raudio.search.sampler import Sampler
+from raudio.search.slots import Slots, gpu_share
 from raudio.training.budget import count_epochs
 from raudio.training.worker import Data
 
@@ -252,10 +254,29 @@ def _trials(
         return run_trials(
             engine,
             trainable,
-            fit,
+            Slots(fit, partial(_plan_now, job, fit, engine), say=display.say),
             before=lambda spec: open_trial(folder, spec),
             tick=tick,
         )
+
+
+def _plan_now(job: Job, first: Plan, engine: Engine) -> Plan:
+    """The plan for the nodes that are there now; on the device that the first trial had.
+
+    More trials at once than now fit is no error then: as many as fit are run.
+    """
+    search, resources = job.configuration.search, job.experiment.resources
+    if resources.gpus is None:
+        resources = dataclasses.replace(resources, gpus=1.0 if first.gpus else 0.0)
+    found = plan(
+        present_capacity(job.configuration.cluster),
+        resources,
+        dataclasses.replace(search, concurrency=None),
+        job.feed,
+        held=job.held,
+        gpu_share=gpu_share(engine.history.trials.values()) if resources.share_gpus else None,
+    )
+    return dataclasses.replace(found, slots=min(found.slots, search.concurrency or found.slots))
 
 
 def _export(job: Job, folder: Path, state: str, display: Display) -> Path | None:

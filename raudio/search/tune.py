@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -26,6 +27,7 @@ from raudio.config.validate import to_mapping
 from raudio.search.engine import Engine, TrialSpec
 from raudio.search.packing import DRIVER_MEMORY
 from raudio.search.planner import Plan
+from raudio.search.slots import Slots
 
 
 class SearchEnded(BaseException):
@@ -44,7 +46,7 @@ class SearchEnded(BaseException):
 def run_trials(
     engine: Engine,
     trainable: Callable[[Mapping[str, Any]], None],
-    plan: Plan,
+    slots: Slots,
     *,
     before: Callable[[TrialSpec], None] = lambda spec: None,
     tick: Callable[[], None] = lambda: None,
@@ -54,7 +56,7 @@ def run_trials(
     Args:
         engine: begun.
         trainable: trains one trial in a process of Tune's, given {"id", "experiment"}.
-        plan: how many at once, with what.
+        slots: how many at once, with what.
         before: called with each trial before it starts.
         tick: called about ten times a second, to draw the table.
 
@@ -63,7 +65,7 @@ def run_trials(
     """
     with _interruptible() as interrupted:
         try:
-            _fit(engine, trainable, plan, interrupted, before, tick)
+            _fit(engine, trainable, slots, interrupted, before, tick)
         except SearchEnded as end:
             return end.state, end.reason
     if engine.broken:
@@ -74,24 +76,26 @@ def run_trials(
 def _fit(
     engine: Engine,
     trainable: Callable[[Mapping[str, Any]], None],
-    plan: Plan,
+    slots: Slots,
     interrupted: threading.Event,
     before: Callable[[TrialSpec], None],
     tick: Callable[[], None],
 ) -> None:
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(plan.slots)
-    watcher = _Watcher(engine, interrupted, tick, kill_ended=plan.workers > 1)
+    # Tune's own limit never binds: `_Source` gives no more than there are slots.
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(sys.maxsize)
+    distributed = slots.plan.workers > 1
+    watcher = _Watcher(engine, slots, interrupted, tick, kill_ended=distributed)
     with tempfile.TemporaryDirectory(prefix="raudio-tune-") as scratch:
         try:
             # Not tune.Tuner, which pickles all it is given so that it can be restored: a run is
             # rebuilt from its records.
             tune.run(
                 trainable,
-                search_alg=_Source(engine, plan, before),
+                search_alg=_Source(engine, slots, before),
                 scheduler=_Referee(engine),
                 callbacks=[watcher],
                 # A reused process saves the import of torch, 2 to 3 s a trial.
-                reuse_actors=plan.workers == 1,
+                reuse_actors=not distributed,
                 storage_path=scratch,
                 verbose=0,
                 raise_on_failed_trial=False,
@@ -111,9 +115,9 @@ def _resources(plan: Plan) -> tune.PlacementGroupFactory:
 class _Source(SearchAlgorithm):  # type: ignore[misc]
     """Where Tune gets its trials: the engine's, under the engine's ids, one for each free slot."""
 
-    def __init__(self, engine: Engine, plan: Plan, before: Callable[[TrialSpec], None]) -> None:
+    def __init__(self, engine: Engine, slots: Slots, before: Callable[[TrialSpec], None]) -> None:
         self._engine = engine
-        self._plan = plan
+        self._slots = slots
         self._before = before
         self._experiment: tune.Experiment | None = None
         self._started = 0
@@ -123,7 +127,7 @@ class _Source(SearchAlgorithm):  # type: ignore[misc]
 
     def next_trial(self) -> Trial | None:
         # Never ahead of a free slot: a trial drawn later knows more.
-        if len(self._engine.running) >= self._plan.slots:
+        if len(self._engine.running) >= self._slots.plan.slots:
             return None
         spec = self._engine.next()
         if spec is None:
@@ -136,7 +140,7 @@ class _Source(SearchAlgorithm):  # type: ignore[misc]
             config={"id": spec.id, "experiment": to_mapping(spec.experiment)},
             trial_id=f"{spec.id}-{self._started}",  # Tune knows a trial that is tried again as two
             storage=self._experiment.spec["storage"],
-            placement_group_factory=_resources(self._plan),
+            placement_group_factory=_resources(self._slots.plan),
             # Errors are reported, not raised (search.trial): what Tune sees failing is a lost
             # process or machine, and that is never the trial's end.
             max_failures=-1,
@@ -180,17 +184,20 @@ class _Referee(TrialScheduler):  # type: ignore[misc]
 
 
 class _Watcher(tune.Callback):  # type: ignore[misc]
-    """Notices lost processes, the end of the time, a broken search and Ctrl-C."""
+    """Notices lost processes, nodes that come and go, the end of the time, a broken search and
+    Ctrl-C."""
 
     def __init__(
         self,
         engine: Engine,
+        slots: Slots,
         interrupted: threading.Event,
         tick: Callable[[], None],
         *,
         kill_ended: bool,
     ) -> None:
         self._engine = engine
+        self._slots = slots
         self._interrupted = interrupted
         self._tick = tick
         self._kill_ended = kill_ended
@@ -219,6 +226,7 @@ class _Watcher(tune.Callback):  # type: ignore[misc]
 
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         self._tick()
+        self._slots.look()
         if self._interrupted.is_set():
             raise SearchEnded("stopped", "interrupted")
         if self._engine.broken:

@@ -38,6 +38,7 @@ from raudio.system import System
 from raudio.training.budget import budget
 from raudio.training.build import build_optimizer, build_schedule
 from raudio.training.evaluate import evaluate
+from raudio.training.gpu import forget_peak, gpu_costs
 
 if TYPE_CHECKING:
     from raudio.data.feeds import Batch, Feed
@@ -53,8 +54,8 @@ class Report:
     Attributes:
         epoch: epochs finished, so 1 after the first.
         metrics: "train/loss" (over all clips of the epoch), "train/padding" (share of its batches'
-            samples that is padding), "valid/..." for each of the task's metrics, and "lr", the
-            learning rate of the epoch's last step.
+            samples that is padding), "valid/..." for each of the task's metrics, "lr", the learning
+            rate of the epoch's last step, and on a GPU what `gpu_costs` gives.
         seconds: time that the epoch took, training and validation; in the first one also fitting
             the front end.
         final: whether it is the last one: the budget is used up, or the patience is.
@@ -117,6 +118,7 @@ def train(
     length = budget(training, train_feed.steps)
     identity = {"labels": list(system.task.labels), "dataset": dataset, "steps": length.steps}
 
+    forget_peak(device)
     system.to(device)
     make_step = _Stepper(experiment, system, device, length.steps, rank, world)
     step, epoch, stale = 0, 0, 0
@@ -163,6 +165,7 @@ def train(
             "train/padding": _mean(padded, samples, device, world),
             **{f"valid/{name}": value for name, value in evaluation.metrics.items()},
             "lr": make_step.lr,
+            **gpu_costs(device),
         }
         value = metrics[metric]
         if not math.isfinite(value):

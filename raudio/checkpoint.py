@@ -1,7 +1,8 @@
 """The training checkpoint: one file of tensors and plain values, whole or not there at all.
 
 A trial's folder holds two: `LAST`, for going on, and `BEST`, the weights with the best value of the
-metric, for exporting. Reading one runs no code from it (`weights_only`).
+metric, for exporting. In a population there may be a third, `DONOR`: the `LAST` of another trial,
+to be taken over. Reading one runs no code from it (`weights_only`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from raudio.core.storage import write_atomic
 
 LAST = "last.pt"
 BEST = "best.pt"
+DONOR = "donor.pt"
 
 
 def save(path: Path, state: Mapping[str, Any]) -> None:
@@ -58,8 +60,24 @@ def load(path: Path) -> dict[str, Any]:
     return state
 
 
+def take_over(folder: Path) -> None:
+    """Makes a donor's checkpoint in `folder`, if there is one, the trial's own.
+
+    Weights, optimizer and step are the donor's. What the trial has reported remains its own: its
+    last report, and its best value, which `BEST` is the weights of. Interrupted, it is done again.
+
+    Raises:
+        RunError: a checkpoint is damaged.
+    """
+    donor = folder / DONOR
+    if donor.exists():
+        own = {key: load(folder / LAST)[key] for key in ("best", "report")}
+        save(folder / LAST, load(donor) | own | {"stale": 0, "taken_over": True})
+        donor.unlink()
+
+
 def sweep(folder: Path) -> None:
     """Removes the temporary files that a killed writer left in `folder`."""
-    for name in (LAST, BEST):
+    for name in (LAST, BEST, DONOR):
         for left in folder.glob(f".{name}.*"):
             left.unlink(missing_ok=True)

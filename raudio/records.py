@@ -11,6 +11,7 @@ written by the driver alone, only ever appended to. Each has `event` and `time` 
 | report | id, epoch, metrics, seconds (of this epoch, inside the loop), final |
 | retry | id, kind, reason, seconds (wall): it failed; changed: settings it is tried again with |
 | lost | id, reason: its process or machine is gone; not an end, the trial goes on elsewhere |
+| exploit | id, donor, epoch (the donor's), params: it goes on from the donor's weights with these |
 | trial_end | id, state, kind, reason, seconds (wall, of this session's part) |
 | search_end | state, reason |
 
@@ -53,6 +54,8 @@ OWNER = "owner.json"  # of a run in a store: who drives it, and when it was last
 OWNER_STALE = 60.0
 #: A trial's two checkpoints: to go on from, and the epoch with the best value.
 LAST, BEST = "last.pt", "best.pt"
+#: Another trial's LAST, which a trial of a population goes on from.
+DONOR = "donor.pt"
 
 #: The ways a trial ends; until then it is RUNNING.
 COMPLETED, PRUNED, FAILED, STOPPED = "completed", "pruned", "failed", "stopped"
@@ -206,6 +209,7 @@ class TrialHistory:
             again), or None.
         reason: why it ended so, one line, or None.
         reports: one an epoch, in the order of the epochs.
+        donors: trials whose weights it took over, in their order.
         changed: settings that it was given to be tried again: see `search.failures`.
         lost: how often its process or machine was lost.
     """
@@ -219,6 +223,7 @@ class TrialHistory:
     reason: str | None = None
     reports: list[ReportRecord] = field(default_factory=list)
     changed: dict[str, Any] = field(default_factory=dict)
+    donors: list[str] = field(default_factory=list)
     lost: int = 0
     _settled: float = field(default=0.0, repr=False)
     _open: float = field(default=0.0, repr=False)
@@ -282,6 +287,9 @@ class TrialHistory:
                 self._open += seconds
         elif event == "lost":
             self.lost += 1
+        elif event == "exploit":
+            self.params = dict(record["params"])
+            self.donors.append(record["donor"])
         elif event == "retry":
             self.changed = dict(record["changed"])
             self._open = 0.0

@@ -25,6 +25,7 @@ from raudio.config.schema import Search
 from raudio.core.errors import ConfigError
 from raudio.records import (
     BEST,
+    DONOR,
     JOURNAL,
     LAST,
     RECORDS,
@@ -127,7 +128,7 @@ class Session:
             run,
             search,
             sampler=Sampler(space, search, mode, run / JOURNAL),
-            scheduler=Scheduler(search, mode, EPOCHS, 1),
+            scheduler=Scheduler(search, mode, EPOCHS, 1, space),
             experiment_for=experiment_for,
             signature=lambda experiment: "signature",
             records=self.records,
@@ -169,6 +170,9 @@ class Trainer:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.values = values(session.engine.history.trials[spec.id].params)
         last = self.folder / LAST
+        donor = self.folder / DONOR
+        if donor.exists():
+            donor.replace(last)
         self.epoch = json.loads(last.read_text()) if last.exists() else 0
         self.repeat = self.epoch > 0
 

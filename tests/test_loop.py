@@ -193,6 +193,38 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
     assert (tmp_path / checkpoint.LAST).read_bytes() == content
 
 
+def test_a_donor_s_checkpoint_is_taken_over(tmp_path: Path) -> None:
+    """Weights, moments and step are the donor's; settings, last report and best value its own."""
+    for name, seed, epoch in (("donor", 3, 2), ("trial", 4, 1)):
+        settings = experiment(optimizer=schema.AdamW(lr=3e-3, weight_decay=0.1), seed=seed)
+        with pytest.raises(SystemExit):
+            run(settings, tmp_path / name, report=stop_after(epoch))
+    donor = checkpoint.load(tmp_path / "donor" / checkpoint.LAST)
+    own = checkpoint.load(tmp_path / "trial" / checkpoint.LAST)
+    content = (tmp_path / "donor" / checkpoint.LAST).read_bytes()
+    (tmp_path / "trial" / checkpoint.DONOR).write_bytes(content)
+
+    other = experiment(optimizer=schema.AdamW(lr=1e-3, weight_decay=0.3), seed=4)
+    system = build_system(other, labels=LABELS)
+    with pytest.raises(SystemExit):  # before a step is made
+        run(other, tmp_path / "trial", system=system, report=stop_after(1))
+    assert same(dict(system.state_dict()), donor["model"])
+    assert not (tmp_path / "trial" / checkpoint.DONOR).exists()
+
+    _, reports = run(other, tmp_path / "trial")
+    assert [told.epoch for told in reports] == [1, 3, 4]
+    assert dataclasses.asdict(reports[0]) == own["report"]
+    last = checkpoint.load(tmp_path / "trial" / checkpoint.LAST)
+    groups = last["optimizer"]["param_groups"]
+    assert {group["weight_decay"] for group in groups} == {0.3, 0.0}
+    steps = {int(state["step"]) for state in last["optimizer"]["state"].values()}
+    assert steps == {last["step"]} == {2 * donor["step"]}
+    values = [told.metrics["valid/accuracy"] for told in reports]
+    assert last["best"] == max(values)
+    best = checkpoint.load(tmp_path / "trial" / checkpoint.BEST)
+    assert best["metrics"]["valid/accuracy"] == max(values)
+
+
 def test_same_seed_same_weights_other_seed_others() -> None:
     first, _ = run(experiment(epochs=1, augment=EVERYTHING))
     second, _ = run(experiment(epochs=1, augment=EVERYTHING))

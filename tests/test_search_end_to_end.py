@@ -412,7 +412,7 @@ DIVERGE = ("optimizer=sgd", "optimizer.lr=1", "training.clip_norm=null", "search
 def test_a_trial_that_diverges_has_failed_and_the_search_goes_on(place: Path) -> None:
     space = "params:\n  optimizer.weight_decay: choice(0.0, 10, 0.0001)\n"
     (place / "some.yaml").write_text(space)
-    settings = (*DIVERGE, "space=./some.yaml", "search.scheduler=none")
+    settings = (*DIVERGE, "space=./some.yaml", "search.grace=4")
     driver = start(place, "diverging", *settings, trials=3)
     assert driver.end() == 0, driver.log.read_text()
     history = read_history(driver.run)
@@ -499,7 +499,7 @@ def test_a_streamed_search_is_the_resident_one(place: Path) -> None:
     reports = {}
     for feed in ("resident", "streamed"):
         settings = (f"dataset.feed={feed}", "dataset.shuffle_window=2", "training.epochs=2")
-        driver = start(place, f"as-{feed}", *settings, "search.scheduler=none", trials=2)
+        driver = start(place, f"as-{feed}", *settings, "search.grace=2", trials=2)
         assert driver.end(240) == 0, driver.log.read_text()
         history = read_history(driver.run)
         assert [trial.state for trial in history.trials.values()] == ["completed"] * 2

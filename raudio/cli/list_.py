@@ -65,6 +65,7 @@ def _tables() -> dict[str, dict[str, str]]:
     """Kind -> name -> one line."""
     from raudio.config import chain, compose, schema, validate
     from raudio.config.samplers import SAMPLERS
+    from raudio.config.schedulers import SCHEDULERS
     from raudio.data import recipe
     from raudio.search import space_file
 
@@ -77,6 +78,7 @@ def _tables() -> dict[str, dict[str, str]]:
     tables["spaces"] = space_file.names()
     tables["recipes"] = recipe.names()
     tables["samplers"] = SAMPLERS
+    tables["schedulers"] = SCHEDULERS
     tables["settings"] = {
         f"{setting.key} ({section}={variant})" if variant else setting.key: _line(setting)
         for section, variant in [

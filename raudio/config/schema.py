@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 from raudio.config.augment import Augment as Augment  # plugins replace it here, by a larger one
 from raudio.config.meta import group, setting
 from raudio.config.samplers import CMAES, GP, NSGA, QMC, SAMPLERS, TPE
+from raudio.config.schedulers import ASHA, PBT, SCHEDULERS, Median
 from raudio.core.components import (
     AUGMENTATIONS,
     FRONT_ENDS,
@@ -375,20 +376,6 @@ class Resources:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ASHA:
-    brackets: int = setting(
-        1, "brackets; each next one has its first rung where the one before has its second", min=1
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Median:
-    min_samples: int = setting(
-        3, "other trials that must have come to an epoch before one is stopped there", min=1
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
 class Search:
     """Sampler, scheduler and budget."""
 
@@ -421,16 +408,16 @@ class Search:
     nsga: NSGA = group(NSGA, "sampler=nsga2 and nsga3")
     scheduler: str = setting(
         "asha",
-        "how bad trials are stopped early: asha at rungs, hyperband in brackets that begin ever "
-        "later, median when below the median of the others; none: never",
-        choices=("asha", "hyperband", "median", "none"),
+        "how bad trials are stopped early; `raudio list schedulers` has a line on each",
+        choices=tuple(SCHEDULERS),
     )
     grace: int | None = setting(
-        None, "epochs before a trial can be stopped; none: longer than the warm-up", min=1
+        None, "epochs before a trial can be stopped, or copy; none: longer than the warm-up", min=1
     )
     reduction_factor: float = setting(3, "one in so many trials passes a rung", above=1, max=10)
-    asha: ASHA = group(ASHA, "of search.scheduler=asha")
-    median: Median = group(Median, "of search.scheduler=median")
+    asha: ASHA = group(ASHA, "scheduler=asha")
+    median: Median = group(Median, "scheduler=median")
+    pbt: PBT = group(PBT, "scheduler=pbt")
     constraints: tuple[str, ...] = setting(
         (),
         "what the settings of a trial must meet, beside the space's own, such as "

@@ -12,14 +12,14 @@ import difflib
 import inspect
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import attrgetter
 from typing import Any, TypeVar
 
 import yaml
 
-from raudio.config import chain, schema
+from raudio.config import chain, samplers, schedulers, schema
 from raudio.config.axes import text
 from raudio.config.meta import Meta, group
-from raudio.config.samplers import READERS
 from raudio.config.schema import Configuration, Experiment
 from raudio.config.setting import Setting, check_ranges, settings_in, unwrap
 from raudio.core.errors import ConfigError, closest, unknown
@@ -364,7 +364,8 @@ def _check_search(configuration: Configuration, problems: list[str]) -> None:
             f"so no trial could be stopped; give at most {training.epochs}, "
             "or search.scheduler=none"
         )
-    _check_readers(search, "sampler", READERS, problems)
+    _check_readers(search, "sampler", samplers.READERS, problems)
+    _check_readers(search, "scheduler", schedulers.READERS, problems)
 
 
 def _check_readers(
@@ -376,9 +377,9 @@ def _check_readers(
         if chosen in those:
             continue
         for key, setting in settings_in(schema.Search, "search.").items():
-            if not key.startswith(f"search.{name}."):
+            if not f"{key}.".startswith(f"search.{name}."):
                 continue
-            value = getattr(getattr(search, name), key.rpartition(".")[2])
+            value = attrgetter(key.removeprefix("search."))(search)
             if value != setting.default:
                 problems.append(
                     f"{key}={text(value)} is a setting of search.{choice}={' or '.join(those)}, "

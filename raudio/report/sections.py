@@ -92,8 +92,8 @@ def progress(run: Run) -> Markup:
         kind = run.configured("search").get("scheduler")
         if kind == "none" or len(run.history.trials) == 1:
             why = "The scheduler stops no trial early, so there are no rungs."
-        elif kind == "median":
-            why = "The median rule compares trials at every epoch, so there are no rungs."
+        elif kind in ("median", "pbt"):
+            why = f"There are no rungs with search.scheduler={kind}."
         else:
             why = "The run has recorded no rungs."
         missing.append(parts.note(why))

@@ -14,9 +14,11 @@ from typing import Any
 
 from raudio.config.schema import Experiment, Search
 from raudio.core.errors import ConfigError
+from raudio.core.storage import write_atomic
 from raudio.records import (
     BEST,
     COMPLETED,
+    DONOR,
     FAILED,
     LAST,
     PRUNED,
@@ -194,12 +196,14 @@ class Engine:
     def next(self) -> TrialSpec | None:
         """The next trial, recorded as started; None when there is none left.
 
-        Trials that an earlier session left open come first. Settings that cannot work together
+        Trials that an earlier session left open come first; in a population, the one whose turn
+        it is. Settings that cannot work together
         (which a space may allow) make a failed trial that costs nothing.
         """
         while not self.exhausted:
-            if self._reopened:
-                name = self._reopened.pop(0)
+            name = self._waiting()
+            if name is not None:
+                self._exploit(self.history.trials[name])
                 params = self.history.trials[name].params
                 changed = self.history.trials[name].changed
             else:
@@ -236,6 +240,10 @@ class Engine:
             goes_on = self._judge(name, epoch, metrics)
             if final or not goes_on:
                 self._end_as(trial, final)
+                return False
+            if self._gives_way(trial):
+                self._end(name, STOPPED, None, "waits for its turn in the population")
+                self._reopened.append(name)
                 return False
         return True
 
@@ -303,6 +311,65 @@ class Engine:
             bracket=self.scheduler.bracket(name),
             refused=self._sampler.refused,
         )
+        if self.scheduler.population is not None:
+            self.scheduler.population.had_turn(name)
+
+    def _waiting(self) -> str | None:
+        """Takes the trial that goes on from those that wait; None: it is a new one's turn."""
+        if not self._reopened:
+            return None
+        population = self.scheduler.population
+        if population is None:
+            return self._reopened.pop(0)
+        turns = {name: population.turn(self.history.trials[name].epochs) for name in self._reopened}
+        name = min(self._reopened, key=lambda name: (turns[name], name))
+        if self._new_ones_left and population.turn(0) < turns[name]:
+            return None
+        self._reopened.remove(name)
+        return name
+
+    @property
+    def _new_ones_left(self) -> bool:
+        wanted = self.trials_wanted
+        return wanted is None or len(self.history.trials) < wanted
+
+    def _gives_way(self, trial: TrialHistory) -> bool:
+        """Whether a trial of a population, which has just reported, has to wait for its turn: to
+        let others go on first, or to go on as a copy of one of them."""
+        population = self.scheduler.population
+        if population is None or not population.compares(trial.epochs):
+            return False
+        return bool(self._reopened) or self._new_ones_left or self._donor(trial) is not None
+
+    def _donor(self, trial: TrialHistory) -> str | None:
+        population = self.scheduler.population
+        assert population is not None
+        others = [
+            other.id
+            for other in self.history.trials.values()
+            if other.state not in _ENDED and other.epochs >= trial.epochs
+        ]
+        return population.donor(trial.id, others)
+
+    def _exploit(self, trial: TrialHistory) -> None:
+        """Makes a trial of a population that is to go on a copy of a better one, if it should be.
+
+        The checkpoint is copied before the record is written, so that a recorded copy has its
+        file; without the record, the next session copies again.
+        """
+        population = self.scheduler.population
+        if population is None or (donor := self._donor(trial)) is None:
+            return
+        copied = self.history.trials[donor]
+        params = population.changed(trial.id, copied.params)
+        try:
+            self._experiment_for(params)
+        except ConfigError:
+            params = copied.params  # changed, they don't go together
+        checkpoint = trial_folder(self.run, donor) / LAST
+        if checkpoint.exists():  # a replay of recorded curves has none
+            write_atomic(trial_folder(self.run, trial.id) / DONOR, checkpoint.read_bytes())
+        self._record("exploit", id=trial.id, donor=donor, epoch=copied.epochs, params=params)
 
     def _judge(self, name: str, epoch: int, metrics: Mapping[str, float | None]) -> bool:
         """Tells sampler and scheduler of a trial's value at `epoch`; whether it goes on."""
@@ -342,6 +409,8 @@ class Engine:
         }
         if trial.reason:
             attributes["reason"] = trial.reason
+        if trial.donors:  # Optuna knows what was drawn; this is what it became
+            attributes |= {"donors": trial.donors, "params": trial.params}
         self._sampler.tell(trial.id, state, value, attributes)
 
     def _drop_losers(self) -> None:
@@ -355,7 +424,8 @@ class Engine:
         ended = [trial for trial in trials if trial.state in _ENDED]
         for place, trial in enumerate(self.history.ranked(ended)):
             folder = trial_folder(self.run, trial.id)
-            (folder / LAST).unlink(missing_ok=True)
+            for name in (LAST, DONOR):
+                (folder / name).unlink(missing_ok=True)
             if trial.state == FAILED or place >= self._search.keep:
                 (folder / BEST).unlink(missing_ok=True)
                 self._files.discard(trial.id)
@@ -371,6 +441,8 @@ class Engine:
             self._failures.note(record)
             self.budget.note(record)
             name = record.get("id", "")
+            if record["event"] in ("trial_start", "exploit") and self.scheduler.population:
+                self.scheduler.population.had_turn(name)
             if record["event"] == "trial_start" and name not in seen:
                 seen.add(name)
                 self._files.add(name)

@@ -15,7 +15,9 @@ from raudio.cluster.capacity import local_capacity
 from raudio.config import chain, compose
 from raudio.config.adapters import is_adapter
 from raudio.config.axes import Interval
-from raudio.config.schema import Augment, Configuration, Experiment
+from raudio.config.samplers import READERS as OF_SAMPLERS
+from raudio.config.schedulers import READERS as OF_SCHEDULERS
+from raudio.config.schema import Augment, Configuration, Experiment, Search
 from raudio.core.components import TASKS
 from raudio.core.errors import ConfigError, DataError, RunError, unknown
 from raudio.core.storage import absolute, exists, is_remote, join
@@ -104,10 +106,12 @@ def check(overrides: Sequence[str], *, single: bool = False, echo: Callable[[str
                 f"{key} has several values; `raudio search` tries them, train does not"
             )
         configuration, space = compose.compose(plain), Space("none")
+        usual = Search()  # of samplers and schedulers: a training asks neither
+        unread = {name: getattr(usual, name) for name in (*OF_SAMPLERS, *OF_SCHEDULERS)}
         configuration = dataclasses.replace(
             configuration,
             search=dataclasses.replace(
-                configuration.search, trials=1, sampler="random", scheduler="none"
+                configuration.search, trials=1, sampler="random", scheduler="none", **unread
             ),
         )
     else:
@@ -238,7 +242,12 @@ def scheduler_for(job: Job) -> Scheduler:
     """
     search, epochs = job.configuration.search, count_epochs(job.experiment.training)
     grace = grace_period(search, epochs, longest_warmup(job))
-    return Scheduler(search, job.mode, epochs, grace)
+    if search.scheduler == "pbt" and job.experiment.resources.workers > 1:
+        raise ConfigError(
+            f"search.scheduler=pbt trains each trial in one process, and resources.workers="
+            f"{job.experiment.resources.workers}; set it to 1, or search.scheduler=asha"
+        )
+    return Scheduler(search, job.mode, epochs, grace, job.space)
 
 
 def longest_warmup(job: Job) -> float:

@@ -79,6 +79,7 @@ def replay(
                 curves.mode,
                 curves.epochs,
                 grace_period(search, curves.epochs, curves.warmup),
+                curves.space,
             ),
             experiment_for=_as_it_is,
             signature=lambda params: json.dumps(params, sort_keys=True),

@@ -7,21 +7,14 @@ that a resumed search rebuilds it by replaying the recorded reports. (Tune does 
 from __future__ import annotations
 
 import math
-from operator import attrgetter
 
-from raudio.config.axes import text
 from raudio.config.schema import Search
 from raudio.core.errors import ConfigError
 from raudio.search.brackets import Brackets, milestones
 from raudio.search.median import MedianRule
-
-#: The schedulers that each setting belongs to.
-_BELONGS = {
-    "grace": ("asha", "hyperband", "median"),
-    "reduction_factor": ("asha", "hyperband"),
-    "asha.brackets": ("asha",),
-    "median.min_samples": ("median",),
-}
+from raudio.search.planner import trials_in_all
+from raudio.search.population import Population
+from raudio.search.space import Space
 
 
 def grace_period(search: Search, epochs: int, warmup: float) -> int:
@@ -39,13 +32,15 @@ class Scheduler:
         mode: "max" or "min".
         epochs: of the longest trial.
         grace: epochs before a trial can be stopped.
+        space: what is searched; only a population asks.
 
     Raises:
-        ConfigError: a setting of a scheduler that is not the chosen one, or that cannot be.
+        ConfigError: its settings cannot work.
     """
 
-    def __init__(self, search: Search, mode: str, epochs: int, grace: int) -> None:
-        _check_chosen(search)
+    def __init__(
+        self, search: Search, mode: str, epochs: int, grace: int, space: Space | None = None
+    ) -> None:
         most = len(milestones(grace, epochs, search.reduction_factor)) + 1
         if search.asha.brackets > most:
             raise ConfigError(
@@ -53,16 +48,37 @@ class Scheduler:
                 f"epochs, with the first rung at {grace} and search.reduction_factor="
                 f"{search.reduction_factor:g}, {most} differ; give at most {most}"
             )
-        self._rule: Brackets | MedianRule | None = None
+        self._rule: Brackets | MedianRule | Population | None = None
         if search.scheduler in ("asha", "hyperband") and grace < epochs:
             count = search.asha.brackets if search.scheduler == "asha" else None
             self._rule = Brackets(mode, epochs, grace, search.reduction_factor, count, search.seed)
         elif search.scheduler == "median":
             self._rule = MedianRule(mode, grace, search.median.min_samples)
+        elif search.scheduler == "pbt":
+            if search.sampler == "grid":
+                raise ConfigError(
+                    "search.sampler=grid tries every cell as it is, and search.scheduler=pbt "
+                    "changes settings on the way; choose another of the two"
+                )
+            assert space is not None
+            self._rule = Population(
+                mode,
+                epochs,
+                grace,
+                search.pbt,
+                trials=trials_in_all(search),
+                seed=search.seed,
+                space=space,
+            )
 
     def report(self, trial: str, epoch: int, value: float) -> bool:
         """Whether `trial` goes on after `value` at `epoch`."""
         return self._rule is None or self._rule.report(trial, epoch, value)
+
+    @property
+    def population(self) -> Population | None:
+        """Of population based training."""
+        return self._rule if isinstance(self._rule, Population) else None
 
     @property
     def others(self) -> str:
@@ -88,15 +104,3 @@ class Scheduler:
     def rungs(self, bracket: int = 0) -> list[tuple[int, int]]:
         """(epoch, trials that have been compared there) of a bracket, from its first rung on."""
         return self._rule.rungs(bracket) if isinstance(self._rule, Brackets) else []
-
-
-def _check_chosen(search: Search) -> None:
-    """Refuses settings of schedulers that are not the chosen one."""
-    usual = Search()
-    for key, owners in _BELONGS.items():
-        value = attrgetter(key)(search)
-        if value != attrgetter(key)(usual) and search.scheduler not in owners:
-            raise ConfigError(
-                f"search.{key}={text(value)} is a setting of search.scheduler="
-                f"{' or '.join(owners)}, and the scheduler is {search.scheduler}; leave it out"
-            )

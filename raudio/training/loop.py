@@ -431,6 +431,7 @@ def _read(folder: Path | None, identity: dict[str, Any]) -> dict[str, Any] | Non
     if folder is None:
         return None
     checkpoint.sweep(folder)
+    checkpoint.take_over(folder)
     path = folder / checkpoint.LAST
     if not path.exists():
         return None
@@ -446,6 +447,10 @@ def _read(folder: Path | None, identity: dict[str, Any]) -> dict[str, Any] | Non
 
 def _restore(saved: dict[str, Any], system: System, stepper: _Stepper) -> None:
     """Loads what was saved, whole, or refuses it."""
+    settings = [
+        {name: value for name, value in group.items() if name != "params"}
+        for group in stepper.optimizer.param_groups
+    ]
     try:
         system.load_state_dict(saved["model"])
         stepper.optimizer.load_state_dict(saved["optimizer"])
@@ -454,3 +459,6 @@ def _restore(saved: dict[str, Any], system: System, stepper: _Stepper) -> None:
         raise RunError(
             f"the checkpoint does not fit this experiment's model or optimizer: {error}"
         ) from error
+    if saved.get("taken_over"):  # the settings are this trial's, not the donor's
+        for group, own in zip(stepper.optimizer.param_groups, settings, strict=True):
+            group.update(own)

@@ -377,7 +377,3 @@ def test_it_is_on_the_command_line() -> None:
     assert check(given, echo=print).configuration.search.pbt.quantile == 0.25
     with pytest.raises(ConfigError, match=r"one process, and resources\.workers=2"):
         check([*given, "resources.workers=2", "cluster.cpus=2"], echo=print)
-    with pytest.raises(ConfigError, match=r"search\.pbt\.interval=3 is a setting of search\.sched"):
-        check(["search.pbt.interval=3"], echo=print)
-    with pytest.raises(ConfigError, match=r"search\.grace=2 .* but search\.scheduler=none"):
-        check(["search.scheduler=none", "search.grace=2"], echo=print)

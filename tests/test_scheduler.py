@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from ray.tune.schedulers import AsyncHyperBandScheduler, MedianStoppingRule, TrialScheduler
 from scipy.stats import chisquare
 
+from raudio.config import compose
 from raudio.config.schema import ASHA, Median, Search
 from raudio.core.errors import ConfigError
 from raudio.search.brackets import allocation
@@ -344,14 +345,20 @@ def test_nobody_is_stopped_before_the_grace(kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("search", "said"),
+    ("given", "said"),
     [
-        (Search(scheduler="median", asha=ASHA(brackets=2)), "asha.brackets=2 .* is median"),
-        (Search(median=Median(min_samples=5)), "median.min_samples=5 .*=median, .* is asha"),
-        (Search(scheduler="none", grace=2), "grace=2 .*hyperband or median, .* is none"),
-        (Search(scheduler="median", reduction_factor=2), "reduction_factor=2 .* is median"),
+        ("asha.brackets=2 scheduler=median", "asha, but search.scheduler=median"),
+        ("median.min_samples=5", "median, but search.scheduler=asha"),
+        ("pbt.interval=3 scheduler=hyperband", "pbt, but search.scheduler=hyperband"),
+        (
+            "grace=2 scheduler=none",
+            "asha or hyperband or median or pbt, but search.scheduler=none",
+        ),
+        ("reduction_factor=2 scheduler=median", "asha or hyperband, but search.scheduler=median"),
     ],
 )
-def test_settings_of_another_scheduler_are_refused(search: Search, said: str) -> None:
-    with pytest.raises(ConfigError, match=f"^search.{said}; leave it out$"):
-        Scheduler(search, "max", 9, 1)
+def test_settings_of_another_scheduler_are_refused(given: str, said: str) -> None:
+    overrides = [f"search.{each}" for each in given.split()]
+    with pytest.raises(ConfigError) as caught:
+        compose.compose(overrides)
+    assert str(caught.value).startswith(f"{overrides[0]} is a setting of search.scheduler={said};")

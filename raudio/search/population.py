@@ -83,6 +83,7 @@ class Population:
         self._settings = settings
         self._interval = settings.interval or math.ceil(epochs / 9)
         self._seed = seed
+        self._space = space
         self._params = changeable(space)
         self._least = math.ceil(1 / settings.quantile)
         self._values: dict[int, dict[str, float]] = {}  # by epoch: what trials were worth there
@@ -157,14 +158,16 @@ class Population:
         return best[int(self._draw("donor", trial, epoch).integers(len(best)))]
 
     def changed(self, trial: str, params: Mapping[str, Any]) -> dict[str, Any]:
-        """A donor's settings with those changed that a copy may have otherwise."""
+        """A donor's settings with those changed that a copy may have otherwise; none, where the
+        space's constraints forbid the change."""
         draw = self._draw("changed", trial, self._at[trial])
-        return dict(params) | {
+        found = dict(params) | {
             param.key: _changed(param, params[param.key], self._settings.resample, draw)
             for param in self._params
             if param.key in params
             and all(params.get(key) in values for key, values in param.when.items())
         }
+        return found if self._space.allows(found) else dict(params)
 
     def _draw(self, what: str, trial: str, epoch: int) -> np.random.Generator:
         return seeding.generator(self._seed, "pbt", what, trial, epoch)

@@ -354,7 +354,7 @@ def test_nobody_is_stopped_before_the_grace(kind: str) -> None:
             "grace=2 scheduler=none",
             "asha or hyperband or median or pbt, but search.scheduler=none",
         ),
-        ("reduction_factor=2 scheduler=median", "asha or hyperband, but search.scheduler=median"),
+        ("reduction_factor=2.5 scheduler=median", "asha or hyperband, but search.scheduler=median"),
     ],
 )
 def test_settings_of_another_scheduler_are_refused(given: str, said: str) -> None:

@@ -48,6 +48,7 @@ def status(
         try:
             _watch(reader, console, run, every, show if json else None)
         except KeyboardInterrupt:
+            console.show_cursor()  # the table may just have been about to be drawn
             return
     for _ in reader.read():
         pass
@@ -99,6 +100,9 @@ def _watch(
     history = reader.history
     drawn = show is None and progress.is_drawable(console)
     live = Live(progress.Progress(history), console=console, auto_refresh=False, transient=True)
+    if drawn:
+        for _ in reader.read():  # before anything is drawn
+            pass
     with live if drawn else contextlib.nullcontext():
         while True:
             changed = False

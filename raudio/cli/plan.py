@@ -81,6 +81,9 @@ def _print(job: Job, examples: list[dict[str, Any]]) -> None:
         console.print(line, markup=False, soft_wrap=True)
     for constraint in job.space.constraints:
         console.print(f"  where {constraint}", markup=False, soft_wrap=True)
+    for point in job.space.points:
+        line = "  ".join(f"{key}={text(value)}" for key, value in point.items())
+        console.print(f"  first {line}", markup=False, soft_wrap=True)
     console.print(f"\n[bold]{len(examples)} trials as they may be drawn[/bold]")
     for params in examples:
         line = "  ".join(f"{key}={text(value)}" for key, value in params.items())

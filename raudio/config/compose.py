@@ -41,8 +41,8 @@ from raudio.config.schema import Configuration, Experiment
 from raudio.core.errors import ConfigError, unknown
 
 _CONF = Path(__file__).resolve().parent / "conf"
-#: Lists of conditions, of which one alone needs no brackets.
-_CONDITIONS = ("search.constraints",)
+#: Lists of free texts, of which one alone needs no brackets.
+_LISTS = ("search.constraints", "search.points")
 _FUNCTIONS = ("choice", "range", "interval", "tag", "int", "float", "str", "bool", "sort", "glob")
 _GRAMMAR = (
     "an axis is written choice(a, b), range(start, stop, step=s), interval(low, high) or "
@@ -269,9 +269,8 @@ def _inside(key: str, value: Any) -> Iterator[tuple[str, Axis]]:
 
 @lru_cache(maxsize=1)
 def _free_texts() -> frozenset[str]:
-    """Settings taken as typed: conditions, and texts without choices outside the groups that a
-    space searches."""
-    return frozenset(_CONDITIONS) | frozenset(
+    """Settings taken as typed: texts without choices, outside the groups that a space searches."""
+    return frozenset(_LISTS) | frozenset(
         key
         for key, setting in validate.settings({}).items()
         if setting.kind is str

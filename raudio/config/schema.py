@@ -423,6 +423,11 @@ class Search:
         "what the settings of a trial must meet, beside the space's own, such as "
         '["model=crnn requires training.batch_size <= 32"]',
     )
+    points: tuple[str, ...] = setting(
+        (),
+        'known-good points, tried first: settings such as ["model=crnn optimizer.lr=0.003"], YAML '
+        "files with a list of mappings, or run folders, whose best trial is meant",
+    )
     keep: int = setting(3, "best trials whose checkpoints are kept", min=1)
     max_failures: int = setting(
         5,

@@ -29,6 +29,7 @@ from raudio.records import (
     SPACE_YAML,
 )
 from raudio.search.job import Job, job_on_data
+from raudio.search.points import POINTS
 from raudio.search.space import Space
 from raudio.search.space_file import load
 
@@ -110,6 +111,8 @@ def recorded_job(folder: Path, overrides: Sequence[str]) -> Job:
             "a further trial would be the same; `raudio search` makes a run with a space"
         )
     configuration = validate.configuration_from(mapping, plugins=True)
+    # The points are in the run's own space: where they came from may be gone.
+    given = [override for override in given if not override.startswith(f"{POINTS}=")]
     space = Space("none") if single else load(str(folder / SPACE_YAML), overrides=given)
     job = job_on_data(configuration, given, space, lambda text: None)
     if job.manifest.fingerprint != Manifest.read(str(folder)).fingerprint:

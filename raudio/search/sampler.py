@@ -20,6 +20,7 @@ from optuna.trial import TrialState
 from raudio.config.schema import Search
 from raudio.core.errors import ConfigError
 from raudio.search.journal import Journal
+from raudio.search.points import first
 from raudio.search.samplers import STATEFUL, build
 from raudio.search.space import Space
 
@@ -54,7 +55,7 @@ class Sampler:
         self._space = space
         self._settings = settings
         self._grid: Sequence[Mapping[str, Any]] | None = (
-            space.grid() if settings.sampler == "grid" else None
+            first(space.grid(), space.points) if settings.sampler == "grid" else None
         )
         self._distributions = space.distributions()
         self._study = optuna.create_study(
@@ -93,14 +94,17 @@ class Sampler:
         number = len(self._trials)
         if params is None and self._grid is not None:
             params = self._grid[number]
+        point = self._grid is None and number < len(self._space.points)
         stateful = self._settings.sampler in STATEFUL
         for attempt in range(0 if stateful else refused, _MOST_DRAWS):
             given = params is not None and attempt >= refused
             if given and params is not None:
                 self._study.enqueue_trial(self._space.enqueued(params))
+            elif point:
+                self._study.enqueue_trial(self._space.enqueued(self._space.points[number]))
             self._study.sampler = build(self._settings, number, self._distributions, attempt)
             trial = self._study.ask()
-            if given and (stateful or not ended):
+            if point or (given and (stateful or not ended)):
                 # What the sampler keeps of each draw (its place in a sequence, its generation, what
                 # it drew for a trial that runs) is kept for this one as well.
                 _ = trial.relative_params

@@ -54,6 +54,7 @@ class Space:
         constraints: what the settings of every trial must meet.
         fixed: settings that constraints speak of, with the one value that each has where it is not
             drawn.
+        points: settings that the first trials have; what they lack is drawn.
     """
 
     name: str
@@ -62,12 +63,13 @@ class Space:
     notes: tuple[str, ...] = ()
     constraints: tuple[Expression, ...] = ()
     fixed: tuple[Param, ...] = ()
+    points: tuple[Mapping[str, Value], ...] = ()
 
     def suggest(self, trial: optuna.Trial) -> dict[str, Value]:
         """Draws one trial's settings, key -> value; a param with one value needs no draw."""
         drawn: dict[str, Value] = {}
         for param in self.params:
-            if self._active(param, drawn):
+            if self.active(param, drawn):
                 values = param.values
                 drawn[param.key] = values[0] if len(values) == 1 else _draw(trial, param)
         return drawn
@@ -88,7 +90,7 @@ class Space:
 
     def broken(self, drawn: Mapping[str, Value]) -> list[Expression]:
         """The constraints that drawn settings do not meet."""
-        fixed = {each.key: each.values[0] for each in self.fixed if self._active(each, drawn)}
+        fixed = {each.key: each.values[0] for each in self.fixed if self.active(each, drawn)}
         values = {**fixed, **drawn}
         return [each for each in self.constraints if not each.holds(values)]
 
@@ -97,7 +99,7 @@ class Space:
         return {
             param.name: _as_drawn(param.axis, drawn[param.key])
             for param in self.params
-            if param.key in drawn and self._active(param, drawn)
+            if param.key in drawn and self.active(param, drawn)
         }
 
     def groups(self) -> dict[str, str]:
@@ -178,19 +180,25 @@ class Space:
                 same = [{"when": when, "params": {}}]
                 mapping["conditions"] += same
             same[0]["params"][param.key] = str(param.axis)
-        return {**mapping, "constraints": [str(each) for each in self.constraints]}
+        mapping["constraints"] = [str(each) for each in self.constraints]
+        mapping["points"] = [
+            {key: list(v) if isinstance(v, tuple) else v for key, v in point.items()}
+            for point in self.points
+        ]
+        return mapping
 
     def describe(self) -> list[tuple[str, str, str]]:
         """Rows of (key, axis, condition), ready to print."""
         return [(param.key, str(param.axis), condition_text(param.when)) for param in self.params]
 
-    def _active(self, param: Param, drawn: Mapping[str, Value]) -> bool:
+    def active(self, param: Param, drawn: Mapping[str, Value]) -> bool:
+        """Whether the condition of a param holds, as far as settings are drawn."""
         return all(key in drawn and drawn[key] in values for key, values in param.when.items())
 
     def _cells(self, index: int, drawn: dict[str, Value]) -> Iterator[dict[str, Value]]:
         if index == len(self.params):
             yield drawn
-        elif not self._active(self.params[index], drawn):
+        elif not self.active(self.params[index], drawn):
             yield from self._cells(index + 1, drawn)
         else:
             param = self.params[index]
@@ -202,7 +210,7 @@ class Space:
         if index == len(self.params):
             return 1
         param = self.params[index]
-        if not self._active(param, drawn):
+        if not self.active(param, drawn):
             return self._count(index + 1, drawn, deciding)
         if param.key not in deciding:
             return len(param.values) * self._count(index + 1, drawn, deciding)

@@ -35,8 +35,9 @@ from raudio.config.axes import Axis, Choice, Interval, Range, Value, text
 from raudio.config.schema import Configuration
 from raudio.config.setting import Setting
 from raudio.core.errors import ConfigError, closest, unknown
-from raudio.search import constraints
+from raudio.search import constraints, points
 from raudio.search.constraints import CONSTRAINTS, settings_anywhere, value_in
+from raudio.search.points import POINTS
 from raudio.search.space import MOST_CELLS, Param, Space, condition_text, is_base, values_of
 
 #: What is the same for all trials of a search, and why.
@@ -63,7 +64,7 @@ _COMMON = {
 }
 
 
-_KEYS = ("about", "params", "conditions", "constraints")
+_KEYS = ("about", "params", "conditions", "constraints", "points")
 
 
 def load(
@@ -143,7 +144,7 @@ class _Entry:
 @dataclass(frozen=True)
 class _Draft:
     """A space as it was read; `replaced` has the file's axes that the command line took away, and
-    `constraints` each with its place."""
+    `constraints` and `points` each with its place."""
 
     name: str
     about: str
@@ -151,6 +152,7 @@ class _Draft:
     replaced: Mapping[str, Axis]
     notes: tuple[str, ...]
     constraints: tuple[tuple[str, Any], ...]
+    points: tuple[tuple[str, Mapping[str, Any]], ...]
 
     @staticmethod
     def read(name: str, extra: Mapping[str, Axis], overrides: Sequence[str]) -> _Draft:
@@ -181,6 +183,9 @@ class _Draft:
                     f"{entry.key}={text(fixed[entry.key])} is given, so {entry.axis} of space "
                     f"{name} is not searched"
                 )
+        known = points.of_space(f"space {name}", mapping.get("points") or [], problems)
+        known += points.read(_listed(fixed.get(POINTS) or []), problems)
+        validate.raise_problems(problems)
         added = [_Entry("command line", key, axis, {}) for key, axis in extra.items()]
         kept = [entry for entry in entries if entry.key not in replaced]
         return _Draft(
@@ -196,6 +201,7 @@ class _Draft:
                 ),
                 *((CONSTRAINTS, each) for each in _listed(fixed.get(CONSTRAINTS) or [])),
             ),
+            points=tuple(known),
         )
 
     def groups(self) -> dict[str, str]:
@@ -255,7 +261,8 @@ class _Draft:
         spoken = sorted({key for each in allowed for key in each.names})
         searched = {p.key: p.values for p in params if compose.options(p.key)}
         fixed = constraints.fixed(spoken, searched, overrides, self.groups())
-        return Space(self.name, self.about, tuple(named), self.notes, allowed, tuple(fixed))
+        space = Space(self.name, self.about, tuple(named), self.notes, allowed, tuple(fixed))
+        return replace(space, points=points.checked(self.points, space, base, problems))
 
     def _asked(
         self,

@@ -111,7 +111,7 @@ def test_files_that_hold_no_points(path: str, tmp_path: Path) -> None:
     file = tmp_path / "good.yaml"
     for content in ("model: cnn", "[1, 2]", "]"):
         file.write_text(content)
-        with pytest.raises(ConfigError, match="list of mappings|readable"):
+        with pytest.raises(ConfigError, match=r"list of mappings|readable"):
             loaded(path, f"search.points={file}")
     odd = {**TEXT, "points": {"model": "cnn"}}
     file.write_text(yaml.safe_dump(odd))
@@ -122,7 +122,7 @@ def test_files_that_hold_no_points(path: str, tmp_path: Path) -> None:
 def test_a_whole_point_that_breaks_a_constraint_is_refused(path: str) -> None:
     whole = "model=cnn optimizer.lr=0.01 model.dropout=0.1 model.width=16"
     constraint = "search.constraints=model=cnn requires model.width < 16"
-    with pytest.raises(ConfigError, match="breaks 'model=cnn requires model.width < 16'"):
+    with pytest.raises(ConfigError, match=r"breaks .model=cnn requires model\.width < 16"):
         loaded(path, constraint, f"search.points={whole}")
     assert loaded(path, constraint, "search.points=model=cnn").points == ({"model": "cnn"},)
 

@@ -40,7 +40,7 @@ def test_slots_follow_the_nodes() -> None:
     now = Slots(
         planned((Node(4),), cpus=2),
         lambda: planned(tuple(nodes), cpus=2),
-        say=said.append,
+        changed=lambda plan, text: said.append(f"{plan.slots}/{text}"),
         clock=clock,
     )
     counts = []
@@ -53,10 +53,10 @@ def test_slots_follow_the_nodes() -> None:
     counts.append(now.plan.slots)
     assert counts == [2, 2, 5, 3, 0, 2]
     assert [text.split(":")[0] for text in said] == [
-        "5 trials at once, were 2",
-        "3 trials at once, were 5",
-        "0 trials at once, were 3",
-        "2 trials at once, were 0",
+        "5/5 trials at once, were 2",
+        "3/3 trials at once, were 5",
+        "0/0 trials at once, were 3",
+        "2/2 trials at once, were 0",
     ]
     assert "resources.cpus=2 ask for 2 CPUs a trial, but this machine has 1" in said[2]
 

@@ -19,6 +19,7 @@ from typing import Any
 from rich.console import Console
 
 import raudio
+from raudio.cluster.capacity import Capacity
 from raudio.cluster.session import present_capacity, session
 from raudio.config.signature import signature
 from raudio.core.errors import RunError
@@ -214,15 +215,12 @@ def _trials(
             if place.broken:
                 raise SearchEnded("stopped", place.broken)
 
+        def changed(now: Plan, text: str) -> None:
+            _record_place(engine, present_capacity(configuration.cluster), now)
+            display.say(text)
+
         fit = plan(capacity, experiment.resources, configuration.search, job.feed, held=job.held)
-        engine.placed(
-            capacity.where,
-            cpus=capacity.cpus,
-            gpus=capacity.gpus,
-            slots=fit.slots,
-            trial_cpus=fit.workers * fit.cpus + fit.data_cpus,
-            trial_gpus=fit.workers * fit.gpus,
-        )
+        _record_place(engine, capacity, fit)
         ray_seconds = time.monotonic() - started
         data = Data(job.manifest.anywhere(), None)
         if job.feed == "resident":
@@ -254,10 +252,21 @@ def _trials(
         return run_trials(
             engine,
             trainable,
-            Slots(fit, partial(_plan_now, job, fit, engine), say=display.say),
+            Slots(fit, partial(_plan_now, job, fit, engine), changed=changed),
             before=lambda spec: open_trial(folder, spec),
             tick=tick,
         )
+
+
+def _record_place(engine: Engine, capacity: Capacity, fit: Plan) -> None:
+    engine.placed(
+        capacity.where,
+        cpus=capacity.cpus,
+        gpus=capacity.gpus,
+        slots=fit.slots,
+        trial_cpus=fit.workers * fit.cpus + fit.data_cpus,
+        trial_gpus=fit.workers * fit.gpus,
+    )
 
 
 def _plan_now(job: Job, first: Plan, engine: Engine) -> Plan:

@@ -25,7 +25,7 @@ class Slots:
         first: the plan that the search starts with.
         make: makes the plan that holds now; `ConfigError` when no trial fits any more, which may
             be so until a node comes back.
-        say: told when the number of slots has changed.
+        changed: told of the new plan when the number of slots has changed, and what to say of it.
         clock: seconds; another one in tests.
     """
 
@@ -34,12 +34,12 @@ class Slots:
         first: Plan,
         make: Callable[[], Plan],
         *,
-        say: Callable[[str], None] = lambda text: None,
+        changed: Callable[[Plan, str], None] = lambda plan, text: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.plan = first
         self._make = make
-        self._say = say
+        self._changed = changed
         self._clock = clock
         self._looked = clock()
 
@@ -56,7 +56,8 @@ class Slots:
             self.plan = replace(self.plan, slots=0)
             why = str(error)
         if self.plan.slots != before:
-            self._say(f"{self.plan.slots} trials at once, were {before}: {why}")
+            text = f"{self.plan.slots} trials at once, were {before}: {why}"
+            self._changed(self.plan, text)
 
 
 def gpu_share(trials: Iterable[TrialHistory]) -> float | None:

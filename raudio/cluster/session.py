@@ -102,17 +102,19 @@ def present_capacity(settings: Cluster) -> Capacity:
 
 @contextlib.contextmanager
 def _logs_in(log: Path) -> Iterator[None]:
-    """Sends what Ray and Optuna log to a file instead of the screen."""
+    """Sends what Ray and Optuna log, and Python's warnings, to a file instead of the screen."""
     handler = logging.FileHandler(log, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(message)s"))
-    loggers = [logging.getLogger(name) for name in ("ray", "optuna")]
+    loggers = [logging.getLogger(name) for name in ("ray", "optuna", "py.warnings")]
     before = [(logger.handlers, logger.propagate, logger.level) for logger in loggers]
     for logger in loggers:
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(logging.INFO)
+    logging.captureWarnings(True)
     try:
         yield
     finally:
+        logging.captureWarnings(False)
         for logger, (handlers, propagate, level) in zip(loggers, before, strict=True):
             logger.handlers, logger.propagate = handlers, propagate
             logger.setLevel(level)

@@ -53,7 +53,7 @@ class Display:
                 redirect_stdout=False,
                 redirect_stderr=False,
             )
-            self._live.start()
+            self._live.start(refresh=True)
 
     def tick(self) -> None:
         """Draws the table anew, a few times a second at most."""

@@ -79,12 +79,12 @@ def headlines(history: History) -> Iterator[Text]:
     else:
         value = format_value(best.value(history.metric, history.mode))
         yield Text(f"best {history.metric} {value}  trial {best.id}", style="green")
-    brackets = (
+    brackets = [
         "  ".join(f"epoch {epoch}: {count}" for epoch, count in bracket)
         for bracket in rungs(history)
         if bracket
-    )
-    yield Text("  |  ".join(brackets), style="dim")
+    ]
+    yield Text(f"rungs  {'  |  '.join(brackets)}" if brackets else "", style="dim")
 
 
 def is_drawable(console: Console) -> bool:

@@ -102,7 +102,7 @@ def test_the_table_says_what_runs_what_is_best_and_how_many_came_how_far(tmp_pat
     assert spent.endswith("   8 epochs   8.0 s of training")
     assert cluster == "2 of 2 slots, 4 of 4 CPUs, 1 of 1 GPUs in use on this machine"
     assert found == f"best {METRIC} 0.9  trial {best}"
-    assert rungs == "epoch 1: 4  epoch 3: 1"
+    assert rungs == "rungs  epoch 1: 4  epoch 3: 1"
     assert titles.split() == ["trial", "state", "epoch", "accuracy", "settings"]
     cells = {line.split()[0]: line.split() for line in rows}
     assert list(cells) == [running, untold, best, pruned, failed]

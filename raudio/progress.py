@@ -96,7 +96,8 @@ def rungs(history: History) -> list[list[tuple[int, int]]]:
     """(epoch, trials that came so far) of each rung, bracket by bracket."""
     reached: list[list[int]] = [[] for _ in history.brackets]
     for trial in history.trials.values():
-        reached[trial.bracket].append(trial.epochs)
+        if not trial.repeat:  # the others are compared with nothing
+            reached[trial.bracket].append(trial.epochs)
     return [
         [(rung, sum(epoch >= rung for epoch in epochs)) for rung in bracket]
         for bracket, epochs in zip(history.brackets, reached, strict=True)

@@ -5,9 +5,11 @@ written by the driver alone, only ever appended to. Each has `event` and `time` 
 
 | event | fields |
 | --- | --- |
-| search_start | version, metric, mode, trials, epochs, time_budget, rungs, brackets, resumed |
+| search_start | version, resumed, metric, mode, trials, time_budget (s), |
+| | and of a trial epochs, rungs, brackets; of a configuration repeats |
 | cluster | where, cpus, gpus: what there is; slots (trials at once), trial_cpus, trial_gpus |
-| trial_start | id, params, signature, bracket (from 0), refused (draws that broke a constraint) |
+| trial_start | id, params, signature, configuration, repeat, confirms, bracket, refused |
+| confirmation | configurations (ids, best first), seeds (of each), each (trials of a seed) |
 | report | id, epoch, metrics, seconds (of this epoch, inside the loop), final |
 | retry | id, kind, reason, seconds (wall): it failed; changed: settings it is tried again with |
 | lost | id, reason: its process or machine is gone; not an end, the trial goes on elsewhere |
@@ -15,7 +17,8 @@ written by the driver alone, only ever appended to. Each has `event` and `time` 
 | trial_end | id, state, kind, reason, seconds (wall, of this session's part) |
 | search_end | state, reason |
 
-A reader ignores events it doesn't know, so that later versions may add some.
+`History` and `TrialHistory` say what these are; `refused` counts draws that broke a constraint. A
+reader ignores events it doesn't know, so that later versions may add some.
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from types import TracebackType
 from typing import Any
 
@@ -203,6 +207,9 @@ class TrialHistory:
         params: what the sampler drew: setting to value.
         signature: of its experiment; empty when it was not recorded.
         bracket: whose rungs it is compared at, from 0.
+        configuration: id of the first trial with its params; where each is trained once, its own.
+        repeat: which of its configuration's trials it is, from 0, those that confirm included.
+        confirms: the configuration, of a trial that confirms it after the search; else None.
         state: running, completed, pruned, failed or stopped.
         kind: of a failure (error, non-finite loss, out of memory, bad data, disk full;
             configuration: settings that can't work together; crash: its process died again and
@@ -218,6 +225,9 @@ class TrialHistory:
     params: dict[str, Any] = field(default_factory=dict)
     signature: str = ""
     bracket: int = 0
+    configuration: str = ""
+    repeat: int = 0
+    confirms: str | None = None
     state: str = RUNNING
     kind: str | None = None
     reason: str | None = None
@@ -268,6 +278,9 @@ class TrialHistory:
             self.params = dict(record.get("params") or {})
             self.signature = record.get("signature") or ""
             self.bracket = record.get("bracket") or 0
+            self.configuration = record.get("configuration") or self.id
+            self.repeat = record.get("repeat") or 0
+            self.confirms = record.get("confirms")
             self._run()
         elif event == "report":
             # A stopped trial that reports in a later session goes on; a report that was on its way
@@ -328,6 +341,68 @@ class ClusterRecord:
 
 
 @dataclass
+class Configuration:
+    """What the sampler drew once, and the trials that train it: each with a seed, or a fold, of its
+    own.
+
+    Attributes:
+        id: of its first trial.
+        trials: of the search, by `repeat`.
+        confirming: trained anew after the search.
+    """
+
+    id: str
+    trials: list[TrialHistory] = field(default_factory=list)
+    confirming: list[TrialHistory] = field(default_factory=list)
+
+    @property
+    def state(self) -> str:
+        """Failed or pruned where one of its trials is, completed where all so far are; else
+        running."""
+        states = {trial.state for trial in self.trials}
+        return next((s for s in (FAILED, PRUNED) if s in states), "") or (
+            COMPLETED if states == {COMPLETED} else RUNNING
+        )
+
+    def values(self, metric: str, mode: str) -> list[float]:
+        """The value of each trial that has ended and not failed; before one has, of those there
+        are."""
+        ended = [trial for trial in self.trials if trial.state in (COMPLETED, PRUNED)]
+        having = ended or [trial for trial in self.trials if trial.state != FAILED]
+        values = [trial.value(metric, mode) for trial in having]
+        return [value for value in values if value is not None]
+
+    def value(self, metric: str, mode: str) -> float | None:
+        """The mean of `values`; None where there is none."""
+        values = self.values(metric, mode)
+        return fmean(values) if values else None
+
+    def confirmed(self, metric: str, mode: str, each: int) -> list[float]:
+        """The value of each confirming seed: the mean over its `each` trials, all completed."""
+        seeds: dict[int, list[float]] = {}
+        for trial in self.confirming:
+            value = trial.value(metric, mode)
+            if trial.state == COMPLETED and value is not None:
+                seeds.setdefault(trial.repeat // each, []).append(value)
+        return [fmean(values) for values in seeds.values() if len(values) == each]
+
+
+@dataclass(frozen=True)
+class ConfirmationRecord:
+    """Which configurations are trained anew after the search.
+
+    Attributes:
+        configurations: their ids, as the search ranked them.
+        seeds: of each.
+        each: trials of a seed: one, or one a fold.
+    """
+
+    configurations: tuple[str, ...]
+    seeds: int
+    each: int
+
+
+@dataclass
 class History:
     """What the records tell of a run. `apply` folds in one record after the other.
 
@@ -335,6 +410,10 @@ class History:
         metric: what is optimised, such as `valid/accuracy`; empty before the first search_start.
         mode: `max` or `min`.
         trials: by id, in the order in which they started.
+        configurations: by id, in the order in which they were drawn.
+        repeats: trials of each configuration.
+        confirmation: of the newest end of the search; None where none was asked for, or it has not
+            come to it.
         state: running, completed, stopped, failed, or interrupted (neither ended nor alive).
         reason: why it ended, or None.
         budget_trials: trials wanted in all, or None.
@@ -352,6 +431,9 @@ class History:
     metric: str = ""
     mode: str = "max"
     trials: dict[str, TrialHistory] = field(default_factory=dict)
+    configurations: dict[str, Configuration] = field(default_factory=dict)
+    repeats: int = 1
+    confirmation: ConfirmationRecord | None = None
     state: str = INTERRUPTED
     reason: str | None = None
     budget_trials: int | None = None
@@ -378,6 +460,7 @@ class History:
             self.rungs = tuple(record.get("rungs") or ())
             # Before there were several, the rungs were those of the only bracket.
             self.brackets = tuple(map(tuple, record.get("brackets") or (self.rungs,)))
+            self.repeats = record.get("repeats") or 1
             self.state, self.reason = RUNNING, None
             for trial in self.trials.values():
                 trial._settle()
@@ -389,31 +472,96 @@ class History:
         elif event == "cluster":
             fields = dataclasses.fields(ClusterRecord)
             self.cluster = ClusterRecord(**{field.name: record[field.name] for field in fields})
+        elif event == "confirmation":
+            self.confirmation = ConfirmationRecord(
+                tuple(record["configurations"]), record["seeds"], record["each"]
+            )
         if "id" in record:
-            trial = self.trials.setdefault(record["id"], TrialHistory(record["id"]))
-            trial._apply(record, self.sessions)
+            if record["id"] not in self.trials:
+                self._add(record)
+            self.trials[record["id"]]._apply(record, self.sessions)
+
+    def _add(self, record: Mapping[str, Any]) -> None:
+        trial = self.trials[record["id"]] = TrialHistory(record["id"])
+        name = record.get("configuration") or trial.id
+        if name not in self.configurations:
+            self.configurations[name] = Configuration(name)
+        own = self.configurations[name]
+        (own.confirming if record.get("confirms") else own.trials).append(trial)
 
     def elapsed(self) -> float:
         """Wall seconds of all sessions; while it runs, up to now."""
         return self.seconds + (max(0.0, time.time() - self.time) if self.state == RUNNING else 0.0)
 
     def best(self) -> TrialHistory | None:
-        """The trial with the best value so far that has not failed; None when there is none."""
+        """The best trial so far: the best repeat of the best configuration; None when no trial that
+        has not failed has a value."""
         ranked = self.ranked()
         if not ranked or ranked[0].state == FAILED:
             return None
         return None if ranked[0].value(self.metric, self.mode) is None else ranked[0]
 
     def ranked(self, trials: Iterable[TrialHistory] | None = None) -> list[TrialHistory]:
-        """All trials, or some: by value, then those without one, the failed ones last."""
+        """All trials, or some: by their configuration's place, then by their own value, the failed
+        ones last.
+
+        Configurations that a whole confirmation is about come first, by what it found. Then those
+        whose trials are all completed, by their mean; then others that have a value, by theirs.
+        """
+        chosen = list(self.trials.values() if trials is None else trials)
+        confirmed = self.confirmed()
+        places = {
+            name: self._place(self.configurations[name], confirmed)
+            for name in {trial.configuration for trial in chosen}
+        }
         sign = 1.0 if self.mode == "min" else -1.0
 
-        def order(trial: TrialHistory) -> tuple[int, float, str]:
+        def order(trial: TrialHistory) -> tuple[Any, ...]:
             value = trial.value(self.metric, self.mode)
-            place = 2 if trial.state == FAILED else 1 if value is None else 0
-            return place, 0.0 if value is None else sign * value, trial.id
+            own = 2 if trial.state == FAILED else 1 if value is None else 0
+            place = places[trial.configuration]
+            search = trial.configuration in confirmed and trial.confirms is None
+            return *place, search, own, 0.0 if value is None else sign * value, trial.id
 
-        return sorted(self.trials.values() if trials is None else trials, key=order)
+        return sorted(chosen, key=order)
+
+    def ranked_configurations(self) -> list[Configuration]:
+        """Those that have a value and have not failed, as the search alone ranks them."""
+        places = {name: self._place(each, {}) for name, each in self.configurations.items()}
+        names = [name for name, (place, *_) in places.items() if place <= 2]
+        return [self.configurations[name] for name in sorted(names, key=places.__getitem__)]
+
+    def confirmed(self) -> dict[str, float]:
+        """What a confirmation found of each configuration, the mean over its seeds; empty before
+        all of its trials have ended."""
+        record = self.confirmation
+        if record is None:
+            return {}
+        found = {}
+        for name in record.configurations:
+            configuration = self.configurations[name]
+            ended = [t for t in configuration.confirming if t.state in (COMPLETED, FAILED)]
+            if len(ended) < record.seeds * record.each:
+                return {}
+            if values := configuration.confirmed(self.metric, self.mode, record.each):
+                found[name] = fmean(values)
+        return found
+
+    def _place(
+        self, configuration: Configuration, confirmed: Mapping[str, float]
+    ) -> tuple[int, float, str]:
+        """What configurations are sorted by."""
+        sign = 1.0 if self.mode == "min" else -1.0
+        if configuration.id in confirmed:
+            return 0, sign * confirmed[configuration.id], configuration.id
+        value = configuration.value(self.metric, self.mode)
+        if configuration.state == FAILED:
+            return 4, 0.0, configuration.id
+        if value is None:
+            return 3, 0.0, configuration.id
+        completed = sum(trial.state == COMPLETED for trial in configuration.trials)
+        whole = self.repeats == 1 or completed >= self.repeats
+        return 1 if whole else 2, sign * value, configuration.id
 
 
 class RecordReader:

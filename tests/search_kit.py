@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from raudio.records import (
     trial_folder,
 )
 from raudio.search.engine import Engine, TrialSpec
+from raudio.search.replicates import Replicates
 from raudio.search.sampler import Sampler
 from raudio.search.scheduler import Scheduler
 from raudio.search.space import Param, Space
@@ -115,6 +116,7 @@ class Session:
         experiment_for: Any = impossible,
         mode: str = "max",
         space: Space = SPACE,
+        folds: Sequence[int] = (),
         **settings: Any,
     ) -> None:
         self.run, self.clock, self.mode = run, clock, mode
@@ -129,6 +131,12 @@ class Session:
             search,
             sampler=Sampler(space, search, mode, run / JOURNAL),
             scheduler=Scheduler(search, mode, EPOCHS, 1, space),
+            replicates=Replicates(
+                repeat=search.repeat,
+                folds=folds,
+                confirm=search.confirm,
+                confirm_seeds=search.confirm_seeds,
+            ),
             experiment_for=experiment_for,
             signature=lambda experiment: "signature",
             records=self.records,
@@ -168,7 +176,8 @@ class Trainer:
         self.session, self.id = session, spec.id
         self.folder = trial_folder(session.run, spec.id)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.values = values(session.engine.history.trials[spec.id].params)
+        trial = session.engine.history.trials[spec.id]
+        self.values = values({**trial.params, "repeat": trial.repeat})
         last = self.folder / LAST
         donor = self.folder / DONOR
         if donor.exists():

@@ -395,6 +395,26 @@ class Search:
     patience: int | None = setting(
         None, "end when so many trials have ended without a better value; none: go on", min=1
     )
+    repeat: int = setting(
+        1,
+        "seeds of each configuration, which is compared by the mean over them; search.trials counts "
+        "configurations",
+        min=1,
+        max=100,
+    )
+    folds: bool = setting(
+        False,
+        "train each configuration once on each of the dataset's folds outside test, the others "
+        "being its train split, and compare by the mean over them",
+    )
+    confirm: int = setting(
+        0,
+        "when the search is done, train so many of the best configurations anew, whole and with "
+        "fresh seeds, and say which is best",
+        min=0,
+        max=100,
+    )
+    confirm_seeds: int = setting(3, "fresh seeds of each of these", min=2, max=100)
     concurrency: int | None = setting(None, "trials at once; none: as many as fit", min=1)
     sampler: str = setting(
         "tpe",

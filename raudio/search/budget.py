@@ -27,6 +27,7 @@ class Budget:
         cost = search.cost_budget
         self._most_cost = None if cost is None else parse_seconds(cost, "search.cost_budget")
         self._metric, self._sign = "", 1.0
+        self._confirming: set[str] = set()
         self._epochs: dict[str, int] = {}
         self._costs: dict[str, float] = {}
         self._all_epochs, self._all_cost = 0, 0.0
@@ -36,6 +37,10 @@ class Budget:
     def note(self, record: Mapping[str, Any]) -> None:
         """Takes account of a record."""
         event = record["event"]
+        if record.get("confirms"):
+            self._confirming.add(record["id"])
+        if record.get("id") in self._confirming:
+            return  # when the search is done
         if event == "search_start":
             self._metric = record["metric"]
             self._sign = -1.0 if record["mode"] == "min" else 1.0

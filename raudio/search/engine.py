@@ -6,6 +6,7 @@ resumed search is rebuilt by passing the same records through the same code agai
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from raudio.records import (
     LAST,
     PRUNED,
     STOPPED,
+    Configuration,
     History,
     RecordWriter,
     TrialHistory,
@@ -38,6 +40,7 @@ from raudio.search.failures import (
     with_half_the_memory,
 )
 from raudio.search.planner import trials_in_all
+from raudio.search.replicates import Replicates
 from raudio.search.sampler import Sampler, finite
 from raudio.search.scheduler import Scheduler
 
@@ -63,6 +66,7 @@ class Engine:
         run: the run folder.
         search: budget and policy.
         sampler, scheduler: empty ones, also when resuming.
+        replicates: which trials a configuration has; None: one.
         experiment_for: from drawn settings to the experiment (`ConfigError` when they can't work).
         signature: of an experiment.
         records: where every event is appended.
@@ -80,6 +84,7 @@ class Engine:
         *,
         sampler: Sampler,
         scheduler: Scheduler,
+        replicates: Replicates | None = None,
         experiment_for: Callable[[Mapping[str, Any]], Experiment],
         signature: Callable[[Experiment], str],
         records: RecordWriter,
@@ -95,6 +100,7 @@ class Engine:
         self.budget = Budget(search, time_budget)
         self._search = search
         self._sampler = sampler
+        self._replicates = replicates or Replicates()
         self._experiment_for = experiment_for
         self._signature = signature
         self._records = records
@@ -106,6 +112,7 @@ class Engine:
         self._reopened: list[str] = []
         self._undone: set[str] = set()  # to be pruned, but the driver died before it was
         self._files: set[str] = set()  # trials that may have checkpoints
+        self._open: dict[str, int] = {}  # configurations with trials to come: how many have ended
         self._lost_in_vain = 0
         self._failures = Failures(search.max_failures)
         self._replay(past)
@@ -128,6 +135,7 @@ class Engine:
             time_budget=self.budget.seconds,
             rungs=self.scheduler.milestones(),
             brackets=self.scheduler.brackets,
+            repeats=self._replicates.trials,
             resumed=bool(self.history.trials),
         )
         for trial in list(self.history.trials.values()):
@@ -140,6 +148,7 @@ class Engine:
             else:
                 self._reopened.append(trial.id)
         self._drop_losers()
+        self._choose()
 
     def placed(
         self,
@@ -171,12 +180,17 @@ class Engine:
 
     @property
     def used_up(self) -> str | None:
-        """The budget that is used up, beside the number of trials, as a sentence; None: none."""
-        return self.budget.used_up(self.elapsed)
+        """The budget that is used up, beside the number of trials, as a sentence; None: none.
+
+        Where something is to be confirmed, time alone ends everything: see `_drawn`.
+        """
+        reason = self.budget.used_up(self.elapsed)
+        return None if self._replicates.confirm and reason == self._searched else reason
 
     @property
     def trials_wanted(self) -> int | None:
-        """Trials in all: the budget, or all there are in a smaller grid; None: no limit."""
+        """Configurations in all (trials, where each is trained once): the budget, or all there are
+        in a smaller grid; None: no limit."""
         limits = [trials_in_all(self._search), self._sampler.limit]
         return min((limit for limit in limits if limit is not None), default=None)
 
@@ -185,8 +199,24 @@ class Engine:
         """Whether no further trial is to be started."""
         if self.broken or self.used_up is not None:
             return True
+        if self._reopened or not self._drawn:
+            return False
+        if self._open and (self._replicates.trials > 1 or self._replicates.confirm):
+            return False  # what runs decides what comes
+        return self._replicates.next_confirming(self.history) is None
+
+    @property
+    def _drawn(self) -> bool:
+        """Whether all configurations that the budget allows have been drawn."""
         wanted = self.trials_wanted
-        return not self._reopened and wanted is not None and len(self.history.trials) >= wanted
+        if wanted is not None and len(self.history.configurations) >= wanted:
+            return True
+        return bool(self._replicates.confirm) and self._searched is not None
+
+    @property
+    def _searched(self) -> str | None:
+        """The budget other than time that the search has used up."""
+        return self.budget.used_up(0.0)
 
     @property
     def running(self) -> list[TrialHistory]:
@@ -194,30 +224,44 @@ class Engine:
         return [self.history.trials[name] for name in self._started]
 
     def next(self) -> TrialSpec | None:
-        """The next trial, recorded as started; None when there is none left.
+        """The next trial, recorded as started; None when there is none left, or none yet.
 
-        Trials that an earlier session left open come first; in a population, the one whose turn
-        it is. Settings that cannot work together
+        Trials that an earlier session left open come first (in a population, the one whose turn it
+        is), then repeats, which settle what has been begun. Settings that cannot work together
         (which a space may allow) make a failed trial that costs nothing.
         """
-        while not self.exhausted:
-            name = self._waiting()
-            if name is not None:
-                self._exploit(self.history.trials[name])
-                params = self.history.trials[name].params
-                changed = self.history.trials[name].changed
-            else:
-                name = trial_id(len(self.history.trials))
-                params, changed = self._sampler.ask(name), {}
+        while not self.exhausted and (trial := self._trial()) is not None:
             try:
-                experiment = self._experiment_for({**params, **changed})
+                experiment = self._experiment_for({**trial.params, **trial.changed})
             except ConfigError as error:
-                self._start(name, params, "")
-                self._end(name, FAILED, CONFIGURATION, str(error))
+                self._start(trial, "")
+                self._end(trial.id, FAILED, CONFIGURATION, str(error))
                 continue
-            self._start(name, params, self._signature(experiment))
-            return TrialSpec(name, experiment)
+            experiment = self._replicates.experiment(experiment, trial.repeat)
+            self._start(trial, self._signature(experiment))
+            return TrialSpec(trial.id, experiment)
         return None
+
+    def _trial(self) -> TrialHistory | None:
+        """What is to be started next, as far as it is known before its start."""
+        waiting = self._waiting()
+        if waiting is not None:
+            self._exploit(self.history.trials[waiting])
+            return self.history.trials[waiting]
+        name = trial_id(len(self.history.trials))
+        for configuration in map(self.history.configurations.__getitem__, self._open):
+            number = self._replicates.next(configuration)
+            if number is not None:
+                return _repeated(name, configuration, number)
+        if not self._drawn:
+            return TrialHistory(name, self._sampler.ask(name), configuration=name)
+        if self._open:
+            return None
+        confirming = self._replicates.next_confirming(self.history)
+        if confirming is None:
+            return None
+        configuration, number = confirming
+        return _repeated(name, configuration, number, confirms=configuration.id)
 
     # --- what happens ----------------------------------------------------------------------
 
@@ -300,19 +344,24 @@ class Engine:
         self.budget.note(record)
         self._watch(record)
 
-    def _start(self, name: str, params: Mapping[str, Any], signature: str) -> None:
-        self._started[name] = self._clock()
-        self._files.add(name)
+    def _start(self, trial: TrialHistory, signature: str) -> None:
+        self._started[trial.id] = self._clock()
+        self._files.add(trial.id)
+        if trial.confirms is None:
+            self._open.setdefault(trial.configuration, 0)
         self._record(
             "trial_start",
-            id=name,
-            params=dict(params),
+            id=trial.id,
+            params=dict(trial.params),
             signature=signature,
-            bracket=self.scheduler.bracket(name),
+            configuration=trial.configuration,
+            repeat=trial.repeat,
+            confirms=trial.confirms,
+            bracket=self.scheduler.bracket(trial.configuration),
             refused=self._sampler.refused,
         )
         if self.scheduler.population is not None:
-            self.scheduler.population.had_turn(name)
+            self.scheduler.population.had_turn(trial.id)
 
     def _waiting(self) -> str | None:
         """Takes the trial that goes on from those that wait; None: it is a new one's turn."""
@@ -323,15 +372,10 @@ class Engine:
             return self._reopened.pop(0)
         turns = {name: population.turn(self.history.trials[name].epochs) for name in self._reopened}
         name = min(self._reopened, key=lambda name: (turns[name], name))
-        if self._new_ones_left and population.turn(0) < turns[name]:
+        if not self._drawn and population.turn(0) < turns[name]:
             return None
         self._reopened.remove(name)
         return name
-
-    @property
-    def _new_ones_left(self) -> bool:
-        wanted = self.trials_wanted
-        return wanted is None or len(self.history.trials) < wanted
 
     def _gives_way(self, trial: TrialHistory) -> bool:
         """Whether a trial of a population, which has just reported, has to wait for its turn: to
@@ -339,7 +383,7 @@ class Engine:
         population = self.scheduler.population
         if population is None or not population.compares(trial.epochs):
             return False
-        return bool(self._reopened) or self._new_ones_left or self._donor(trial) is not None
+        return bool(self._reopened) or not self._drawn or self._donor(trial) is not None
 
     def _donor(self, trial: TrialHistory) -> str | None:
         population = self.scheduler.population
@@ -372,9 +416,12 @@ class Engine:
         self._record("exploit", id=trial.id, donor=donor, epoch=copied.epochs, params=params)
 
     def _judge(self, name: str, epoch: int, metrics: Mapping[str, float | None]) -> bool:
-        """Tells sampler and scheduler of a trial's value at `epoch`; whether it goes on."""
-        value = finite(metrics.get(self.history.metric))
-        if value is None:
+        """Tells sampler and scheduler of a trial's value at `epoch`; whether it goes on.
+
+        Both see the first trial of a configuration; its others are trained to their end.
+        """
+        value, trial = finite(metrics.get(self.history.metric)), self.history.trials[name]
+        if value is None or trial.repeat:
             return True
         self._sampler.report(name, epoch, value)
         return self.scheduler.report(name, epoch, value)
@@ -394,40 +441,70 @@ class Engine:
         )
         self._tell(self.history.trials[name])
         self._drop_losers()
+        self._choose()
         self.broken = self.broken or self._failures.verdict(self.trials_wanted)
 
     def _tell(self, trial: TrialHistory) -> None:
-        """A stopped trial can go on, so Optuna keeps it as running."""
-        if trial.state == STOPPED:
+        """Tells the sampler of a configuration when its last trial has ended.
+
+        A stopped trial can go on, so Optuna keeps it as running. A replay, whose history knows the
+        outcome already, counts the ends to tell at the same moment.
+        """
+        name = trial.configuration
+        if trial.state == STOPPED or trial.confirms is not None:
             return
-        value = finite(trial.value(self.history.metric, self.history.mode))
-        state = FAILED if trial.state == COMPLETED and value is None else trial.state
+        self._open[name] = self._open.get(name, 0) + 1
+        configuration = self.history.configurations[name]
+        ended = sum(trial.state in _ENDED for trial in configuration.trials)
+        if self._open[name] < ended or not self._replicates.settled(configuration):
+            return
+        del self._open[name]
+        value = finite(configuration.value(self.history.metric, self.history.mode))
+        state = configuration.state
+        state = FAILED if state == COMPLETED and value is None else state
         attributes: dict[str, Any] = {
             "state": state,  # by our name: Optuna sees a failed trial as pruned and infeasible
-            "epochs": trial.epochs,
-            "seconds": round(trial.seconds, 1),
+            "epochs": sum(trial.epochs for trial in configuration.trials),
+            "seconds": round(sum(trial.seconds for trial in configuration.trials), 1),
+            **self._replicates.outcome(configuration, self.history.metric, self.history.mode),
         }
         if trial.reason:
             attributes["reason"] = trial.reason
         if trial.donors:  # Optuna knows what was drawn; this is what it became
             attributes |= {"donors": trial.donors, "params": trial.params}
-        self._sampler.tell(trial.id, state, value, attributes)
+        self._sampler.tell(name, state, value, attributes)
+
+    def _choose(self) -> None:
+        """When the search is done, records which configurations are to be confirmed."""
+        if not self._drawn or self._open:
+            return
+        due = self._replicates.confirmation(self.history)
+        if due is not None and due != self.history.confirmation:
+            self._record("confirmation", **dataclasses.asdict(due))
 
     def _drop_losers(self) -> None:
         """Removes the checkpoints that nothing will ask for: the disk holds the best and the open.
 
-        An ended trial does not go on, so its last checkpoint goes; its best one stays while the
-        trial is among the best. One that has lost its place never gets it back, so only those
-        that may have checkpoints are compared: this is asked at every end of a trial.
+        An ended trial does not go on, so its last checkpoint goes; the best one of a configuration
+        stays while that is among the best, or to be settled, or confirmed. A settled one that has
+        lost its place never gets it back, so only trials that may have checkpoints are compared:
+        this is asked at every end of a trial.
         """
         trials = (self.history.trials[name] for name in self._files)
         ended = [trial for trial in trials if trial.state in _ENDED]
-        for place, trial in enumerate(self.history.ranked(ended)):
-            folder = trial_folder(self.run, trial.id)
+        for trial in ended:
             for name in (LAST, DONOR):
-                (folder / name).unlink(missing_ok=True)
-            if trial.state == FAILED or place >= self._search.keep:
-                (folder / BEST).unlink(missing_ok=True)
+                (trial_folder(self.run, trial.id) / name).unlink(missing_ok=True)
+        seen: set[tuple[str, str | None]] = set()
+        places = 0
+        for trial in self.history.ranked(ended):
+            if trial.state != FAILED and trial.configuration in self._open:
+                continue
+            first = (trial.configuration, trial.confirms) not in seen
+            seen.add((trial.configuration, trial.confirms))
+            places += first and trial.confirms is None
+            if trial.state == FAILED or not first or places > self._search.keep:
+                (trial_folder(self.run, trial.id) / BEST).unlink(missing_ok=True)
                 self._files.discard(trial.id)
 
     def _replay(self, past: Iterable[Mapping[str, Any]]) -> None:
@@ -446,12 +523,27 @@ class Engine:
             if record["event"] == "trial_start" and name not in seen:
                 seen.add(name)
                 self._files.add(name)
-                ended = self.history.trials[name].state in _ENDED
-                refused = record.get("refused") or 0
-                self._sampler.ask(name, record["params"], ended=ended, refused=refused)
+                trial = self.history.trials[name]
+                configuration = self.history.configurations[trial.configuration]
+                if trial.confirms is None:
+                    self._open.setdefault(configuration.id, 0)
+                if configuration.id == name:
+                    ended = self._replicates.settled(configuration)
+                    refused = record.get("refused") or 0
+                    self._sampler.ask(name, record["params"], ended=ended, refused=refused)
             elif record["event"] == "report":
                 if not self._judge(name, record["epoch"], record["metrics"]):
                     self._undone.add(name)
             elif record["event"] == "trial_end" and record["state"] in _ENDED:
                 self._tell(self.history.trials[name])
                 self._undone.discard(name)
+
+
+def _repeated(
+    name: str, configuration: Configuration, number: int, confirms: str | None = None
+) -> TrialHistory:
+    """A further trial of a configuration."""
+    params = configuration.trials[0].params
+    return TrialHistory(
+        name, params, configuration=configuration.id, repeat=number, confirms=confirms
+    )

@@ -41,6 +41,8 @@ RESUMABLE = (
     "search.cost_budget",
     "search.target",
     "search.patience",
+    "search.confirm",
+    "search.confirm_seeds",
     "search.concurrency",
     "search.keep",
     "search.max_failures",

@@ -22,7 +22,7 @@ from raudio.core.components import TASKS
 from raudio.core.errors import ConfigError, DataError, RunError, unknown
 from raudio.core.storage import absolute, exists, is_remote, join
 from raudio.data.clips import stored_tables
-from raudio.data.folds import on_fold
+from raudio.data.folds import folds_of, on_fold
 from raudio.data.inspect import Inspection, inspect, preflight
 from raudio.data.locate import SYNTH, locate
 from raudio.data.manifest import Manifest
@@ -31,7 +31,8 @@ from raudio.data.resolve import resolve
 from raudio.records import RECORDS
 from raudio.search import samplers
 from raudio.search import space_file as spaces
-from raudio.search.planner import Plan, plan
+from raudio.search.planner import Plan, plan, trials_in_all
+from raudio.search.replicates import notes as replicates_notes
 from raudio.search.sampler import examples
 from raudio.search.scheduler import Scheduler, grace_period
 from raudio.search.space import Space
@@ -57,6 +58,7 @@ class Job:
         plan: how it fits; None for a cluster that has not been reached yet.
         metric, mode: what is optimised.
         notes: what was decided, for the user.
+        folds: that each configuration is trained on; empty where `search.folds` is not set.
     """
 
     configuration: Configuration
@@ -71,6 +73,7 @@ class Job:
     metric: str
     mode: str
     notes: tuple[str, ...]
+    folds: tuple[int, ...] = ()
 
     @property
     def experiment(self) -> Experiment:
@@ -111,7 +114,14 @@ def check(overrides: Sequence[str], *, single: bool = False, echo: Callable[[str
         configuration = dataclasses.replace(
             configuration,
             search=dataclasses.replace(
-                configuration.search, trials=1, sampler="random", scheduler="none", **unread
+                configuration.search,
+                trials=1,
+                sampler="random",
+                scheduler="none",
+                repeat=1,
+                folds=False,
+                confirm=0,
+                **unread,
             ),
         )
     else:
@@ -132,6 +142,7 @@ def job_on_data(
         experiment = dataclasses.replace(experiment, plugins=plugins)
         others = [item for item in overrides if not item.startswith("plugins=")]
         overrides = [*others, compose.override("plugins", plugins)]
+    _check_replicates(search)
     if search.sampler == "grid":
         space.grid()
     elif space.constraints:
@@ -145,6 +156,9 @@ def job_on_data(
     manifest = locate(experiment.dataset, echo)
     split = on_fold(manifest, experiment.dataset.fold)
     _check_data(split)
+    folds = folds_of(manifest) if search.folds else ()
+    if search.folds:
+        _check_folds(experiment, space)
     _check_target(experiment, manifest)
     experiment = _on(experiment, manifest, store)
     configuration = dataclasses.replace(configuration, experiment=experiment)
@@ -184,7 +198,9 @@ def job_on_data(
             f"{feed} feed: {why}",
             *space.notes,
             *samplers.notes(search, space),
+            *replicates_notes(search, folds),
         ),
+        folds=folds,
     )
     scheduler_for(job)  # refuses what cannot be
     return job
@@ -304,6 +320,37 @@ def _check_data(manifest: Manifest) -> None:
         raise DataError(
             f"dataset {manifest.path!r} has {len(manifest.labels)} class "
             f"({', '.join(manifest.labels)}); there is nothing to tell apart: add another"
+        )
+
+
+def _check_folds(experiment: Experiment, space: Space) -> None:
+    """Refuses a fold of one's own where each takes its turn."""
+    if any(param.key == "dataset.fold" for param in space.params):
+        raise ConfigError(
+            "search.folds=true gives every configuration each fold in turn; take dataset.fold out "
+            "of the space"
+        )
+    if experiment.dataset.fold is not None:
+        raise ConfigError(
+            f"dataset.fold={experiment.dataset.fold}: search.folds=true gives every configuration "
+            "each fold in turn; leave one of them out"
+        )
+
+
+def _check_replicates(search: Search) -> None:
+    """Refuses what cannot be repeated or confirmed."""
+    if search.scheduler == "pbt" and (search.repeat > 1 or search.folds or search.confirm):
+        raise ConfigError(
+            "search.scheduler=pbt changes settings while trials train, so that a configuration "
+            "cannot be trained again; leave search.repeat, search.folds and search.confirm out, or "
+            "take search.scheduler=asha"
+        )
+    ends = (search.epochs_budget, search.cost_budget, search.patience, trials_in_all(search))
+    if search.confirm and all(end is None for end in ends):
+        raise ConfigError(
+            f"search.confirm={search.confirm} begins when all configurations are trained, and "
+            "search.time_budget alone sets no number of them: it would end the confirmation, too; "
+            "set search.trials"
         )
 
 

@@ -44,6 +44,7 @@ from raudio.search.job import Job, check, scheduler_for
 from raudio.search.live import Display
 from raudio.search.mirror import InPlace, Mirror, working_copy
 from raudio.search.planner import Plan, plan
+from raudio.search.replicates import Replicates
 from raudio.search.sampler import Sampler
 from raudio.search.slots import Slots, gpu_share
 from raudio.training.budget import count_epochs
@@ -159,6 +160,12 @@ def _run(job: Job, place: InPlace | Mirror, *, quiet: bool, resumed: bool) -> Se
                 configuration.search,
                 sampler=Sampler(job.space, configuration.search, job.mode, folder / JOURNAL),
                 scheduler=scheduler_for(job),
+                replicates=Replicates(
+                    repeat=configuration.search.repeat,
+                    folds=job.folds,
+                    confirm=configuration.search.confirm,
+                    confirm_seeds=configuration.search.confirm_seeds,
+                ),
                 experiment_for=job.experiment_for,
                 signature=lambda trained: signature(trained, job.manifest.fingerprint),
                 records=records,

@@ -1,0 +1,119 @@
+"""The trials of a configuration: what the sampler drew once is trained with several seeds, on
+several folds, and the best of it anew after the search.
+
+Trial `number` of a configuration, counted from 0 and on through those that confirm it, has the
+seed and the fold that its number says: the folds take turns, and each turn has the next seed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from statistics import fmean, stdev
+from typing import Any
+
+from raudio.config.schema import Experiment, Search
+from raudio.records import COMPLETED, FAILED, PRUNED, Configuration, ConfirmationRecord, History
+
+
+class Replicates:
+    """Says which trials a configuration has, and which of them is next.
+
+    Args:
+        repeat: seeds of each configuration.
+        folds: of the dataset, that each seed is trained on; none: the splits as they are.
+        confirm: how many of the best configurations are trained anew after the search.
+        confirm_seeds: fresh seeds of each of these.
+    """
+
+    def __init__(
+        self,
+        *,
+        repeat: int = 1,
+        folds: Sequence[int] = (),
+        confirm: int = 0,
+        confirm_seeds: int = 3,
+    ) -> None:
+        self.each = max(1, len(folds))
+        self.trials = repeat * self.each
+        self.confirm = confirm
+        self._folds, self._confirm_seeds = tuple(folds), confirm_seeds
+
+    def experiment(self, experiment: Experiment, number: int) -> Experiment:
+        """The experiment of a configuration's trial."""
+        if number == 0 and not self._folds:
+            return experiment
+        turn, place = divmod(number, self.each)
+        dataset = experiment.dataset
+        if self._folds:
+            dataset = dataclasses.replace(dataset, fold=self._folds[place])
+        return dataclasses.replace(experiment, seed=experiment.seed + turn, dataset=dataset)
+
+    def settled(self, configuration: Configuration) -> bool:
+        """Whether all trials of a configuration that the search needs have ended."""
+        states = [trial.state for trial in configuration.trials]
+        if not set(states) <= {COMPLETED, PRUNED, FAILED}:
+            return False
+        return len(states) == self.trials or set(states) != {COMPLETED}
+
+    def next(self, configuration: Configuration) -> int | None:
+        """The number of the next trial of a configuration, if it can start now.
+
+        The first runs alone, and it alone is compared with others by the scheduler: most
+        configurations are pruned in it. The others are trained to their end. They would be compared
+        with what has come as far, of which the scheduler would end most; and a fold may be harder
+        than another. Where one fails, no further one starts.
+        """
+        done = [trial.state for trial in configuration.trials]
+        ready = done[0] == COMPLETED and FAILED not in done
+        return len(done) if ready and len(done) < self.trials else None
+
+    def outcome(self, configuration: Configuration, metric: str, mode: str) -> dict[str, Any]:
+        """The mean of a configuration's values, their deviation and themselves; empty where it has
+        one trial."""
+        values = configuration.values(metric, mode)
+        if self.trials == 1 or not values:
+            return {}
+        deviation = {"deviation": stdev(values)} if len(values) > 1 else {}
+        return {"mean": fmean(values), **deviation, "values": values}
+
+    def confirmation(self, history: History) -> ConfirmationRecord | None:
+        """What is to be confirmed when the search is done; None: nothing.
+
+        The best configurations as the search ranked them.
+        """
+        names = tuple(each.id for each in history.ranked_configurations()[: self.confirm])
+        return ConfirmationRecord(names, self._confirm_seeds, self.each) if names else None
+
+    def next_confirming(self, history: History) -> tuple[Configuration, int] | None:
+        """The configuration to confirm next, and the number of the trial; None: all are started.
+
+        They take turns, so that a search that is stopped meanwhile has as many seeds of each.
+        """
+        record = history.confirmation
+        if record is None:
+            return None
+        chosen = [history.configurations[name] for name in record.configurations]
+        least = min(chosen, key=lambda configuration: len(configuration.confirming))
+        if len(least.confirming) >= record.seeds * record.each:
+            return None
+        return least, self.trials + len(least.confirming)
+
+
+def notes(search: Search, folds: Sequence[int]) -> tuple[str, ...]:
+    """What is trained of each configuration, for the user; nothing where that is one trial."""
+    trials = search.repeat * max(1, len(folds))
+    said = []
+    if trials > 1:
+        parts = [f"search.repeat={search.repeat}"] if search.repeat > 1 else []
+        parts += [f"{len(folds)} folds"] if folds else []
+        said.append(
+            f"a configuration is {trials} trials ({', '.join(parts)}), compared by their mean; "
+            "search.trials counts configurations"
+        )
+    if search.confirm:
+        each = search.confirm_seeds * max(1, len(folds))
+        said.append(
+            f"the best {search.confirm} are then trained anew, {each} trials each, to confirm them"
+        )
+    return tuple(said)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections import Counter
 from collections.abc import Mapping
@@ -23,12 +24,13 @@ from raudio.progress import (
     trial_state,
 )
 from raudio.records import History, TrialHistory
+from raudio.report.confirmation import CONFIDENCE, confirmation
 
 
 def as_data(run: str | os.PathLike[str], history: History) -> dict[str, Any]:
     """What `raudio status --json` prints; the trials best first."""
     metric, mode = history.metric, history.mode
-    best = history.best()
+    best, found = history.best(), confirmation(history)
     return {
         "run": os.fspath(run),
         "state": history.state,
@@ -38,6 +40,7 @@ def as_data(run: str | os.PathLike[str], history: History) -> dict[str, Any]:
         "version": history.version,
         "seconds": round(history.elapsed(), 3),
         "budget": {"trials": history.budget_trials, "seconds": history.budget_seconds},
+        "confirmation": None if found is None else dataclasses.asdict(found),
         "best": None
         if best is None
         else {
@@ -131,6 +134,17 @@ def summary(history: History, run: str | os.PathLike[str]) -> str:
         lines.append(f"best {history.metric} {value}: trial {best.id}, epoch {report.epoch}")
     elif trials:
         lines.append(f"no trial has a value of {history.metric} yet")
+    found = confirmation(history)
+    if found is not None:
+        for one in found.configurations:
+            text = f"confirmed {one.configuration}: mean {format_value(one.mean)}"
+            if one.deviation is not None:
+                text += (
+                    f", deviation {format_value(one.deviation)}, {CONFIDENCE:.0%} interval "
+                    f"{format_value(one.low)} to {format_value(one.high)}"
+                )
+            lines.append(f"{text} ({len(one.values)} of {found.seeds} seeds)")
+        lines.append(found.verdict)
     alike: dict[tuple[str | None, str | None], list[TrialHistory]] = {}
     for trial in history.trials.values():
         if trial.state == records.FAILED:

@@ -1,0 +1,123 @@
+"""What a confirmation tells, against scipy, the statistics module and hand computations."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from raudio.records import History
+from raudio.report.confirmation import confirmation, holm, welch
+from raudio.report.tables import as_data, summary
+
+VALUES = st.lists(st.floats(0, 1).map(lambda x: round(x, 3)), min_size=2, max_size=8)
+
+
+def history(
+    confirmed: Mapping[str, Sequence[float]], seeds: int = 3, each: int = 1, mode: str = "max"
+) -> History:
+    """A search whose best configurations have been trained anew with these values."""
+    found, time = History(), iter(range(10_000))
+
+    def apply(event: str, **fields: Any) -> None:
+        found.apply({"event": event, "time": float(next(time)), **fields})
+
+    def train(name: str, value: float, **fields: Any) -> None:
+        apply("trial_start", id=name, params={"a": 1}, signature="", **fields)
+        apply("report", id=name, epoch=1, metrics={"m": value}, seconds=1, final=True)
+        apply("trial_end", id=name, state="completed", kind=None, reason=None, seconds=1)
+
+    apply("search_start", version="0", metric="m", mode=mode, trials=len(confirmed))
+    for name in confirmed:
+        train(name, 0.5)
+    apply("confirmation", configurations=list(confirmed), seeds=seeds, each=each)
+    for name, values in confirmed.items():
+        for number, value in enumerate(values):
+            more = {"configuration": name, "repeat": each + number, "confirms": name}
+            train(f"{name}-{number}", value, **more)
+    apply("search_end", state="completed", reason=None)
+    return found
+
+
+@given(first=VALUES, second=VALUES)
+def test_welch_is_scipys_where_that_has_an_answer(first: list[float], second: list[float]) -> None:
+    if len(set(first)) > 1 or len(set(second)) > 1:
+        expected = stats.ttest_ind(first, second, equal_var=False).pvalue
+        assert welch(first, second) == pytest.approx(expected, nan_ok=False)
+    else:
+        assert welch(first, second) == float(first[0] == second[0])
+
+
+def test_holm_by_hand() -> None:
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.6, 0.7]) == [1.0, 1.0]
+    assert holm([0.2]) == [0.2]
+
+
+@pytest.mark.parametrize("mode", ["max", "min"])
+def test_each_has_mean_deviation_and_interval_and_the_best_is_first(mode: str) -> None:
+    values = {"a": [0.7, 0.8, 0.75], "b": [0.9, 0.92, 0.91], "c": [0.4, 0.6, 0.5]}
+    found = confirmation(history(values, mode=mode))
+    assert found is not None
+    assert found.complete
+    order = ["b", "a", "c"] if mode == "max" else ["c", "a", "b"]
+    assert [one.configuration for one in found.configurations] == order
+    for one in found.configurations:
+        own = values[one.configuration]
+        assert one.values == tuple(own)
+        assert one.mean == pytest.approx(statistics.mean(own))
+        assert one.deviation == pytest.approx(statistics.stdev(own))
+        expected = stats.t.interval(0.95, 2, statistics.mean(own), stats.sem(own))
+        assert (one.low, one.high) == pytest.approx(expected)
+    first, *others = found.configurations
+    raw = [stats.ttest_ind(first.values, one.values, equal_var=False).pvalue for one in others]
+    low, high = sorted(raw)
+    corrected = {low: 2 * low, high: max(2 * low, high)}
+    assert first.p is None
+    assert [one.p for one in others] == pytest.approx([corrected[p] for p in raw])
+    assert found.distinguishable == (corrected[raw[0]] < 0.05)
+
+
+def test_two_are_not_corrected_and_what_cannot_be_told_is_said() -> None:
+    found = confirmation(history({"a": [0.7, 0.8, 0.9], "b": [0.75, 0.8, 0.88]}))
+    assert found is not None
+    first, second = found.configurations
+    expected = stats.ttest_ind(first.values, second.values, equal_var=False).pvalue
+    assert second.p == pytest.approx(expected)
+    assert found.distinguishable is False
+    assert "cannot be told apart" in found.verdict
+    assert "3 seeds show large differences only" in found.verdict
+
+
+def test_a_seed_on_several_folds_counts_once() -> None:
+    values = {"a": [0.6, 0.8, 0.7, 0.9], "b": [0.1, 0.3, 0.2, 0.2]}
+    found = confirmation(history(values, seeds=2, each=2))
+    assert found is not None
+    assert found.configurations[0].values == pytest.approx((0.7, 0.8))
+    assert found.configurations[1].values == pytest.approx((0.2, 0.2))
+
+
+def test_one_that_has_not_ended_and_one_alone_decide_nothing() -> None:
+    found = confirmation(history({"a": [0.7, 0.8], "b": [0.75]}, seeds=2))
+    assert found is not None
+    assert (found.complete, found.distinguishable) == (False, None)
+    assert "raudio resume" in found.verdict
+    found = confirmation(history({"a": [0.7, 0.8, 0.7]}))
+    assert found is not None
+    assert found.distinguishable is None
+    assert confirmation(History()) is None
+
+
+def test_status_has_it() -> None:
+    known = history({"a": [0.7, 0.8, 0.75], "b": [0.9, 0.92, 0.91]})
+    data = as_data("run", known)
+    assert [one["configuration"] for one in data["confirmation"]["configurations"]] == ["b", "a"]
+    assert data["confirmation"]["distinguishable"] is True
+    assert data["best"]["id"] == "b-1"
+    assert "b is better than a: p = " in summary(known, "run")
+    assert as_data("run", History())["confirmation"] is None

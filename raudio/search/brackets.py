@@ -1,25 +1,20 @@
-"""Asynchronous successive halving in one bracket or several: Ray Tune's ASHA, asked outside Tune.
+"""Asynchronous successive halving in one bracket or several, which decides as Ray Tune's ASHA does.
 
 ASHA is Li et al., "A System for Massively Parallel Hyperparameter Tuning", MLSys 2020; Hyperband is
 Li et al., "Hyperband: A Novel Bandit-Based Approach to Hyperparameter Optimization", JMLR 18, 2018.
 
 A bracket stops trials at rungs; the next bracket has the same rungs without the first, so that its
-trials are compared later. Tune would draw a trial's bracket from NumPy's global state; here every
-bracket is an ASHA of Tune's own, and a trial's bracket is a function of the seed and its id.
+trials are compared later. Two things are not as in Tune, which draws a trial's bracket from NumPy's
+global state and takes the percentile of all values of a rung anew at each report (10 ms after
+100,000): a bracket is a function of the seed and the id, and a rung keeps its values sorted.
 """
 
 from __future__ import annotations
 
-import functools
+import bisect
 import math
-from collections.abc import Sequence
-from types import SimpleNamespace
-from typing import TYPE_CHECKING
 
 from raudio.core import seeding
-
-if TYPE_CHECKING:
-    from ray.tune.schedulers import AsyncHyperBandScheduler
 
 
 def milestones(grace: int, epochs: int, factor: float) -> list[int]:
@@ -70,36 +65,13 @@ class Brackets:
     def __init__(
         self, mode: str, epochs: int, grace: int, factor: float, count: int | None, seed: int
     ) -> None:
-        self._mode = mode
-        self._epochs = epochs
-        self._grace = grace
-        self._factor = factor
+        self._sign = -1.0 if mode == "min" else 1.0
         self._seed = seed
-        self._known: set[str] = set()
         first = milestones(grace, epochs, factor)
         #: The epochs of each bracket's rungs.
         self.milestones = [first[place:] for place in range(count or len(first) + 1)]
+        self._rungs = [[_Rung(epoch, factor) for epoch in rungs] for rungs in self.milestones]
         self._shares = allocation(len(self.milestones), len(first), factor)
-
-    @functools.cached_property
-    def _ashas(self) -> Sequence[AsyncHyperBandScheduler]:
-        """Those of brackets with rungs; made when first asked: importing Tune takes long, and a
-        plan has no use for it."""
-        from ray.tune.schedulers import AsyncHyperBandScheduler
-
-        return [
-            AsyncHyperBandScheduler(
-                time_attr="epoch",  # our own: Tune's counter starts again when a process is lost
-                metric="value",
-                mode=self._mode,
-                max_t=self._epochs,
-                grace_period=self._grace * self._factor**place,
-                reduction_factor=self._factor,
-                stop_last_trials=False,
-            )
-            for place, rungs in enumerate(self.milestones)
-            if rungs
-        ]
 
     def bracket(self, trial: str) -> int:
         """The bracket of a trial, from 0: drawn in proportion to what Hyperband allots."""
@@ -112,19 +84,42 @@ class Brackets:
 
     def report(self, trial: str, epoch: int, value: float) -> bool:
         """Whether `trial` goes on after `value` at `epoch`."""
-        place = self.bracket(trial)
-        if not self.milestones[place]:
-            return True
-        asha, stand_in = self._ashas[place], SimpleNamespace(trial_id=trial)
-        if trial not in self._known:
-            self._known.add(trial)
-            asha.on_trial_add(None, stand_in)
-        decision = asha.on_trial_result(None, stand_in, {"epoch": epoch, "value": value})
-        return bool(decision == asha.CONTINUE)
+        came_to = [rung for rung in self._rungs[self.bracket(trial)] if epoch >= rung.epoch]
+        # A rung that was passed without a value stays so: only the latest compares.
+        return not came_to or came_to[-1].passes(trial, self._sign * value)
 
     def rungs(self, bracket: int) -> list[tuple[int, int]]:
         """(epoch, trials that have been compared there) of a bracket, from its first rung on."""
-        if not self.milestones[bracket]:
-            return []
-        (only,) = self._ashas[bracket]._brackets
-        return [(math.ceil(epoch), len(values)) for epoch, values in reversed(only._rungs)]
+        return [(rung.epoch, len(rung)) for rung in self._rungs[bracket]]
+
+
+class _Rung:
+    """The values of the trials that came to an epoch; more is better."""
+
+    def __init__(self, epoch: int, factor: float) -> None:
+        self.epoch = epoch
+        self._share = (1 - 1 / factor) * 100 / 100  # by way of percent, as Tune: ties are exact
+        self._values: list[float] = []  # ascending
+        self._trials: set[str] = set()
+
+    def __len__(self) -> int:
+        return len(self._trials)
+
+    def passes(self, trial: str, value: float) -> bool:
+        """Whether a trial that comes here is among the best one in `factor` of those before it."""
+        if trial in self._trials:
+            return True
+        enough = not self._values or value >= self._cutoff()
+        bisect.insort(self._values, value)
+        self._trials.add(trial)
+        return enough
+
+    def _cutoff(self) -> float:
+        """The percentile between two values as NumPy's `linear` method has it."""
+        place = self._share * (len(self._values) - 1)
+        below = self._values[math.floor(place)]
+        above = self._values[math.ceil(place)]
+        part = place - math.floor(place)
+        if part < 0.5:
+            return below + (above - below) * part
+        return above - (above - below) * (1 - part)

@@ -90,7 +90,7 @@ def replay(
             watch=watch,
             clock=clock,
         )
-        engine.begin(raudio.__version__, curves.metric, curves.mode)
+        engine.begin(raudio.__version__, curves.metric, curves.mode, curves.epochs)
         state, reason = _simulate(engine, curves, workers, clock)
         engine.close(state, reason)
     return engine.history

@@ -33,6 +33,9 @@ class TPE:
     """Bergstra et al. 2011."""
 
     startup: int = setting(8, "trials drawn at random before it has enough to model", min=1)
+    window: int | None = setting(
+        1000, "ended trials that it models: the last so many, and the best 100; none: all", min=100
+    )
     candidates: int = setting(24, "draws, of which the most promising becomes the trial", min=1)
 
 

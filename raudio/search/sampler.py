@@ -58,8 +58,9 @@ class Sampler:
             first(space.grid(), space.points) if settings.sampler == "grid" else None
         )
         self._distributions = space.distributions()
+        tpe = settings.sampler == "tpe"
         self._study = optuna.create_study(
-            storage=Journal(journal),
+            storage=Journal(journal, settings.tpe.window if tpe else None, mode),
             study_name="raudio",
             direction="maximize" if mode == "max" else "minimize",
         )

@@ -1,0 +1,327 @@
+"""What a search of very many trials costs its driver: time and memory a trial, resuming, status.
+
+Run as `python benchmarks/search_scale.py` on a machine with nothing else to do; see the README
+beside it. Trials do no work: they report one epoch and end. Prints a table and writes JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+from figures import Figure, machine, table
+from rich.console import Console
+
+from raudio.config.schema import Search
+from raudio.records import JOURNAL, RECORDS, History, RecordWriter, read_history, read_records
+from raudio.search.curves import Curve, Curves
+from raudio.search.engine import Engine
+from raudio.search.replay import replay
+from raudio.search.sampler import Sampler
+from raudio.search.scheduler import Scheduler
+from raudio.search.space_file import load
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results" / "search_scale.json"
+METRIC = "valid/accuracy"
+SPACE = load("cnn_or_crnn")
+#: Trials after which the driver's memory is to stay as it is, to a tenth.
+SETTLED = 1000
+
+
+@dataclass
+class Course:
+    """Seconds and memory of a driver by the number of its trials."""
+
+    seconds: list[float]
+    memory: list[int]
+
+    @classmethod
+    def empty(cls) -> Course:
+        return cls([], [])
+
+    def note(self, began: float) -> None:
+        """To be called at the end of each trial."""
+        self.seconds.append(time.perf_counter() - began)
+        self.memory.append(psutil.Process().memory_info().rss)
+
+    def per_trial(self, first: int, last: int) -> float:
+        """Seconds a trial, from trial `first` to trial `last`."""
+        return (self.seconds[last - 1] - self.seconds[first]) / (last - 1 - first)
+
+    @property
+    def growth(self) -> float:
+        """The memory at the end by that after the first thousand trials."""
+        return self.memory[-1] / self.memory[min(SETTLED, len(self.memory)) - 1]
+
+    def as_data(self) -> dict[str, Any]:
+        step = max(1, len(self.seconds) // 100)
+        return {"every": step, "seconds": self.seconds[::step], "memory": self.memory[::step]}
+
+
+# --- through Ray Tune --------------------------------------------------------------------------
+
+
+def _work(config: Mapping[str, Any]) -> None:
+    """A trial of no work, as `search.trial` reports one."""
+    from ray import tune
+
+    value = float(np.random.default_rng(int(config["id"])).uniform())
+    tune.report({"epoch": 1, f"metrics/{METRIC}": value, "loop_seconds": 0.0, "final": True})
+
+
+def _engine(run: Path, trials: int, records: RecordWriter, watch: Callable[[Any], None]) -> Engine:
+    """The engine of a search with the defaults, of a new run or one to go on with."""
+    search = Search(trials=trials)
+    resumed = (run / RECORDS).stat().st_size > 0
+    return Engine(
+        run,
+        search,
+        sampler=Sampler(SPACE, search, "max", run / JOURNAL),
+        scheduler=Scheduler(search, "max", 1, 1),
+        experiment_for=lambda params: _EXPERIMENT,
+        signature=lambda experiment: "",
+        records=records,
+        history=read_history(run) if resumed else History(),
+        past=read_records(run) if resumed else (),
+        watch=watch,
+    )
+
+
+_EXPERIMENT: Any = None
+
+
+def through_tune(run: Path, trials: int, slots: int) -> Course:
+    """A search by the real engine in Ray Tune, with the default sampler."""
+    global _EXPERIMENT
+    from raudio.cluster.session import session
+    from raudio.config import compose
+    from raudio.config.schema import Cluster, Resources
+    from raudio.search.planner import plan
+    from raudio.search.tune import run_trials
+
+    _EXPERIMENT = compose.compose([]).experiment
+    course = Course.empty()
+    began = 0.0
+
+    def watch(record: Mapping[str, Any]) -> None:
+        if record["event"] == "trial_end":
+            course.note(began)
+
+    with (
+        session(Cluster(cpus=slots), run / "ray.log") as capacity,
+        RecordWriter(run / RECORDS) as records,
+    ):
+        engine = _engine(run, trials, records, watch)
+        engine.begin("benchmark", METRIC, "max", 1)
+        began = time.perf_counter()
+        state, reason = run_trials(
+            engine, _work, plan(capacity, Resources(), Search(trials=trials), "resident")
+        )
+        engine.close(state, reason)
+    return course
+
+
+def plain_tune(trials: int, slots: int) -> Course:
+    """Ray Tune by itself with OptunaSearch, the same space's numbers and TPE."""
+    import optuna
+    import ray
+    from ray import tune
+    from ray.tune.search import ConcurrencyLimiter
+    from ray.tune.search.optuna import OptunaSearch
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    course = Course.empty()
+    began = 0.0
+
+    class Watcher(tune.Callback):  # type: ignore[misc]
+        def on_trial_complete(self, **info: Any) -> None:
+            course.note(began)
+
+    def draw(trial: optuna.Trial) -> dict[str, Any]:
+        return {name: trial._suggest(name, d) for name, d in SPACE.distributions().items()}
+
+    def work(config: Mapping[str, Any]) -> None:
+        tune.report({METRIC: float(np.random.default_rng().uniform())})
+
+    searcher = OptunaSearch(draw, metric=METRIC, mode="max")
+    ray.init(address="local", num_cpus=slots, include_dashboard=False, _node_ip_address="127.0.0.1")
+    try:
+        began = time.perf_counter()
+        with tempfile.TemporaryDirectory() as folder:
+            tune.run(
+                work,
+                search_alg=ConcurrencyLimiter(searcher, slots),
+                num_samples=trials,
+                reuse_actors=True,
+                callbacks=[Watcher()],
+                storage_path=folder,
+                verbose=0,
+            )
+    finally:
+        ray.shutdown()
+    return course
+
+
+def resumed(run: Path, trials: int) -> float:
+    """Seconds until an ended run could go on: its records read, its study and rungs rebuilt."""
+    began = time.perf_counter()
+    with RecordWriter(run / RECORDS) as records:
+        _engine(run, trials, records, lambda record: None)
+    return time.perf_counter() - began
+
+
+def status(run: Path) -> float:
+    """Seconds of `raudio status`."""
+    began = time.perf_counter()
+    command = [sys.executable, "-m", "raudio.cli.main", "status", str(run)]
+    subprocess.run(command, check=True, capture_output=True)
+    return time.perf_counter() - began
+
+
+# --- simulated ---------------------------------------------------------------------------------
+
+
+def made_up(configurations: int = 300, epochs: int = 9) -> Curves:
+    """Curves whose level depends on the learning rate, drawn from the space."""
+    import optuna
+
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    draw = np.random.default_rng(0)
+    found = []
+    for _ in range(configurations):
+        params = SPACE.suggest(study.ask())
+        level = 0.9 - 0.2 * abs(np.log10(params["optimizer.lr"] / 2e-3)) + draw.normal(0, 0.02)
+        values = level * (1 - np.exp(-np.arange(1, epochs + 1) / 3))
+        seconds = tuple(draw.uniform(0.5, 2.0, epochs).tolist())
+        found.append(Curve(params, tuple({METRIC: float(v)} for v in values), seconds))
+    return Curves(SPACE, (), METRIC, "max", 0.0, {}, tuple(found))
+
+
+def simulated(run: Path, trials: int, workers: int, sampler: str) -> tuple[Course, list[float]]:
+    """A replayed search under ASHA, and the seconds at each decision: a start or a report."""
+    course, decisions = Course.empty(), []
+    began = time.perf_counter()
+
+    def watch(record: Mapping[str, Any]) -> None:
+        if record["event"] in ("trial_start", "report"):
+            decisions.append(time.perf_counter() - began)
+        if record["event"] == "trial_end":
+            course.note(began)
+
+    replay(made_up(), Search(trials=trials, sampler=sampler), run, workers=workers, watch=watch)
+    return course, decisions
+
+
+def slowdown(decisions: list[float]) -> tuple[float, float]:
+    """Seconds a decision, and those of the last tenth by those of the second."""
+    tenth = len(decisions) // 10
+    second = (decisions[2 * tenth] - decisions[tenth]) / tenth
+    last = (decisions[-1] - decisions[-1 - tenth]) / tenth
+    return decisions[-1] / len(decisions), last / second
+
+
+# --- the command -------------------------------------------------------------------------------
+
+PARTS = ("tune", "plain", "simulated")
+
+
+def _measure(part: str, work: Path, given: argparse.Namespace) -> dict[str, Any]:
+    """One part, in this process; figures and details."""
+    slots = len(os.sched_getaffinity(0))
+    figures: list[Figure] = []
+    details: dict[str, Any] = {}
+    if part == "tune":
+        for trials in given.trials:
+            run = work / f"run-{trials}"
+            run.mkdir()
+            (run / RECORDS).touch()
+            course = through_tune(run, trials, slots)
+            details[str(trials)] = course.as_data()
+            half = trials // 2
+            figures += [
+                Figure(f"seconds a trial of {trials:,}", course.per_trial(0, trials), "s"),
+                Figure(f"the same, second half of {trials:,}", course.per_trial(half, trials), "s"),
+                Figure(f"memory at {trials:,} by that at {SETTLED:,}", course.growth, at_most=1.1),
+                Figure(f"resume of {trials:,}", resumed(run, trials), "s", at_most=30.0),
+                Figure(f"raudio status of {trials:,}", status(run), "s", at_most=2.0),
+            ]
+    elif part == "plain":
+        trials = given.plain_trials
+        course = plain_tune(trials, slots)
+        details[str(trials)] = course.as_data()
+        figures += [
+            Figure(f"plain Tune: seconds a trial of {trials:,}", course.per_trial(0, trials), "s"),
+            Figure(
+                f"plain Tune: the same, second half of {trials:,}",
+                course.per_trial(trials // 2, trials),
+                "s",
+            ),
+            Figure(f"plain Tune: memory at {trials:,} by that at {SETTLED:,}", course.growth),
+        ]
+    else:
+        for sampler, trials in (("random", given.simulated), ("tpe", given.simulated // 20)):
+            run = work / f"simulated-{sampler}"
+            course, decisions = simulated(run, trials, given.workers, sampler)
+            each, ratio = slowdown(decisions)
+            details[sampler] = course.as_data()
+            what = f"{sampler} + ASHA, {trials:,} trials on {given.workers:,} workers"
+            figures += [
+                Figure(f"{what}: seconds a decision", each, "s", note=f"{len(decisions):,}"),
+                Figure(f"{what}: last tenth by second tenth", ratio),
+            ]
+    return {"figures": [vars(figure) for figure in figures], "details": details}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--trials", type=int, nargs="+", default=[1000, 10_000])
+    parser.add_argument("--plain-trials", type=int, default=1000, help="of plain Ray Tune")
+    parser.add_argument("--simulated", type=int, default=100_000, help="trials that are replayed")
+    parser.add_argument("--workers", type=int, default=1000, help="simulated")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--work", type=Path, help="keeps the runs; must be new")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--quick", action="store_true", help="small: the figures mean nothing")
+    parser.add_argument("--measure", choices=PARTS, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.quick:
+        given.trials, given.plain_trials, given.simulated, given.workers = [12], 12, 400, 10
+    work = given.work or Path(tempfile.mkdtemp(prefix="raudio-search-scale-"))
+    work.mkdir(parents=True, exist_ok=True)
+    if given.measure:
+        print(json.dumps(_measure(given.measure, work, given)))
+        return
+    figures, details = [], {}
+    for part in given.parts:  # each in a process of its own: its memory is its own, too
+        command = [sys.executable, __file__, *sys.argv[1:], "--measure", part, "--work", str(work)]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        measured = json.loads(done.stdout.splitlines()[-1])
+        figures += [Figure(**figure) for figure in measured["figures"]]
+        details[part] = measured["details"]
+    Console().print(table("A search of very many trials", figures))
+    result = {
+        "quick": given.quick,
+        "when": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": machine(),
+        "figures": [figure.as_data() for figure in figures],
+        "details": details,
+    }
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    given.out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -8,7 +8,7 @@ written by the driver alone, only ever appended to. Each has `event` and `time` 
 | search_start | version, resumed, metric, mode, trials, time_budget (s), |
 | | and of a trial epochs, rungs, brackets; of a configuration repeats |
 | cluster | where, cpus, gpus: what there is; slots (trials at once), trial_cpus, trial_gpus |
-| trial_start | id, params, signature, configuration, repeat, confirms, bracket, refused |
+| trial_start | id, params, signature, configuration, repeat, confirms, bracket, refused, same_as |
 | confirmation | configurations (ids, best first), seeds (of each), each (trials of a seed) |
 | report | id, epoch, metrics, seconds (of this epoch, inside the loop), final |
 | retry | id, kind, reason, seconds (wall): it failed; changed: settings it is tried again with |
@@ -210,6 +210,7 @@ class TrialHistory:
         configuration: id of the first trial with its params; where each is trained once, its own.
         repeat: which of its configuration's trials it is, from 0, those that confirm included.
         confirms: the configuration, of a trial that confirms it after the search; else None.
+        same_as: the trial that had completed its experiment already, and whose reports it has.
         state: running, completed, pruned, failed or stopped.
         kind: of a failure (error, non-finite loss, out of memory, bad data, disk full;
             configuration: settings that can't work together; crash: its process died again and
@@ -228,6 +229,7 @@ class TrialHistory:
     configuration: str = ""
     repeat: int = 0
     confirms: str | None = None
+    same_as: str | None = None
     state: str = RUNNING
     kind: str | None = None
     reason: str | None = None
@@ -281,6 +283,7 @@ class TrialHistory:
             self.configuration = record.get("configuration") or self.id
             self.repeat = record.get("repeat") or 0
             self.confirms = record.get("confirms")
+            self.same_as = record.get("same_as")
             self._run()
         elif event == "report":
             # A stopped trial that reports in a later session goes on; a report that was on its way

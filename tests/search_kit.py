@@ -138,7 +138,7 @@ class Session:
                 confirm_seeds=search.confirm_seeds,
             ),
             experiment_for=experiment_for,
-            signature=lambda experiment: "signature",
+            signature=lambda experiment: repr(experiment),
             records=self.records,
             history=history,
             past=past,

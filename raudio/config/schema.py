@@ -448,6 +448,9 @@ class Search:
         'known-good points, tried first: settings such as ["model=crnn optimizer.lr=0.003"], YAML '
         "files with a list of mappings, or run folders, whose best trial is meant",
     )
+    reuse: bool = setting(
+        True, "an experiment that a trial has completed is answered from the record, not run again"
+    )
     keep: int = setting(3, "best trials whose checkpoints are kept", min=1)
     max_failures: int = setting(
         5,

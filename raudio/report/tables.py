@@ -60,6 +60,7 @@ def as_data(run: str | os.PathLike[str], history: History) -> dict[str, Any]:
                 "metrics": trial.best_metrics(metric, mode),
                 "params": trial.params,
                 "changed": trial.changed,
+                "same_as": trial.same_as,
                 "seconds": round(trial.seconds, 3),
                 "lost": trial.lost,
                 "traceback": traceback_file(trial, run),

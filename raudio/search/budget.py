@@ -28,6 +28,7 @@ class Budget:
         self._most_cost = None if cost is None else parse_seconds(cost, "search.cost_budget")
         self._metric, self._sign = "", 1.0
         self._confirming: set[str] = set()
+        self._answered: set[str] = set()
         self._epochs: dict[str, int] = {}
         self._costs: dict[str, float] = {}
         self._all_epochs, self._all_cost = 0, 0.0
@@ -44,6 +45,8 @@ class Budget:
         if event == "search_start":
             self._metric = record["metric"]
             self._sign = -1.0 if record["mode"] == "min" else 1.0
+        elif event == "trial_start" and record.get("same_as") is not None:
+            self._answered.add(record["id"])
         elif event == "report":
             self._report(record["id"], record)
         elif event == "trial_end" and record["state"] in (COMPLETED, PRUNED, FAILED):
@@ -52,6 +55,8 @@ class Budget:
 
     def _report(self, trial: str, record: Mapping[str, Any]) -> None:
         metrics = record["metrics"]
+        if trial in self._answered:  # by another's reports, which are counted there
+            return
         known, epoch = self._epochs.get(trial, 0), max(record["epoch"], self._epochs.get(trial, 0))
         spent = self._costs.get(trial, 0.0)
         cost = metrics.get(_COST)

@@ -114,6 +114,7 @@ class Engine:
         self._files: set[str] = set()  # trials that may have checkpoints
         self._open: dict[str, int] = {}  # configurations with trials to come: how many have ended
         self._lost_in_vain = 0
+        self._completed: dict[str, str] = {}  # signature -> the first trial that completed it
         self._failures = Failures(search.max_failures)
         self._replay(past)
         self.broken = self._failures.verdict(self.trials_wanted)
@@ -238,7 +239,12 @@ class Engine:
                 self._end(trial.id, FAILED, CONFIGURATION, str(error))
                 continue
             experiment = self._replicates.experiment(experiment, trial.repeat)
-            self._start(trial, self._signature(experiment))
+            signature = self._signature(experiment)
+            same = self._same_as(trial, signature)
+            self._start(trial, signature, same)
+            if same is not None:
+                self._answer(trial.id, same)
+                continue
             return TrialSpec(trial.id, experiment)
         return None
 
@@ -340,11 +346,32 @@ class Engine:
     def _record(self, event: str, **fields: Any) -> None:
         record = self._records.append(event, **fields)
         self.history.apply(record)
-        self._failures.note(record)
-        self.budget.note(record)
+        self._note(record)
         self._watch(record)
 
-    def _start(self, trial: TrialHistory, signature: str) -> None:
+    def _note(self, record: Mapping[str, Any]) -> None:
+        """Takes account of a record, new or past."""
+        self._failures.note(record)
+        self.budget.note(record)
+        if record["event"] == "trial_end" and record["state"] == COMPLETED:
+            self._completed.setdefault(self.history.trials[record["id"]].signature, record["id"])
+
+    def _same_as(self, trial: TrialHistory, signature: str) -> str | None:
+        """The completed trial of the same experiment, which answers this one's; None: it is to be
+        trained, or has begun to be. A population's trials change on their way: none is the same."""
+        if not self._search.reuse or not signature or self.scheduler.population is not None:
+            return None
+        if trial.reports and trial.same_as is None:
+            return None
+        return self._completed.get(signature)
+
+    def _answer(self, name: str, same: str) -> None:
+        """Ends a trial at once, with the reports of the trial that it is the same as."""
+        for report in self.history.trials[same].reports:
+            if name in self._started:
+                self.report(name, report.epoch, report.metrics, 0.0, report.final)
+
+    def _start(self, trial: TrialHistory, signature: str, same_as: str | None = None) -> None:
         self._started[trial.id] = self._clock()
         self._files.add(trial.id)
         if trial.confirms is None:
@@ -359,6 +386,7 @@ class Engine:
             confirms=trial.confirms,
             bracket=self.scheduler.bracket(trial.configuration),
             refused=self._sampler.refused,
+            same_as=same_as,
         )
         if self.scheduler.population is not None:
             self.scheduler.population.had_turn(trial.id)
@@ -429,7 +457,9 @@ class Engine:
     def _end_as(self, trial: TrialHistory, final: bool) -> None:
         """Ends a trial as its last report says: its last epoch is completed, another is pruned."""
         if final:
-            self._end(trial.id, COMPLETED, None, None)
+            same = trial.same_as
+            reason = f"the same experiment as trial {same}" if same is not None else None
+            self._end(trial.id, COMPLETED, None, reason)
         else:
             reason = f"worse than {self.scheduler.others} at epoch {trial.epochs}"
             self._end(trial.id, PRUNED, None, reason)
@@ -515,8 +545,7 @@ class Engine:
         """
         seen: set[str] = set()
         for record in past:
-            self._failures.note(record)
-            self.budget.note(record)
+            self._note(record)
             name = record.get("id", "")
             if record["event"] in ("trial_start", "exploit") and self.scheduler.population:
                 self.scheduler.population.had_turn(name)

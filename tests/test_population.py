@@ -377,3 +377,61 @@ def test_it_is_on_the_command_line() -> None:
     assert check(given, echo=print).configuration.search.pbt.quantile == 0.25
     with pytest.raises(ConfigError, match=r"one process, and resources\.workers=2"):
         check([*given, "resources.workers=2", "cluster.cpus=2"], echo=print)
+
+
+# --- with Ray ----------------------------------------------------------------------------------
+
+
+@pytest.mark.ray
+def test_the_copied_weights_are_the_donor_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A copy whose rate is next to nothing keeps, to its end, the weights that it was given."""
+    import torch
+
+    from raudio import checkpoint
+    from raudio.search import engine, runner
+
+    given: dict[str, dict[str, Any]] = {}
+
+    def keep(path: Path, content: bytes) -> None:
+        write_atomic(path, content)
+        given[path.parent.name] = checkpoint.load(path)
+
+    write_atomic = engine.write_atomic
+    monkeypatch.setattr(engine, "write_atomic", keep)
+    result = runner.search(
+        "search.scheduler=pbt",
+        "search.pbt.interval=1",
+        "search.pbt.resample=0",
+        "search.pbt.quantile=0.5",
+        "search.grace=1",
+        "search.sampler=random",
+        "search.trials=4",
+        "search.concurrency=2",
+        "search.keep=4",
+        "space=optimizer",
+        "optimizer=adamw",
+        "optimizer.lr=choice(1e-9,1e-2)",
+        "optimizer.weight_decay=0",
+        "schedule=constant",
+        "model=cnn",
+        "model.width=8",
+        "model.depth=3",
+        "features.n_mels=32",
+        "training.epochs=3",
+        "run.export=false",
+        f"run.dir={tmp_path / 'run'}",
+        quiet=True,
+    )
+    trials = result.history.trials
+    assert {trial.state for trial in trials.values()} == {"completed"}
+    still = [t for t in trials.values() if t.donors and t.params["optimizer.lr"] == 1e-9]
+    assert still
+    for trial in still:
+        best = checkpoint.load(trial_folder(result.run, trial.id) / "best.pt")
+        donor = given[trial.id]
+        assert best["epoch"] > donor["epoch"]
+        for name, weights in best["model"].items():
+            if name.startswith("model.") and weights.is_floating_point() and "running" not in name:
+                torch.testing.assert_close(weights, donor["model"][name], atol=1e-6, rtol=0)

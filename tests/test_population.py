@@ -359,6 +359,8 @@ def test_the_copy_is_the_donor_s_last_checkpoint(tmp_path: Path, clock: Clock) -
     ("search", "space", "said"),
     [
         (Search(sampler="grid"), SPACE, "grid tries every cell as it is"),
+        (Search(repeat=2), SPACE, "leave out search.repeat"),
+        (Search(confirm=2), SPACE, "leave out search.repeat"),
         (Search(pbt=PBT(interval=9)), SPACE, "every 9 epochs .* never in trials of 9"),
         (Search(trials=3), SPACE, "trials=3 is too small .*quantile=0.25, which needs 4"),
         (Search(time_budget="5m"), SPACE, "needs search.trials"),

@@ -60,6 +60,11 @@ class Scheduler:
                     "search.sampler=grid tries every cell as it is, and search.scheduler=pbt "
                     "changes settings on the way; choose another of the two"
                 )
+            if search.repeat > 1 or search.folds or search.confirm:
+                raise ConfigError(
+                    "search.scheduler=pbt changes settings on the way, so that no other trial is "
+                    "trained alike; leave out search.repeat, search.folds and search.confirm"
+                )
             assert space is not None
             self._rule = Population(
                 mode,

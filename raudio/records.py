@@ -18,13 +18,19 @@ written by the driver alone, only ever appended to. Each has `event` and `time` 
 | search_end | state, reason |
 
 `History` and `TrialHistory` say what these are; `refused` counts draws that broke a constraint. A
-reader ignores events it doesn't know, so that later versions may add some.
+reader ignores events and fields it doesn't know, so that later versions may add some; what an older
+reader would misunderstand makes another `FORMAT`, which it refuses.
+
+A line is written in one system call, so that a driver that is killed leaves whole records, and at
+most one torn at the end, which is cut off. It reaches the disk within a second, or when the run
+ends: a loss of power may cost the reports of its last second, and the epochs are trained again.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import fcntl
 import json
 import math
@@ -49,6 +55,8 @@ ENVIRONMENT_JSON = "environment.json"
 DATASET_JSON = "dataset.json"  # the dataset's manifest, as it was: the model card quotes it
 PREFLIGHT_JSON = "preflight.json"  # what was found in the dataset before the search started
 RECORDS = "records.jsonl"
+#: The format of a run. Runs from before there was a number have the first.
+FORMAT = 1
 JOURNAL = "optuna.journal"
 TRIALS = "trials"
 ERROR_TXT = "error.txt"
@@ -96,6 +104,19 @@ def check_run(run: str | os.PathLike[str]) -> Path:
     )
 
 
+def check_format(found: Any, version: Any) -> None:
+    """Refuses a run whose format this raudio does not know.
+
+    Raises:
+        RunError: with the version that wrote it.
+    """
+    if found not in range(1, FORMAT + 1):
+        raise RunError(
+            f"a run of format {found!r}, made by raudio {version}; this raudio reads formats up to "
+            f"{FORMAT}: install raudio {version}, or a later one"
+        )
+
+
 def _runs_near(path: Path) -> list[str]:
     """Run folders inside, beside and one level above `path`."""
     found = []
@@ -107,13 +128,17 @@ def _runs_near(path: Path) -> list[str]:
     return found
 
 
+#: Seconds after which what was written is forced to the disk, for a loss of power.
+_SYNC = 1.0
+
 # --- writing -----------------------------------------------------------------------------------
 
 
 class RecordWriter:
     """Appends records to a file; a context manager.
 
-    On opening, a last line that a killed driver left torn is cut off.
+    On opening, a last line that a killed driver left torn is cut off. Whatever cannot be written
+    whole is not there at all.
 
     Args:
         path: the file; made with its folder when it isn't there.
@@ -122,6 +147,8 @@ class RecordWriter:
 
     def __init__(self, path: Path, clock: Callable[[], float] | None = None) -> None:
         self._clock = clock or time.time
+        self._path = path
+        self._synced = time.monotonic()
         path.parent.mkdir(parents=True, exist_ok=True)
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         whole = sum(len(line) for line in _whole_lines(path.read_bytes()))
@@ -131,21 +158,38 @@ class RecordWriter:
         """Writes one line in one system call, and returns the record as a reader will see it.
 
         Numbers that are not finite become null: JSON has no others.
+
+        Raises:
+            RunError: the disk is full, or fails.
         """
         record: dict[str, Any] = _finite(
             {"event": event, "time": round(self._clock(), 3), **fields}
         )
         line = json.dumps(record, allow_nan=False, ensure_ascii=False).encode() + b"\n"
-        written = os.write(self._descriptor, line)
-        if written != len(line):  # a full disk; the next record must not join this torn one
-            os.ftruncate(self._descriptor, os.fstat(self._descriptor).st_size - written)
-            raise OSError(f"only {written} of {len(line)} bytes of a record could be written")
+        try:
+            written = os.write(self._descriptor, line)
+            if written != len(line):  # the next record must not join this torn one
+                os.ftruncate(self._descriptor, os.fstat(self._descriptor).st_size - written)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            if time.monotonic() - self._synced >= _SYNC:
+                self._sync()
+        except OSError as error:
+            raise RunError(
+                f"{str(self._path)!r} cannot be written: {error.strerror}; what it holds is whole: "
+                "make room there, then resume the run"
+            ) from error
         loaded: dict[str, Any] = json.loads(line)
         return loaded
 
     def close(self) -> None:
-        """Closes the file; to be called once."""
+        """Closes the file, with all of it on the disk; to be called once."""
+        with contextlib.suppress(OSError):  # a record that was lost has been told of
+            self._sync()
         os.close(self._descriptor)
+
+    def _sync(self) -> None:
+        os.fsync(self._descriptor)
+        self._synced = time.monotonic()
 
     def __enter__(self) -> RecordWriter:
         return self
@@ -454,6 +498,7 @@ class History:
         """Folds in one record, as `RecordWriter.append` returns it."""
         event, now = record["event"], float(record["time"])
         if event == "search_start":
+            check_format(record.get("format", 1), record.get("version"))
             self.sessions += 1
             self.metric, self.mode = record["metric"], record["mode"]
             self.version = record.get("version") or ""

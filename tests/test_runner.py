@@ -17,9 +17,11 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+import yaml
 
-from raudio.core.errors import ConfigError, RunError
+from raudio.core.errors import ConfigError, DataError, RunError
 from raudio.data.prepare import Options, prepare
+from raudio.data.synth import synth
 from raudio.search import runner
 from raudio.search.job import check, longest_warmup
 from raudio.search.mirror import InPlace
@@ -269,3 +271,59 @@ def test_a_run_says_where_it_ran(
 def test_no_trial_is_stopped_in_its_warm_up(overrides: list[str], expected: float) -> None:
     """The grace is one for all trials, so it follows the longest warm-up that may be drawn."""
     assert longest_warmup(check(overrides, echo=print)) == expected
+
+
+def test_a_run_and_its_dataset_may_move(
+    wanted: list[int | None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run finds a dataset that was named relative to another folder; one that moved, when it
+    is told where it is now; another one in its place is refused."""
+    for folder in ("here", "there"):
+        (tmp_path / folder).mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for name, seed in (("data", 0), ("other", 1)):
+        synth(tmp_path / "here" / name, clips=60, seed=seed)
+    runner.search("search.trials=2", "dataset.path=data", "run.dir=run", quiet=True)
+    monkeypatch.chdir(tmp_path / "there")
+    (tmp_path / "here" / "run").rename("run")
+    runner.resume("run", quiet=True)
+    (tmp_path / "here" / "data").rename("data")
+    with pytest.raises(DataError, match=r"does not exist.*raudio resume RUN dataset\.path="):
+        runner.resume("run", quiet=True)
+    with pytest.raises(RunError, match="has changed since"):
+        runner.resume("run", f"dataset.path={tmp_path / 'here' / 'other'}", quiet=True)
+    runner.resume("run", "dataset.path=data", quiet=True)
+    monkeypatch.chdir(tmp_path)
+    runner.resume("there/run", "cluster.cpus=1", quiet=True)
+    assert wanted == [2] * 4
+
+
+def test_a_run_of_another_version(
+    wanted: list[int | None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    runner.search("search.trials=2", f"run.dir={run}", quiet=True)
+    recorded = yaml.safe_load((run / "search.yaml").read_text())
+
+    def write(**changes: Any) -> None:
+        content = {key: value for key, value in (recorded | changes).items() if value is not None}
+        (run / "search.yaml").write_text(yaml.safe_dump(content))
+
+    write(format=2, version="9.1.0")
+    with pytest.raises(RunError, match=r"format 2, made by raudio 9\.1\.0; .* install raudio 9"):
+        runner.resume(run, quiet=True)
+    settings = recorded["configuration"]
+    unknown = settings | {"search": settings["search"] | {"patients": 3}}
+    write(version="0.0.1", configuration=unknown)
+    with pytest.raises(RunError, match=r"made by raudio 0\.0\.1, whose settings .*patients"):
+        runner.resume(run, quiet=True)
+    # Before runs had a number, and before a setting was there: what they lack has its default.
+    older = settings | {"search": {k: v for k, v in settings["search"].items() if k != "keep"}}
+    write(format=None, version=None, configuration=older)
+    records = (run / "records.jsonl").read_text()
+    (run / "records.jsonl").write_text(records.replace('"version": "0.', '"version": "00.'))
+    capsys.readouterr()
+    runner.resume(run)
+    assert "made by raudio 00." in capsys.readouterr().err
+    assert yaml.safe_load((run / "search.yaml").read_text())["format"] == 1
+    assert wanted == [2, 2]

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from raudio.config.schema import Experiment, Search
-from raudio.core.errors import ConfigError
+from raudio.core.errors import ConfigError, RunError
 from raudio.core.storage import write_atomic
 from raudio.records import (
     BEST,
     COMPLETED,
     DONOR,
     FAILED,
+    FORMAT,
     LAST,
     PRUNED,
     STOPPED,
@@ -116,6 +117,7 @@ class Engine:
         self._lost_in_vain = 0
         self._completed: dict[str, str] = {}  # signature -> the first trial that completed it
         self._failures = Failures(search.max_failures)
+        self._unwritable = False
         self._replay(past)
         self.broken = self._failures.verdict(self.trials_wanted)
 
@@ -128,6 +130,7 @@ class Engine:
         """
         self._record(
             "search_start",
+            format=FORMAT,
             version=version,
             metric=metric,
             mode=mode,
@@ -333,6 +336,8 @@ class Engine:
             state: completed, stopped or failed.
             reason: why; None where there is nothing to say.
         """
+        if self._unwritable:
+            return
         for name in self._reopened:
             if self.history.trials[name].state != STOPPED:  # left open by a driver that died
                 self._started[name] = self._clock()
@@ -344,7 +349,11 @@ class Engine:
     # --- inside ----------------------------------------------------------------------------
 
     def _record(self, event: str, **fields: Any) -> None:
-        record = self._records.append(event, **fields)
+        try:
+            record = self._records.append(event, **fields)
+        except RunError as error:  # nothing may happen that is not recorded
+            self.broken, self._unwritable = str(error), True
+            raise
         self.history.apply(record)
         self._note(record)
         self._watch(record)

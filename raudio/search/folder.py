@@ -17,24 +17,28 @@ import yaml
 import raudio
 from raudio.config import compose, validate
 from raudio.core import machine
-from raudio.core.errors import ConfigError, RunError, unknown
+from raudio.core.errors import ConfigError, DataError, RunError, unknown
 from raudio.core.storage import write_atomic
 from raudio.data.inspect import preflight
 from raudio.data.manifest import Manifest
 from raudio.records import (
     DATASET_JSON,
     ENVIRONMENT_JSON,
+    FORMAT,
     PREFLIGHT_JSON,
     SEARCH_YAML,
     SPACE_YAML,
+    check_format,
 )
 from raudio.search.job import Job, job_on_data
 from raudio.search.points import POINTS
 from raudio.search.space import Space
 from raudio.search.space_file import load
 
-#: Settings of a recorded search that `resume` may change: the budget, and where it runs.
+#: Settings of a recorded search that `resume` may change: the budget, where it runs, and where the
+#: dataset, which has to be the same, is now.
 RESUMABLE = (
+    "dataset.path",
     "search.trials",
     "search.time_budget",
     "search.epochs_budget",
@@ -80,6 +84,8 @@ def write_search(job: Job, folder: Path) -> None:
     """What `recorded_job` reads; written anew when a session changes the budget, so that the next
     one knows it."""
     recorded = {
+        "format": FORMAT,
+        "version": raudio.__version__,
         "overrides": list(job.overrides),
         "single": not job.space.params,
         "configuration": validate.to_mapping(job.configuration),
@@ -104,7 +110,7 @@ def recorded_job(folder: Path, overrides: Sequence[str]) -> Job:
         mapping, given, single = (recorded[key] for key in ("configuration", "overrides", "single"))
         for key, value in changed.items():
             group, _, name = key.partition(".")
-            mapping[group][name] = value
+            (mapping if group in mapping else mapping["experiment"])[group][name] = value
     except (OSError, yaml.YAMLError, TypeError, KeyError) as error:
         raise RunError(f"{str(path)!r} is missing or damaged; this run cannot go on") from error
     if single and "search.trials" in changed:
@@ -112,11 +118,29 @@ def recorded_job(folder: Path, overrides: Sequence[str]) -> Job:
             f"search.trials={changed['search.trials']}: {str(folder)!r} has nothing to search, and "
             "a further trial would be the same; `raudio search` makes a run with a space"
         )
-    configuration = validate.configuration_from(mapping, plugins=True)
+    version = recorded.get("version", "of an earlier version")
+    check_format(recorded.get("format", 1), version)
+    if "dataset.path" in changed:
+        moved = [item for item in plain if item.startswith("dataset.path=")]
+        given = [item for item in given if not item.startswith("dataset.path=")] + moved
+    try:
+        configuration = validate.configuration_from(mapping, plugins=True)
+    except ConfigError as error:
+        if version == raudio.__version__:
+            raise
+        raise RunError(
+            f"{str(folder)!r} was made by raudio {version}, whose settings raudio "
+            f"{raudio.__version__} does not take ({error}); go on with it there, or start anew"
+        ) from error
     # The points are in the run's own space: where they came from may be gone.
     given = [override for override in given if not override.startswith(f"{POINTS}=")]
     space = Space("none") if single else load(str(folder / SPACE_YAML), overrides=given)
-    job = job_on_data(configuration, given, space, lambda text: None)
+    try:
+        job = job_on_data(configuration, given, space, lambda text: None)
+    except DataError as error:
+        raise DataError(
+            f"{error}; if the dataset has moved: raudio resume RUN dataset.path=WHERE_IT_IS"
+        ) from error
     if job.manifest.fingerprint != Manifest.read(str(folder)).fingerprint:
         raise RunError(
             f"dataset {job.manifest.path!r} has changed since run {str(folder)!r} started; its "

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import signal
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -145,11 +147,13 @@ def _display(quiet: bool) -> Display:
 def _run(job: Job, place: InPlace | Mirror, *, quiet: bool, resumed: bool) -> SearchResult:
     configuration, experiment, folder = job.configuration, job.experiment, place.folder
     epochs = count_epochs(experiment.training)
-    with RunLock(folder), _display(quiet) as display:
+    with RunLock(folder), _terminable(), _display(quiet) as display:
         if resumed:
             write_search(job, folder)
         past = read_records(folder) if resumed else ()
         history = read_history(folder) if resumed else History()
+        if _minor(history.version) not in ("", _minor(raudio.__version__)):
+            display.say(f"made by raudio {history.version}; going on with {raudio.__version__}")
         for note in job.notes:
             display.say(note)
         display.say(f"run {place.name}")
@@ -196,10 +200,30 @@ def _run(job: Job, place: InPlace | Mirror, *, quiet: bool, resumed: bool) -> Se
     return SearchResult(folder, place.name, engine.history, best, bundle, state)
 
 
+def _minor(version: str) -> str:
+    """Versions that differ after it make the same of a run."""
+    return ".".join(version.split(".")[:2])
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM, which a cluster's manager sends, is what Ctrl-C is."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def _trials(
     job: Job, place: InPlace | Mirror, engine: Engine, display: Display
 ) -> tuple[str, str | None]:
     """Starts Ray and the feed, and runs the engine's trials; how the search ended, and why."""
+    if engine.broken:  # its driver was killed before it could say so
+        return "failed", engine.broken
     if engine.exhausted:
         return "completed", engine.used_up
     configuration, experiment, folder = job.configuration, job.experiment, place.folder

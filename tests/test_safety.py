@@ -61,6 +61,7 @@ def fate(run: Path) -> Any:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_killed_at_every_one_of_200_points_the_search_is_the_same(
     tmp_path: Path, clock: Clock
 ) -> None:

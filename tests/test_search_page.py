@@ -23,7 +23,7 @@ from raudio.config import axes, compose, schema
 from raudio.config.axes import text
 from raudio.config.setting import settings_in
 from raudio.records import RecordWriter
-from raudio.search import folder, space_file
+from raudio.search import failures, folder, space_file
 from raudio.search.job import check
 
 #: What a page may call a part of a run beside the names in `records`.
@@ -51,6 +51,12 @@ def test_the_page_names_what_is_in_a_run() -> None:
         records.RECORDS,
         records.JOURNAL,
     }
+
+
+def test_the_page_names_every_kind_of_failure() -> None:
+    named = [value for key, value in vars(failures).items() if key.isupper()]
+    kinds = {kind for kind in named if isinstance(kind, str)} - {records.FAILED, records.STOPPED}
+    assert {kind for kind, _ in pages.table(SEARCH, "kind")} == kinds
 
 
 def test_the_grammar_of_the_page_is_the_code_s() -> None:

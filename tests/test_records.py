@@ -147,7 +147,7 @@ def test_a_record_that_a_full_disk_cuts_off_leaves_nothing(
         real = os.write
         with monkeypatch.context() as patch:
             patch.setattr(os, "write", lambda descriptor, line: real(descriptor, line[:9]))
-            with pytest.raises(OSError, match="only 9 of"):
+            with pytest.raises(RunError, match="No space left"):
                 writer.append("search_end", state="completed", reason=None)
         assert path.read_bytes() == whole
         writer.append("search_end", state="failed", reason="disk full")

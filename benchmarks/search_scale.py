@@ -110,6 +110,7 @@ def through_tune(run: Path, trials: int, slots: int) -> Course:
     from raudio.config import compose
     from raudio.config.schema import Cluster, Resources
     from raudio.search.planner import plan
+    from raudio.search.slots import Slots
     from raudio.search.tune import run_trials
 
     _EXPERIMENT = compose.compose([]).experiment
@@ -127,9 +128,8 @@ def through_tune(run: Path, trials: int, slots: int) -> Course:
         engine = _engine(run, trials, records, watch)
         engine.begin("benchmark", METRIC, "max", 1)
         began = time.perf_counter()
-        state, reason = run_trials(
-            engine, _work, plan(capacity, Resources(), Search(trials=trials), "resident")
-        )
+        fit = plan(capacity, Resources(), Search(trials=trials), "resident")
+        state, reason = run_trials(engine, _work, Slots(fit, lambda: fit))
         engine.close(state, reason)
     return course
 
@@ -198,6 +198,7 @@ def made_up(configurations: int = 300, epochs: int = 9) -> Curves:
     """Curves whose level depends on the learning rate, drawn from the space."""
     import optuna
 
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     draw = np.random.default_rng(0)
     found = []

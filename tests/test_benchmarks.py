@@ -220,3 +220,34 @@ def _left_behind(work: Path) -> list[str]:
             if str(work) in command:
                 found.append(command)
     return found
+
+
+@pytest.mark.slow
+def test_search_quality_runs_from_end_to_end(tmp_path: Path) -> None:
+    """Without its peer, on a few made-up curves; a second run goes on from what the first kept."""
+    sys.path.insert(0, str(BENCHMARKS))
+    try:
+        from search_scale import made_up
+    finally:
+        sys.path.remove(str(BENCHMARKS))
+    table, out = tmp_path / "curves.parquet", tmp_path / "result.json"
+    made_up(configurations=20).write(table)
+    command = [sys.executable, str(BENCHMARKS / "search_quality.py"), "--table", str(table)]
+    command += ["--seeds", "2", "--epochs", "40", "--out", str(out)]
+    for _ in range(2):
+        done = subprocess.run(
+            [*command, "--work", str(tmp_path / "work")],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+    result = json.loads(out.read_text())
+    assert set(result["contenders"]) == {"random", "TPE", "ASHA + random", "ASHA + TPE"}
+    assert all(len(curve) == 40 for curve in result["curves"].values())
+    kept = [json.loads(path.read_text()) for path in (tmp_path / "work").glob("random-*.json")]
+    best = np.maximum.accumulate(kept, axis=1)
+    assert result["curves"]["random"] == pytest.approx(best.mean(axis=0).tolist(), abs=1e-5)
+    assert result["target"] == pytest.approx(np.median(best[:, -1]))
+    assert out.with_suffix(".svg").read_text().startswith("<svg")
+    assert "ASHA + TPE" in done.stdout

@@ -9,6 +9,7 @@ from __future__ import annotations
 import bisect
 import copy
 import json
+import weakref
 from collections import deque
 from collections.abc import Container, Iterable
 from pathlib import Path
@@ -29,6 +30,7 @@ class _File(BaseJournalBackend):  # type: ignore[misc]
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("wb", buffering=0)
+        weakref.finalize(self, self._file.close)
         self._logs: list[dict[str, Any]] = []
         self._taken = 0
 

@@ -134,8 +134,12 @@ def through_tune(run: Path, trials: int, slots: int) -> Course:
     return course
 
 
+def _draw(trial: Any) -> None:
+    SPACE.suggest(trial)
+
+
 def plain_tune(trials: int, slots: int) -> Course:
-    """Ray Tune by itself with OptunaSearch, the same space's numbers and TPE."""
+    """Ray Tune by itself with OptunaSearch: the same space and TPE."""
     import optuna
     import ray
     from ray import tune
@@ -150,13 +154,10 @@ def plain_tune(trials: int, slots: int) -> Course:
         def on_trial_complete(self, **info: Any) -> None:
             course.note(began)
 
-    def draw(trial: optuna.Trial) -> dict[str, Any]:
-        return {name: trial._suggest(name, d) for name, d in SPACE.distributions().items()}
-
     def work(config: Mapping[str, Any]) -> None:
         tune.report({METRIC: float(np.random.default_rng().uniform())})
 
-    searcher = OptunaSearch(draw, metric=METRIC, mode="max")
+    searcher = OptunaSearch(_draw, metric=METRIC, mode="max")
     ray.init(address="local", num_cpus=slots, include_dashboard=False, _node_ip_address="127.0.0.1")
     try:
         began = time.perf_counter()

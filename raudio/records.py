@@ -5,7 +5,7 @@ written by the driver alone, only ever appended to. Each has `event` and `time` 
 
 | event | fields |
 | --- | --- |
-| search_start | version, resumed, metric, mode, trials, time_budget (s), |
+| search_start | version, resumed, metric, mode, objectives, limits, trials, time_budget (s), |
 | | and of a trial epochs, rungs, brackets; of a configuration repeats |
 | cluster | where, cpus, gpus: what there is; slots (trials at once), trial_cpus, trial_gpus |
 | trial_start | id, params, signature, configuration, repeat, confirms, bracket, refused, same_as |
@@ -14,7 +14,8 @@ written by the driver alone, only ever appended to. Each has `event` and `time` 
 | retry | id, kind, reason, seconds (wall): it failed; changed: settings it is tried again with |
 | lost | id, reason: its process or machine is gone; not an end, the trial goes on elsewhere |
 | exploit | id, donor, epoch (the donor's), params: it goes on from the donor's weights with these |
-| trial_end | id, state, kind, reason, seconds (wall, of this session's part) |
+| trial_end | id, state, kind, reason, seconds (wall, of this session's part); costs: those known \
+of a trial that never began |
 | search_end | state, reason |
 
 `History` and `TrialHistory` say what these are; `refused` counts draws that broke a constraint. A
@@ -44,6 +45,7 @@ from statistics import fmean
 from types import TracebackType
 from typing import Any
 
+from raudio.config.goal import Goal, recorded_goal
 from raudio.core.errors import RunError, closest
 
 # --- layout ------------------------------------------------------------------------------------
@@ -284,6 +286,7 @@ class TrialHistory:
     _settled: float = field(default=0.0, repr=False)
     _open: float = field(default=0.0, repr=False)
     _ended_in: int = field(default=0, repr=False)
+    _known_costs: dict[str, float] = field(default_factory=dict, repr=False)
 
     @property
     def seconds(self) -> float:
@@ -294,6 +297,14 @@ class TrialHistory:
     def epochs(self) -> int:
         """Epochs reported so far: the number of the last."""
         return self.reports[-1].epoch if self.reports else 0
+
+    @property
+    def costs(self) -> dict[str, float]:
+        """Its costs so far, or those that were known before it could begin."""
+        if not self.reports:
+            return self._known_costs
+        last = self.reports[-1].metrics
+        return {name: value for name, value in last.items() if name.startswith("cost/")}
 
     @property
     def loop_seconds(self) -> float:
@@ -357,6 +368,7 @@ class TrialHistory:
         elif event == "trial_end":
             self.state = record["state"]
             self.kind, self.reason = record.get("kind"), record.get("reason")
+            self._known_costs = dict(record.get("costs") or {})
             self._open, self._ended_in = 0.0, session
             self._settled += float(record.get("seconds") or 0.0)
 
@@ -411,12 +423,15 @@ class Configuration:
             COMPLETED if states == {COMPLETED} else RUNNING
         )
 
-    def values(self, metric: str, mode: str) -> list[float]:
-        """The value of each trial that has ended and not failed; before one has, of those there
-        are."""
+    @property
+    def counted(self) -> list[TrialHistory]:
+        """The trials that have ended and not failed; before one has, those that there are."""
         ended = [trial for trial in self.trials if trial.state in (COMPLETED, PRUNED)]
-        having = ended or [trial for trial in self.trials if trial.state != FAILED]
-        values = [trial.value(metric, mode) for trial in having]
+        return ended or [trial for trial in self.trials if trial.state != FAILED]
+
+    def values(self, metric: str, mode: str) -> list[float]:
+        """The value of each trial that counts."""
+        values = [trial.value(metric, mode) for trial in self.counted]
         return [value for value in values if value is not None]
 
     def value(self, metric: str, mode: str) -> float | None:
@@ -456,6 +471,7 @@ class History:
     Attributes:
         metric: what is optimised, such as `valid/accuracy`; empty before the first search_start.
         mode: `max` or `min`.
+        goal: all that is optimised, the metric first, and the limits.
         trials: by id, in the order in which they started.
         configurations: by id, in the order in which they were drawn.
         repeats: trials of each configuration.
@@ -477,6 +493,7 @@ class History:
 
     metric: str = ""
     mode: str = "max"
+    goal: Goal = field(default_factory=lambda: Goal({}))
     trials: dict[str, TrialHistory] = field(default_factory=dict)
     configurations: dict[str, Configuration] = field(default_factory=dict)
     repeats: int = 1
@@ -501,6 +518,7 @@ class History:
             check_format(record.get("format", 1), record.get("version"))
             self.sessions += 1
             self.metric, self.mode = record["metric"], record["mode"]
+            self.goal = recorded_goal(record)
             self.version = record.get("version") or ""
             self.budget_trials = record.get("trials")
             self.budget_seconds = record.get("time_budget")
@@ -541,11 +559,27 @@ class History:
         """Wall seconds of all sessions; while it runs, up to now."""
         return self.seconds + (max(0.0, time.time() - self.time) if self.state == RUNNING else 0.0)
 
+    def measures(self, configuration: Configuration) -> dict[str, float]:
+        """What a configuration is judged by: the metrics of a trial's best epoch, and all that it
+        cost; their means where there are several trials."""
+        found: dict[str, list[float]] = {}
+        for trial in configuration.counted:
+            measured = {**trial.best_metrics(self.metric, self.mode), **trial.costs}
+            for name, value in measured.items():
+                found.setdefault(name, []).append(value)
+        return {name: fmean(values) for name, values in found.items()}
+
+    def broken_limits(self, trial: TrialHistory) -> list[str]:
+        """The limits that a trial's configuration does not keep."""
+        if not self.goal.limits:
+            return []
+        return self.goal.broken(self.measures(self.configurations[trial.configuration]))
+
     def best(self) -> TrialHistory | None:
         """The best trial so far: the best repeat of the best configuration; None when no trial that
-        has not failed has a value."""
+        has not failed has a value and keeps the limits."""
         ranked = self.ranked()
-        if not ranked or ranked[0].state == FAILED:
+        if not ranked or ranked[0].state == FAILED or self.broken_limits(ranked[0]):
             return None
         return None if ranked[0].value(self.metric, self.mode) is None else ranked[0]
 
@@ -554,7 +588,8 @@ class History:
         ones last.
 
         Configurations that a whole confirmation is about come first, by what it found. Then those
-        whose trials are all completed, by their mean; then others that have a value, by theirs.
+        whose trials are all completed, by their mean; then others that have a value, by theirs;
+        then those that break a limit.
         """
         chosen = list(self.trials.values() if trials is None else trials)
         confirmed = self.confirmed()
@@ -604,12 +639,25 @@ class History:
             return 0, sign * confirmed[configuration.id], configuration.id
         value = configuration.value(self.metric, self.mode)
         if configuration.state == FAILED:
-            return 4, 0.0, configuration.id
+            return 5, 0.0, configuration.id
         if value is None:
-            return 3, 0.0, configuration.id
+            return 4, 0.0, configuration.id
+        if self.broken_limits(configuration.trials[0]):
+            return 3, sign * value, configuration.id
         completed = sum(trial.state == COMPLETED for trial in configuration.trials)
         whole = self.repeats == 1 or completed >= self.repeats
         return 1 if whole else 2, sign * value, configuration.id
+
+    def front(self) -> dict[str, tuple[float, ...]]:
+        """The Pareto front of the completed configurations that keep the limits: their ids, the
+        best in the first objective first, and the values of their objectives."""
+        values = {}
+        for name, configuration in self.configurations.items():
+            measures = self.measures(configuration) if configuration.state == COMPLETED else {}
+            found = self.goal.values(measures)
+            if found is not None and not self.goal.broken(measures):
+                values[name] = found
+        return {name: values[name] for name in self.goal.front(values)}
 
 
 class RecordReader:

@@ -21,6 +21,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from raudio.config.axes import Choice, Interval
+from raudio.config.goal import Goal
 from raudio.config.schema import Search
 from raudio.core.errors import ConfigError
 from raudio.records import (
@@ -115,11 +116,13 @@ class Session:
         time_budget: float | None = None,
         experiment_for: Any = impossible,
         mode: str = "max",
+        goal: Goal | None = None,
         space: Space = SPACE,
         folds: Sequence[int] = (),
         **settings: Any,
     ) -> None:
-        self.run, self.clock, self.mode = run, clock, mode
+        self.run, self.clock, self.mode, self.goal = run, clock, mode, goal
+        modes = mode if goal is None else tuple(goal.objectives.values())
         search = Search(**{"trials": 12, "keep": 2, "seed": 1, **settings})
         resumed = (run / RECORDS).exists()
         past = list(read_records(run)) if resumed else []
@@ -129,7 +132,7 @@ class Session:
         self.engine = Engine(
             run,
             search,
-            sampler=Sampler(space, search, mode, run / JOURNAL),
+            sampler=Sampler(space, search, modes, run / JOURNAL),
             scheduler=Scheduler(search, mode, EPOCHS, 1, space),
             replicates=Replicates(
                 repeat=search.repeat,
@@ -146,7 +149,7 @@ class Session:
             watch=self.seen.append,
             clock=clock,
         )
-        self.engine.begin("0", METRIC, mode)
+        self.engine.begin("0", METRIC, mode, goal=goal)
         self.trainers: dict[str, Trainer] = {}
 
     def drive(self, slots: int = 1, steps: float = math.inf, values: Any = curve) -> None:
@@ -178,6 +181,9 @@ class Trainer:
         self.folder.mkdir(parents=True, exist_ok=True)
         trial = session.engine.history.trials[spec.id]
         self.values = values({**trial.params, "repeat": trial.repeat})
+        # A search with a goal of its own knows of costs, too.
+        width = trial.params.get("model.width", 0)
+        self.costs = {"cost/params": 1000.0 * width} if session.goal else {}
         last = self.folder / LAST
         donor = self.folder / DONOR
         if donor.exists():
@@ -187,6 +193,10 @@ class Trainer:
 
     def step(self) -> bool:
         """An epoch and its report, or that of the checkpoint again; whether it goes on."""
+        goal = self.session.goal
+        if goal is not None and not self.epoch and goal.broken(self.costs):
+            self.session.engine.exclude(self.id, "over the limit", self.costs)
+            return False
         if not self.repeat:
             self.epoch += 1
             self.session.clock.now += 1
@@ -198,7 +208,7 @@ class Trainer:
         self.repeat = False
         value = self.values[self.epoch - 1]
         return self.session.engine.report(
-            self.id, self.epoch, {METRIC: value}, 1.0, self.epoch == EPOCHS
+            self.id, self.epoch, {METRIC: value, **self.costs}, 1.0, self.epoch == EPOCHS
         )
 
 
@@ -207,6 +217,7 @@ def outcome(run: Path) -> dict[str, Any]:
     history = read_history(run)
     storage = JournalStorage(JournalFileBackend(str(run / JOURNAL)))
     study = optuna.load_study(study_name="raudio", storage=storage)
+    one = len(study.directions) == 1
     return {
         "state": history.state,
         "ranked": [
@@ -214,7 +225,15 @@ def outcome(run: Path) -> dict[str, Any]:
             for t in history.ranked()
         ],
         "reports": {t.id: t.reports for t in history.trials.values()},
-        "study": [(t.state, t.value, t.params, t.intermediate_values) for t in study.trials],
+        "study": [
+            (
+                t.state,
+                t.values[0] if t.values and one else t.values,
+                t.params,
+                t.intermediate_values,
+            )
+            for t in study.trials
+        ],
         "files": files(run),
     }
 

@@ -348,7 +348,7 @@ def test_nobody_is_stopped_before_the_grace(kind: str) -> None:
     ("given", "said"),
     [
         ("asha.brackets=2 scheduler=median", "asha, but search.scheduler=median"),
-        ("median.min_samples=5", "median, but search.scheduler=asha"),
+        ("median.min_samples=5", "median, but search.scheduler=auto"),
         ("pbt.interval=3 scheduler=hyperband", "pbt, but search.scheduler=hyperband"),
         (
             "grace=2 scheduler=none",

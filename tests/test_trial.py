@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from raudio.config import compose
+from raudio.config.goal import Goal
 from raudio.config.validate import load_yaml, to_mapping
 from raudio.core.errors import ConfigError, DataError, NonFiniteError
 from raudio.records import EXPERIMENT_YAML
@@ -38,7 +39,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
         config = {"id": "0000", "experiment": to_mapping(experiment)}
         where = str(tmp_path)
         trial.run_trial(
-            config, data=Data("", None), run=where, gpus=0, memory=0, metric="m", mode="max"
+            config, data=Data("", None), run=where, gpus=0, memory=0, goal=Goal({"m": "max"})
         )
         return reports
 

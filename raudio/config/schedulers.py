@@ -8,6 +8,7 @@ from raudio.config.meta import setting
 
 #: Name -> one line.
 SCHEDULERS = {
+    "auto": "asha, or none with several objectives",
     "asha": "asynchronous successive halving: at rungs, only the best of those before go on",
     "hyperband": "ASHA in every bracket there is, from the most impatient to one that stops nobody",
     "median": "stops what is worse than the median of the others' running averages",
@@ -17,9 +18,9 @@ SCHEDULERS = {
 
 #: Setting, or group of settings, in `search` -> the schedulers that read it.
 READERS = {
-    "grace": ("asha", "hyperband", "median", "pbt"),
-    "reduction_factor": ("asha", "hyperband"),
-    "asha": ("asha",),
+    "grace": ("asha", "hyperband", "median", "pbt", "auto"),
+    "reduction_factor": ("asha", "hyperband", "auto"),
+    "asha": ("asha", "auto"),
     "median": ("median",),
     "pbt": ("pbt",),
 }

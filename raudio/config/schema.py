@@ -427,7 +427,7 @@ class Search:
     gp: GP = group(GP, "sampler=gp")
     nsga: NSGA = group(NSGA, "sampler=nsga2 and nsga3")
     scheduler: str = setting(
-        "asha",
+        "auto",
         "how bad trials are stopped early; `raudio list schedulers` has a line on each",
         choices=tuple(SCHEDULERS),
     )
@@ -459,6 +459,14 @@ class Search:
         min=1,
     )
     seed: int = setting(0, "seed of the sampler", min=0)
+    objectives: tuple[str, ...] = setting(
+        (),
+        "what is optimised: metrics such as accuracy, and costs such as cost/params, the first one "
+        "measured on the valid split; none: training.metric",
+    )
+    limits: tuple[str, ...] = setting(
+        (), "what a trial must keep to be the best one, such as 'params < 1e6'"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

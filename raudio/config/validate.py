@@ -381,8 +381,9 @@ def _check_readers(
                 continue
             value = attrgetter(key.removeprefix("search."))(search)
             if value != setting.default:
+                named = " or ".join(one for one in those if one != "auto")
                 problems.append(
-                    f"{key}={text(value)} is a setting of search.{choice}={' or '.join(those)}, "
+                    f"{key}={text(value)} is a setting of search.{choice}={named}, "
                     f"but search.{choice}={chosen}; leave it out, or choose that {choice}"
                 )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ import numpy as np
 
 from raudio import records
 from raudio.config.axes import text
+from raudio.config.goal import Goal
 from raudio.progress import trial_state
 from raudio.records import History, TrialHistory
 from raudio.report.run import Point, Run
@@ -117,13 +118,16 @@ def planned_epochs(run: Run) -> int | None:
 
 @dataclass(frozen=True)
 class Cost:
-    """What the trials of one state cost: their number, epochs, seconds in the loop and in all."""
+    """What the trials of one state cost: their number, epochs, seconds in the loop, on devices and
+    in all, and the most memory that one of them held, in bytes (0: not known)."""
 
     state: str
     trials: int
     epochs: int
     loop_seconds: float
+    device_seconds: float
     seconds: float
+    peak_memory: float
 
 
 def costs(history: History) -> list[Cost]:
@@ -137,7 +141,9 @@ def costs(history: History) -> list[Cost]:
             len(trials),
             sum(len(trial.reports) for trial in trials),
             sum(trial.loop_seconds for trial in trials),
+            sum(trial.costs.get("cost/device_seconds", trial.loop_seconds) for trial in trials),
             sum(trial.seconds for trial in trials),
+            max(trial.costs.get("cost/peak_memory", 0.0) for trial in trials),
         )
         for state, trials in groups.items()
     ]
@@ -150,21 +156,46 @@ def epoch_seconds(trial: TrialHistory) -> float | None:
     return median(times[1:] or times) if times else None
 
 
+@dataclass(frozen=True)
+class Axis:
+    """What a better value is paid with.
+
+    Attributes:
+        label: of the plot's axis.
+        mode: "min" or "max", which way it is better.
+        of: a trial's place on it; None when it has none.
+    """
+
+    label: str
+    mode: str
+    of: Callable[[TrialHistory], float | None]
+
+
+def price(run: Run) -> Axis:
+    """The second objective; with one alone, the time that an epoch takes."""
+    history = run.history
+    if not history.goal.several:
+        return Axis("seconds an epoch, median", "min", epoch_seconds)
+    name, mode = list(history.goal.objectives.items())[1]
+    return Axis(
+        name,
+        mode,
+        lambda trial: history.measures(history.configurations[trial.configuration]).get(name),
+    )
+
+
 def front(run: Run) -> list[TrialHistory]:
-    """The trials that none beats in both value and seconds an epoch, the cheapest first."""
-    sign = 1.0 if run.history.mode == "min" else -1.0
-    known = []
-    for trial in run.valued:
-        cost, value = epoch_seconds(trial), run.value(trial)
-        if cost is not None and value is not None:
-            known.append((cost, sign * value, trial))
-    found: list[TrialHistory] = []
-    best = float("inf")
-    for _, loss, trial in sorted(known, key=lambda item: item[:2]):
-        if loss < best:
-            found.append(trial)
-            best = loss
-    return found
+    """The trials within the limits that none beats in both value and price, the best value last."""
+    axis = price(run)
+    goal = Goal({run.history.metric: run.history.mode, axis.label: axis.mode})
+    points = {
+        trial.id: (value, cost)
+        for trial in run.valued
+        if not run.history.broken_limits(trial)
+        and (value := run.value(trial)) is not None
+        and (cost := axis.of(trial)) is not None
+    }
+    return [run.history.trials[name] for name in reversed(goal.front(points))]
 
 
 @dataclass(frozen=True)

@@ -18,18 +18,20 @@ _LABEL = (32, 14)
 
 
 def pareto(run: Run) -> Plot | None:
-    """Value against the time that an epoch takes, and the trials that none beats in both."""
+    """Value against its price (`analysis.price`), and the trials that none beats in both."""
     best = analysis.front(run)
     if not best:
         return None
     trials = analysis.spread(run.valued, MOST_POINTS)
     trials += [trial for trial in best if trial not in trials]
-    points = [(t, c, run.value(t) or 0.0) for t in trials if (c := analysis.epoch_seconds(t))]
-    times = [cost for _, cost, _ in points]
+    axis, timed = analysis.price(run), not run.history.goal.several
+    points = [(t, c, run.value(t) or 0.0) for t in trials if (c := axis.of(t)) is not None]
+    prices = [cost for _, cost, _ in points]
     y, note = value_scale(run, (value for _, _, value in points))
-    scale = Scale.of(times, log=max(times) > 8 * min(times), time=True)
+    log = min(prices) > 0 and max(prices) > 8 * min(prices)
+    scale = Scale.of(prices, log=log, time=timed)
     frame = Frame(scale, y)
-    corners = [frame.at(analysis.epoch_seconds(t), run.value(t)) for t in best]
+    corners = [frame.at(axis.of(t), run.value(t)) for t in best]
     names: list[Markup] = []
     last = (float("inf"), float("inf"))
     for (right, up), trial in list(zip(corners, best, strict=True))[::-1]:  # the best first
@@ -46,11 +48,12 @@ def pareto(run: Run) -> Plot | None:
             svg.steps(corners, "incumbent", "Pareto front"),
             state_marks(run, frame, points),
             *names,
-            x_label="seconds an epoch, median",
+            x_label=axis.label,
             y_label=run.history.metric,
         ),
         f"{len(best)} trial{'' if len(best) == 1 else 's'} (the line) that no other beats in both "
-        f"value and time. An epoch's time is that of its machine.{note}",
+        + ("value and time. An epoch's time is that of its machine." if timed else "objectives.")
+        + note,
         states_of(run, trials),
     )
 

@@ -136,6 +136,8 @@ def cost(run: Run) -> Markup:
             Cell(str(one.trials), one.trials),
             Cell(str(one.epochs), one.epochs),
             Cell(format_seconds(one.loop_seconds), one.loop_seconds),
+            Cell(format_seconds(one.device_seconds), one.device_seconds),
+            Cell(_memory(one.peak_memory), one.peak_memory),
             Cell(format_seconds(one.seconds), one.seconds),
             Cell(f"{one.seconds / whole:.0%}", one.seconds),
         ]
@@ -147,13 +149,17 @@ def cost(run: Run) -> Markup:
             str(sum(one.trials for one in found)),
             str(sum(one.epochs for one in found)),
             format_seconds(sum(one.loop_seconds for one in found)),
+            format_seconds(sum(one.device_seconds for one in found)),
+            _memory(max((one.peak_memory for one in found), default=0.0)),
             format_seconds(sum(one.seconds for one in found)),
             "100%",
         ]
     )
-    heads = ["end state", "trials", "epochs", "in the training loop", "in all", "share"]
+    heads = [
+        "end state", "trials", "epochs", "in the loop", "on devices", "memory", "in all", "share"
+    ]  # fmt: skip
     lost = sum(trial.lost for trial in run.history.trials.values())
-    made = parts.table("Trials' time by end state", heads, rows, numbers=range(1, 6))
+    made = parts.table("Trials' time by end state", heads, rows, numbers=range(1, 8))
     sessions = run.history.sessions
     told = tag(
         "p",
@@ -165,6 +171,11 @@ def cost(run: Run) -> Markup:
     plot = outcome.pareto(run)
     columns = [parts.figure(plot) if plot else None, tag("div", made, told)]
     return parts.section("cost", "Cost", tag("div", columns, class_="columns"))
+
+
+def _memory(size: float) -> str:
+    """The most that a process of a trial held; runs of earlier versions don't tell."""
+    return format_bytes(int(size)) if size else "–"
 
 
 # --- what went wrong, and on what it ran -------------------------------------------------------

@@ -37,6 +37,12 @@ def as_data(run: str | os.PathLike[str], history: History) -> dict[str, Any]:
         "reason": history.reason,
         "metric": metric,
         "mode": mode,
+        "objectives": dict(history.goal.objectives),
+        "limits": list(history.goal.limits),
+        "front": [
+            {"id": name, "values": dict(zip(history.goal.objectives, values, strict=True))}
+            for name, values in history.front().items()
+        ],
         "version": history.version,
         "seconds": round(history.elapsed(), 3),
         "budget": {"trials": history.budget_trials, "seconds": history.budget_seconds},
@@ -59,6 +65,8 @@ def as_data(run: str | os.PathLike[str], history: History) -> dict[str, Any]:
                 "value": trial.value(metric, mode),
                 "metrics": trial.best_metrics(metric, mode),
                 "params": trial.params,
+                "costs": trial.costs,
+                "broken_limits": history.broken_limits(trial),
                 "changed": trial.changed,
                 "same_as": trial.same_as,
                 "seconds": round(trial.seconds, 3),
@@ -82,6 +90,9 @@ def leaderboard(history: History, top: int | None = None) -> Table:
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
     table.add_column("trial", no_wrap=True)
     table.add_column(history.metric or "value", justify="right", no_wrap=True)
+    further = list(history.goal.objectives)[1:]
+    for name in further:
+        table.add_column(name, justify="right", no_wrap=True)
     table.add_column("epochs", justify="right", no_wrap=True)
     table.add_column("time", justify="right", no_wrap=True)
     table.add_column("curve", no_wrap=True)
@@ -89,21 +100,25 @@ def leaderboard(history: History, top: int | None = None) -> Table:
     table.add_column("settings")  # the one column that gives way in a narrow terminal
     names = short_names({key for trial in ranked for key in trial.params})
     for trial in shown:
+        measures = history.measures(history.configurations[trial.configuration])
         state = trial_state(history, trial)
         table.add_row(
             trial.id,
             format_value(trial.value(history.metric, history.mode)),
+            *(format_value(measures.get(name)) for name in further),
             str(trial.epochs),
             format_seconds(trial.seconds),
             curve(trial, history.metric),
-            Text(_ending(state, trial), style=STATES[state]),
+            Text(_ending(history, state, trial), style=STATES[state]),
             Text(settings(trial.params, names), no_wrap=True, overflow="ellipsis"),
         )
     return table
 
 
-def _ending(state: str, trial: TrialHistory) -> str:
-    return f"{state} ({trial.kind})" if state == records.FAILED and trial.kind else state
+def _ending(history: History, state: str, trial: TrialHistory) -> str:
+    if state == records.FAILED and trial.kind:
+        return f"{state} ({trial.kind})"
+    return f"{state} (over a limit)" if history.broken_limits(trial) else state
 
 
 def configuration(params: Mapping[str, Any]) -> Table:
@@ -134,7 +149,10 @@ def summary(history: History, run: str | os.PathLike[str]) -> str:
         value = format_value(report.metrics[history.metric])
         lines.append(f"best {history.metric} {value}: trial {best.id}, epoch {report.epoch}")
     elif trials:
-        lines.append(f"no trial has a value of {history.metric} yet")
+        limits = f" within {' and '.join(history.goal.limits)}" if history.goal.limits else ""
+        lines.append(f"no trial has a value of {history.metric}{limits} yet")
+    if history.goal.several and (front := history.front()):
+        lines.append(f"Pareto front of {', '.join(history.goal.objectives)}: {', '.join(front)}")
     found = confirmation(history)
     if found is not None:
         for one in found.configurations:

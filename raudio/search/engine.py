@@ -7,12 +7,14 @@ resumed search is rebuilt by passing the same records through the same code agai
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from raudio.config.goal import Goal
 from raudio.config.schema import Experiment, Search
 from raudio.core.errors import ConfigError, RunError
 from raudio.core.storage import write_atomic
@@ -121,19 +123,35 @@ class Engine:
         self._replay(past)
         self.broken = self._failures.verdict(self.trials_wanted)
 
-    def begin(self, version: str, metric: str, mode: str, epochs: int | None = None) -> None:
+    def begin(
+        self,
+        version: str,
+        metric: str,
+        mode: str,
+        epochs: int | None = None,
+        goal: Goal | None = None,
+    ) -> None:
         """Records the start of this session, and takes up the trials that the last one left open.
 
         A trial whose last recorded report ended it, but whose driver died before saying so, is
         ended now; the others go on from their checkpoints. Checkpoints that it had no time to
         remove go now.
+
+        Args:
+            version: of raudio.
+            metric, mode: of which a trial has its best epoch: the first objective.
+            epochs: of a trial that nothing stops.
+            goal: with further objectives and limits; None: there are none.
         """
+        goal = goal or Goal({metric: mode})
         self._record(
             "search_start",
             format=FORMAT,
             version=version,
             metric=metric,
             mode=mode,
+            objectives=goal.objectives,
+            limits=goal.limits,
             trials=self.trials_wanted,
             epochs=epochs,
             time_budget=self.budget.seconds,
@@ -320,6 +338,11 @@ class Engine:
         else:
             self._end(name, FAILED, kind, reason)
 
+    def exclude(self, name: str, reason: str, costs: Mapping[str, float]) -> None:
+        """A trial that has not begun breaks a limit by what is known of it: `costs`."""
+        if name in self._started:
+            self._end(name, PRUNED, None, reason, costs)
+
     def lost(self, name: str, reason: str) -> None:
         """The process or machine of a running trial is gone; the trial goes on elsewhere."""
         if name not in self._started:
@@ -473,10 +496,18 @@ class Engine:
             reason = f"worse than {self.scheduler.others} at epoch {trial.epochs}"
             self._end(trial.id, PRUNED, None, reason)
 
-    def _end(self, name: str, state: str, kind: str | None, reason: str | None) -> None:
-        seconds = self._clock() - self._started.pop(name)
+    def _end(
+        self,
+        name: str,
+        state: str,
+        kind: str | None,
+        reason: str | None,
+        costs: Mapping[str, float] | None = None,
+    ) -> None:
+        seconds = round(self._clock() - self._started.pop(name), 3)
+        more = {"costs": costs} if costs else {}
         self._record(
-            "trial_end", id=name, state=state, kind=kind, reason=reason, seconds=round(seconds, 3)
+            "trial_end", id=name, state=state, kind=kind, reason=reason, seconds=seconds, **more
         )
         self._tell(self.history.trials[name])
         self._drop_losers()
@@ -498,9 +529,12 @@ class Engine:
         if self._open[name] < ended or not self._replicates.settled(configuration):
             return
         del self._open[name]
-        value = finite(configuration.value(self.history.metric, self.history.mode))
+        goal = self.history.goal
+        values = goal.values(self.history.measures(configuration))
+        if values is None or not all(map(math.isfinite, values)):
+            values = None
         state = configuration.state
-        state = FAILED if state == COMPLETED and value is None else state
+        state = FAILED if state == COMPLETED and values is None else state
         attributes: dict[str, Any] = {
             "state": state,  # by our name: Optuna sees a failed trial as pruned and infeasible
             "epochs": sum(trial.epochs for trial in configuration.trials),
@@ -511,7 +545,9 @@ class Engine:
             attributes["reason"] = trial.reason
         if trial.donors:  # Optuna knows what was drawn; this is what it became
             attributes |= {"donors": trial.donors, "params": trial.params}
-        self._sampler.tell(name, state, value, attributes)
+        broken = self.history.broken_limits(trial)
+        limits = {limit: limit in broken for limit in goal.limits}
+        self._sampler.tell(name, state, values, attributes, limits)
 
     def _choose(self) -> None:
         """When the search is done, records which configurations are to be confirmed."""

@@ -15,11 +15,12 @@ from raudio.cluster.capacity import local_capacity
 from raudio.config import chain, compose
 from raudio.config.adapters import is_adapter
 from raudio.config.axes import Interval
+from raudio.config.goal import Goal, goal_of
 from raudio.config.samplers import READERS as OF_SAMPLERS
 from raudio.config.schedulers import READERS as OF_SCHEDULERS
 from raudio.config.schema import Augment, Configuration, Experiment, Search
 from raudio.core.components import TASKS
-from raudio.core.errors import ConfigError, DataError, RunError, unknown
+from raudio.core.errors import ConfigError, DataError, RunError
 from raudio.core.storage import absolute, exists, is_remote, join
 from raudio.data.clips import stored_tables
 from raudio.data.folds import folds_of, on_fold
@@ -56,7 +57,7 @@ class Job:
         store: bytes of the object store, by which the feed was chosen; None: not known yet.
         held: bytes that a streamed trial holds decoded, as `plan` takes them.
         plan: how it fits; None for a cluster that has not been reached yet.
-        metric, mode: what is optimised.
+        goal: what is optimised, and the limits.
         notes: what was decided, for the user.
         folds: that each configuration is trained on; empty where `search.folds` is not set.
     """
@@ -70,10 +71,19 @@ class Job:
     store: int | None
     held: int
     plan: Plan | None
-    metric: str
-    mode: str
+    goal: Goal
     notes: tuple[str, ...]
     folds: tuple[int, ...] = ()
+
+    @property
+    def metric(self) -> str:
+        """The first objective: of which a trial has its best epoch."""
+        return next(iter(self.goal.objectives))
+
+    @property
+    def mode(self) -> str:
+        """Whether the metric is better as it rises ("max") or falls ("min")."""
+        return self.goal.objectives[self.metric]
 
     @property
     def experiment(self) -> Experiment:
@@ -147,7 +157,8 @@ def job_on_data(
         space.grid()
     elif space.constraints:
         examples(space, 1, search.seed)
-    metric, mode = _metric(experiment)
+    goal = _goal(search, experiment)
+    search = _with_scheduler(search, goal)
     local = configuration.cluster.address == "local"
     capacity = local_capacity(configuration.cluster) if local else None
     if capacity is not None:  # before the data, which may take long to prepare
@@ -161,7 +172,7 @@ def job_on_data(
         _check_folds(experiment, space)
     _check_target(experiment, manifest)
     experiment = _on(experiment, manifest, store)
-    configuration = dataclasses.replace(configuration, experiment=experiment)
+    configuration = dataclasses.replace(configuration, experiment=experiment, search=search)
     assert experiment.dataset.sample_rate is not None
     _check_augment(experiment.augment, experiment.dataset.sample_rate)
     found = inspect(
@@ -191,8 +202,7 @@ def job_on_data(
             if capacity is None
             else plan(capacity, experiment.resources, search, feed, held=held)
         ),
-        metric=metric,
-        mode=mode,
+        goal=goal,
         notes=(
             *preflight.notes(found),
             f"{feed} feed: {why}",
@@ -239,15 +249,30 @@ def _check_folder(configuration: Configuration) -> None:
         )
 
 
-def _metric(experiment: Experiment) -> tuple[str, str]:
-    """What is optimised, and which way it is better."""
+def _goal(search: Search, experiment: Experiment) -> Goal:
     settings = type(experiment.task)
     modes = getattr(settings, "METRICS", None) or TASKS.get(experiment.task.name).modes  # type: ignore[attr-defined]
     known = {f"valid/{name}": mode for name, mode in modes.items()}
-    metric = experiment.training.metric or next(iter(known))
-    if metric not in known:
-        raise ConfigError(f"training.metric={metric!r}: {unknown('metric', metric, known)}")
-    return metric, known[metric]
+    goal = goal_of(search, experiment.training.metric, known)
+    if goal.several and search.sampler == "cmaes":
+        raise ConfigError(
+            f"search.sampler=cmaes has one objective, not {len(goal.objectives)}; take "
+            "search.sampler=tpe, nsga2 or gp"
+        )
+    return goal
+
+
+def _with_scheduler(search: Search, goal: Goal) -> Search:
+    """`search` with its scheduler decided."""
+    if search.scheduler == "auto":
+        return dataclasses.replace(search, scheduler="none" if goal.several else "asha")
+    if goal.several and search.scheduler != "none":
+        raise ConfigError(
+            f"search.scheduler={search.scheduler} compares trials by one value: with the "
+            f"objectives {', '.join(goal.objectives)} it would end those that are best in another; "
+            "leave search.scheduler out, or give one objective and search.limits"
+        )
+    return search
 
 
 def scheduler_for(job: Job) -> Scheduler:

@@ -162,7 +162,12 @@ def _run(job: Job, place: InPlace | Mirror, *, quiet: bool, resumed: bool) -> Se
             engine = Engine(
                 folder,
                 configuration.search,
-                sampler=Sampler(job.space, configuration.search, job.mode, folder / JOURNAL),
+                sampler=Sampler(
+                    job.space,
+                    configuration.search,
+                    tuple(job.goal.objectives.values()),
+                    folder / JOURNAL,
+                ),
                 scheduler=scheduler_for(job),
                 replicates=Replicates(
                     repeat=configuration.search.repeat,
@@ -178,7 +183,7 @@ def _run(job: Job, place: InPlace | Mirror, *, quiet: bool, resumed: bool) -> Se
                 time_budget=None if budget is None else parse_seconds(budget),
                 watch=display.watch,
             )
-            engine.begin(raudio.__version__, job.metric, job.mode, epochs)
+            engine.begin(raudio.__version__, job.metric, job.mode, epochs, job.goal)
             display.show(engine)
             state: str = "failed"
             reason: str | None = "the driver was ended by an error"
@@ -277,8 +282,7 @@ def _trials(
             run=str(folder.resolve()),
             gpus=fit.gpus,
             memory=fit.memory,
-            metric=job.metric,
-            mode=job.mode,
+            goal=job.goal,
         )
         return run_trials(
             engine,

@@ -43,14 +43,16 @@ class Sampler:
     Args:
         space: what is searched.
         settings: `sampler`, its own settings, and `seed`.
-        mode: "max" or "min".
+        modes: "max" or "min", or one for each of several objectives.
         journal: file of the study; what is there is replaced.
 
     Raises:
         ConfigError: the grid sampler meets an interval without a step.
     """
 
-    def __init__(self, space: Space, settings: Search, mode: str, journal: Path) -> None:
+    def __init__(
+        self, space: Space, settings: Search, modes: str | Sequence[str], journal: Path
+    ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._space = space
         self._settings = settings
@@ -58,11 +60,13 @@ class Sampler:
             first(space.grid(), space.points) if settings.sampler == "grid" else None
         )
         self._distributions = space.distributions()
-        tpe = settings.sampler == "tpe"
+        modes = [modes] if isinstance(modes, str) else list(modes)
+        # The best of several objectives are a front, which a window of one value would cut.
+        windowed = settings.sampler == "tpe" and len(modes) == 1
         self._study = optuna.create_study(
-            storage=Journal(journal, settings.tpe.window if tpe else None, mode),
+            storage=Journal(journal, settings.tpe.window if windowed else None, modes[0]),
             study_name="raudio",
-            direction="maximize" if mode == "max" else "minimize",
+            directions=[f"{mode}imize" for mode in modes],
         )
         self._trials: dict[str, optuna.Trial] = {}
         self.refused = 0  # draws that the constraints refused before the last one that was taken
@@ -122,29 +126,39 @@ class Sampler:
         )
 
     def report(self, name: str, epoch: int, value: float) -> None:
-        """An intermediate value, which TPE learns from when the trial is pruned."""
-        self._trials[name].report(value, epoch)
+        """An intermediate value, which TPE learns from when the trial is pruned; Optuna takes none
+        with several objectives."""
+        if len(self._study.directions) == 1:
+            self._trials[name].report(value, epoch)
 
     def tell(
-        self, name: str, state: str, value: float | None, attributes: Mapping[str, Any]
+        self,
+        name: str,
+        state: str,
+        values: float | Sequence[float] | None,
+        attributes: Mapping[str, Any],
+        limits: Mapping[str, bool] | None = None,
     ) -> None:
         """The end of a trial; a pruned one reaches Optuna as PRUNED, a failed one as infeasible.
 
         Args:
             name: of the trial.
             state: completed, pruned or failed. (A stopped trial can go on: Optuna sees it running.)
-            value: its best, of a completed trial.
+            values: of the objectives, of a completed trial.
             attributes: kept as the trial's user attributes.
+            limits: each limit of the search, and whether the trial breaks it: infeasible, too.
         """
         trial = self._trials[name]
         for name, attribute in attributes.items():
             trial.set_user_attr(name, attribute)
         if state == "failed":
             trial.set_constraint(_INFEASIBLE, 1.0)
+        for limit, broken in (limits or {}).items():
+            trial.set_constraint(limit, float(broken))
         with warnings.catch_warnings():
             # That CMA-ES does not look at constraints: `raudio plan` says so.
             warnings.simplefilter("ignore", UserWarning)
-            self._study.tell(trial, value if state == "completed" else None, _STATES[state])
+            self._study.tell(trial, values if state == "completed" else None, _STATES[state])
 
 
 def examples(space: Space, count: int, seed: int) -> list[dict[str, Any]]:

@@ -135,4 +135,9 @@ def notes(search: Search, space: Space) -> list[str]:
             f"search.sampler={search.sampler} learns from completed trials alone: those that "
             f"search.scheduler={search.scheduler} stops early teach it nothing"
         )
+    if search.sampler == "cmaes" and search.limits:
+        found.append(
+            "search.sampler=cmaes does not look at search.limits: it learns from trials that break "
+            "them as from the others"
+        )
     return found

@@ -6,6 +6,7 @@ that a resumed search rebuilds it by replaying the recorded reports. (Tune does 
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 from raudio.config.schema import Search
@@ -41,6 +42,8 @@ class Scheduler:
     def __init__(
         self, search: Search, mode: str, epochs: int, grace: int, space: Space | None = None
     ) -> None:
+        if search.scheduler == "auto":  # a job with several objectives has chosen none
+            search = dataclasses.replace(search, scheduler="asha")
         most = len(milestones(grace, epochs, search.reduction_factor)) + 1
         if search.asha.brackets > most:
             raise ConfigError(

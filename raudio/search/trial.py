@@ -13,12 +13,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from raudio.config.goal import Goal
 from raudio.config.validate import dump_yaml, experiment_from
 from raudio.core.storage import write_atomic
 from raudio.records import ERROR_TXT, EXPERIMENT_YAML, LAST, trial_folder
 from raudio.search.failures import CRASH, kind_of, reason_of
 from raudio.training.launch import LostWorkerError, as_result, launch
-from raudio.training.worker import Data
+from raudio.training.worker import Data, OverLimitError
 
 if TYPE_CHECKING:  # a trial's process needs no Optuna
     from raudio.search.engine import TrialSpec
@@ -43,8 +44,7 @@ def run_trial(
     run: str,
     gpus: float,
     memory: int,
-    metric: str,
-    mode: str,
+    goal: Goal,
 ) -> None:
     """Tune's trainable.
 
@@ -53,7 +53,7 @@ def run_trial(
         data: where the clips are.
         run: the run folder.
         gpus, memory: that each worker gets.
-        metric, mode: what is optimised.
+        goal: what the search is after.
     """
     from ray import tune
 
@@ -69,12 +69,13 @@ def run_trial(
             gpus=gpus,
             memory=memory,
             folder=folder,
-            metric=metric,
-            mode=mode,
+            goal=goal,
             report=lambda report: tune.report(as_result(report)),
         )
     except LostWorkerError:
         raise
+    except OverLimitError as error:
+        tune.report({"over": {"reason": error.reason, "costs": error.costs}})
     except Exception as error:
         # On a full disk what is known of it is told, and not kept.
         with contextlib.suppress(OSError):

@@ -161,6 +161,11 @@ class _Referee(TrialScheduler):  # type: ignore[misc]
         if "failed/kind" in result:
             self._engine.fail(trial.config["id"], result["failed/kind"], result["failed/reason"])
             return str(TrialScheduler.STOP)
+        if "over/reason" in result:
+            prefix = "over/costs/"
+            costs = {k.removeprefix(prefix): v for k, v in result.items() if k.startswith(prefix)}
+            self._engine.exclude(trial.config["id"], result["over/reason"], costs)
+            return str(TrialScheduler.STOP)
         prefix = "metrics/"
         metrics = {k.removeprefix(prefix): v for k, v in result.items() if k.startswith(prefix)}
         goes_on = self._engine.report(

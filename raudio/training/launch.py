@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from raudio.config.goal import Goal
 from raudio.config.schema import Experiment
 from raudio.config.validate import experiment_from, to_mapping
 from raudio.core.errors import RaudioError
@@ -31,8 +32,7 @@ def launch(
     gpus: float,
     memory: int,
     folder: Path,
-    metric: str,
-    mode: str,
+    goal: Goal,
     report: Callable[[Report], None],
 ) -> None:
     """Trains `experiment` to its end, or until `report` raises.
@@ -43,12 +43,13 @@ def launch(
         gpus: that each worker gets.
         memory: bytes that Ray reserves for each of several workers.
         folder: of the trial; a checkpoint in it is gone on from.
-        metric, mode: what is optimised.
+        goal: what the search is after.
         report: called after each epoch of an inline trial. Several workers report to the Tune
             trial that this runs in by way of Ray Train.
 
     Raises:
         LostWorkerError: a worker of a distributed trial is gone.
+        OverLimitError: it breaks a limit before it has begun.
         NonFiniteError, DataError: as the loop and the feeds raise them.
     """
     from ray.train import ScalingConfig
@@ -63,14 +64,13 @@ def launch(
                 data,
                 place=place,
                 folder=folder,
-                metric=metric,
-                mode=mode,
+                goal=goal,
                 report=report,
             )
 
         TorchTrainer(inline, scaling_config=ScalingConfig(num_workers=0)).fit()
         return
-    _distributed(experiment, data, gpus, memory, folder, metric, mode)
+    _distributed(experiment, data, gpus, memory, folder, goal)
 
 
 def as_result(report: Report) -> dict[str, Any]:
@@ -89,8 +89,7 @@ def _distributed(
     gpus: float,
     memory: int,
     folder: Path,
-    metric: str,
-    mode: str,
+    goal: Goal,
 ) -> None:
     from ray.exceptions import RayActorError
     from ray.train import RunConfig, ScalingConfig, WorkerGroupError
@@ -105,8 +104,7 @@ def _distributed(
                 "experiment": to_mapping(experiment),
                 "data": data,
                 "folder": str(folder),
-                "metric": metric,
-                "mode": mode,
+                "goal": goal,
             },
             torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
             scaling_config=ScalingConfig(
@@ -148,8 +146,7 @@ def _worker(config: Mapping[str, Any]) -> None:
         config["data"],
         place=place,
         folder=Path(config["folder"]),
-        metric=config["metric"],
-        mode=config["mode"],
+        goal=config["goal"],
         # Every rank reports, or Ray Train waits for the others; rank 0's is what counts.
         report=lambda report: ray.train.report(as_result(report)),
     )

@@ -16,7 +16,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -37,8 +37,8 @@ from raudio.core.errors import ConfigError, NonFiniteError, RunError, unknown
 from raudio.system import System
 from raudio.training.budget import budget
 from raudio.training.build import build_optimizer, build_schedule
+from raudio.training.costs import CostMeter
 from raudio.training.evaluate import evaluate
-from raudio.training.gpu import forget_peak, gpu_costs
 
 if TYPE_CHECKING:
     from raudio.data.feeds import Batch, Feed
@@ -55,7 +55,7 @@ class Report:
         epoch: epochs finished, so 1 after the first.
         metrics: "train/loss" (over all clips of the epoch), "train/padding" (share of its batches'
             samples that is padding), "valid/..." for each of the task's metrics, "lr", the learning
-            rate of the epoch's last step, and on a GPU what `gpu_costs` gives.
+            rate of the epoch's last step, and "cost/..." for what the trial has cost so far.
         seconds: time that the epoch took, training and validation; in the first one also fitting
             the front end.
         final: whether it is the last one: the budget is used up, or the patience is.
@@ -81,6 +81,7 @@ def train(
     rank: int = 0,
     world: int = 1,
     dataset: str = "",
+    costs: Mapping[str, float] | None = None,
 ) -> None:
     """Trains `system` as `experiment` says; on return it holds the weights of the last epoch.
 
@@ -103,6 +104,8 @@ def train(
         rank: this process among `world`, whose process group is up if there are several.
         world: how many processes train this system together.
         dataset: its fingerprint, kept in the checkpoints.
+        costs: those known before training, which every report repeats; after an interruption, the
+            first ones.
 
     Raises:
         NonFiniteError: a loss, a gradient, a score or the metric is NaN or infinite; no optimizer
@@ -118,10 +121,10 @@ def train(
     length = budget(training, train_feed.steps)
     identity = {"labels": list(system.task.labels), "dataset": dataset, "steps": length.steps}
 
-    forget_peak(device)
     system.to(device)
     make_step = _Stepper(experiment, system, device, length.steps, rank, world)
     step, epoch, stale = 0, 0, 0
+    known, spent = dict(costs or {}), 0.0
     best = -math.inf if mode == "max" else math.inf
 
     saved = _from_first_rank(_read(folder, identity) if rank == 0 else None, world)
@@ -132,8 +135,11 @@ def train(
         report(last)
         if last.final:
             return
+        known = {name: last.metrics.get(name, known[name]) for name in known}
+        spent = last.metrics.get("cost/device_seconds", 0.0)
 
     started = time.perf_counter()
+    meter = CostMeter(known, device, world, spent)
     valid_feed.keep(system.front_end, device)
     if not make_step.augmenter.changes_waves:
         train_feed.keep(system.front_end, device)
@@ -165,7 +171,6 @@ def train(
             "train/padding": _mean(padded, samples, device, world),
             **{f"valid/{name}": value for name, value in evaluation.metrics.items()},
             "lr": make_step.lr,
-            **gpu_costs(device),
         }
         value = metrics[metric]
         if not math.isfinite(value):
@@ -173,7 +178,8 @@ def train(
         better = value > best if mode == "max" else value < best
         best, stale = (value, 0) if better else (best, stale + 1)
         final = step == length.steps or stale == training.patience
-        told = Report(epoch, metrics, time.perf_counter() - started, final)
+        seconds = time.perf_counter() - started
+        told = Report(epoch, metrics | meter.read(seconds), seconds, final)
 
         if folder is not None and rank == 0:
             weights = {"model": system.state_dict(), "epoch": epoch, **identity}

@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from raudio.config.goal import Goal
 from raudio.config.schema import Experiment
+from raudio.core.errors import RaudioError
 from raudio.data.manifest import Manifest
+from raudio.records import LAST
 
 
 @dataclass(frozen=True)
@@ -41,8 +44,7 @@ def train_here(
     *,
     place: Place,
     folder: Path,
-    metric: str,
-    mode: str,
+    goal: Goal,
     report: Callable[[Any], None],
 ) -> None:
     """Trains `experiment` in this process, going on from the checkpoint in `folder` if any.
@@ -52,8 +54,11 @@ def train_here(
         data: where the clips are.
         place: this process among the trial's workers.
         folder: of the trial, for its checkpoints.
-        metric, mode: what is optimised.
+        goal: what the search is after.
         report: called after each epoch, on every rank.
+
+    Raises:
+        OverLimitError: the trial breaks a limit before it has begun.
     """
     import torch
 
@@ -61,6 +66,7 @@ def train_here(
     from raudio.data.folds import blocks_on_fold, on_fold
     from raudio.system import build_system
     from raudio.training.budget import budget
+    from raudio.training.costs import known_costs
     from raudio.training.loop import train
 
     set_threads(experiment.resources.cpus)
@@ -72,6 +78,10 @@ def train_here(
         labels=manifest.labels,
         class_counts=manifest.splits["train"].class_counts,
     )
+    costs = known_costs(system, experiment, place.device, latency=goal.measures_latency)
+    if not (folder / LAST).exists():  # one that goes on was within the limits
+        check_limits(goal, costs)
+    metric, mode = next(iter(goal.objectives.items()))
     feeds = build_feeds(
         manifest,
         experiment,
@@ -96,10 +106,34 @@ def train_here(
             rank=place.rank,
             world=place.world,
             dataset=manifest.fingerprint,
+            costs=costs,
         )
     finally:
         for feed in feeds.values():
             feed.close()
+
+
+class OverLimitError(RaudioError):
+    """What is known of a trial before it trains breaks a limit of the search.
+
+    Attributes:
+        reason: which limit, and the values.
+        costs: that are known.
+    """
+
+    def __init__(self, reason: str, costs: Mapping[str, float]) -> None:
+        super().__init__(reason, costs)
+        self.reason = reason
+        self.costs = dict(costs)
+
+
+def check_limits(goal: Goal, costs: Mapping[str, float]) -> None:
+    """Raises OverLimitError when `costs` break a limit of `goal`."""
+    broken = goal.broken(costs)
+    if broken:
+        names = {name for limit in broken for name in goal.limits[limit] if name in costs}
+        known = ", ".join(f"{name} is {costs[name]:.6g}" for name in sorted(names))
+        raise OverLimitError(f"over the limit {' and '.join(broken)}: {known}", costs)
 
 
 def set_threads(cpus: float) -> None:

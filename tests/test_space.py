@@ -16,6 +16,7 @@ from raudio.config import compose
 from raudio.config.axes import Choice, Interval
 from raudio.core.errors import ConfigError
 from raudio.search import space_file as spaces
+from raudio.search import space_yaml
 from raudio.search.space import Space
 from raudio.search.space_file import load
 
@@ -54,9 +55,9 @@ def message(*args: str) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("name", sorted(spaces.names()))
+@pytest.mark.parametrize("name", sorted(space_yaml.names()))
 def test_every_shipped_space_draws_experiments_that_work(name: str) -> None:
-    assert spaces.names()[name], "a space says in one line what it is about"
+    assert space_yaml.names()[name], "a space says in one line what it is about"
     _, space, overrides = spaces.resolve([f"space={name}"])
     keys = set()
     for params in draws(space, 60):
@@ -67,7 +68,7 @@ def test_every_shipped_space_draws_experiments_that_work(name: str) -> None:
 
 def test_the_design_s_spaces_are_there() -> None:
     wanted = {"default", "cnn_or_crnn", "front_end", "augmentation", "optimizer"}
-    assert wanted <= set(spaces.names())
+    assert wanted <= set(space_yaml.names())
 
 
 def test_conditions_decide_what_is_drawn(write: Write) -> None:
@@ -133,7 +134,7 @@ def test_one_key_with_an_axis_in_each_branch_is_two_params_to_optuna(write: Writ
     }
 
 
-@pytest.mark.parametrize("name", sorted(spaces.names()))
+@pytest.mark.parametrize("name", sorted(space_yaml.names()))
 def test_enqueued_settings_are_drawn_again(name: str) -> None:
     _, space, _ = spaces.resolve([f"space={name}"])
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))

@@ -67,7 +67,7 @@ def _tables() -> dict[str, dict[str, str]]:
     from raudio.config.samplers import SAMPLERS
     from raudio.config.schedulers import SCHEDULERS
     from raudio.data import recipe
-    from raudio.search import space_file
+    from raudio.search import space_yaml
 
     tables = {
         f"{registry.kind}s": {name: registry.about(name) for name in registry.names()}
@@ -75,7 +75,7 @@ def _tables() -> dict[str, dict[str, str]]:
     }
     tables = {kind.replace(" ", "-"): rows for kind, rows in tables.items()}
     tables["augment-presets"] = {name: f"augment={name}" for name in compose.options("augment")}
-    tables["spaces"] = space_file.names()
+    tables["spaces"] = space_yaml.names()
     tables["recipes"] = recipe.names()
     tables["samplers"] = SAMPLERS
     tables["schedulers"] = SCHEDULERS

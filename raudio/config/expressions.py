@@ -22,9 +22,19 @@ from itertools import pairwise
 from typing import Any
 
 from raudio.config.axes import Value, text
+from raudio.config.logic import (
+    Part,
+    Values,
+    computed_part,
+    condition_part,
+    conjunction,
+    decided,
+    disjunction,
+    fixed_part,
+    negation,
+)
+from raudio.config.tokens import Token, misread, tokens
 from raudio.core.errors import ConfigError, closest
-
-Values = Mapping[str, Value]
 
 #: The longest expression: more would be a mistake.
 _LONGEST = 1000
@@ -49,14 +59,6 @@ _PRODUCT: dict[str, Callable[[Any, Any], Any]] = {
 }
 _KEYWORDS = ("requires", "or", "and", "not", "in")
 _WORDS: dict[str, Value] = {"true": True, "false": False, "none": None, "null": None}
-
-_TOKEN = re.compile(
-    r"""(?P<number>(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?)
-      | (?P<string>'[^']*'|"[^"]*")
-      | (?P<word>[A-Za-z_]\w*([./][A-Za-z_]\w*)*)
-      | (?P<symbol>==|!=|<=|>=|//|[-=<>+*/%(),])""",
-    re.VERBOSE,
-)
 
 
 @dataclass(frozen=True)
@@ -114,34 +116,6 @@ def parse(
     return Expression(expression.strip(), frozenset(parser.used), truth)
 
 
-@dataclass(frozen=True)
-class _Token:
-    kind: str  # number, string, word, symbol or end
-    text: str
-    at: int
-
-
-@dataclass(frozen=True)
-class _Part:
-    """A part of an expression that has been read.
-
-    Attributes:
-        at: where it starts.
-        kind: condition, number, word (not known yet to be a name or a value) or value (no number).
-        of: gives its value; a condition's is None where it is undecided.
-        shown: as messages show it.
-        choices: the values that a name may have, by their texts; None: not a name, or any.
-        fixed: whether it is no name.
-    """
-
-    at: int
-    kind: str
-    of: Callable[[Values], Any]
-    shown: str
-    choices: Mapping[str, Value] | None = None
-    fixed: bool = False
-
-
 class _Parser:
     def __init__(
         self, expression: str, names: Mapping[str, Sequence[Value] | None], kind: str
@@ -150,7 +124,7 @@ class _Parser:
         self._text = expression
         self._names = names
         self._kind = kind
-        self._tokens = self._read()
+        self._tokens = tokens(expression, names)
         self._next = 0
 
     def whole(self) -> Callable[[Values], bool | None]:
@@ -162,40 +136,11 @@ class _Parser:
 
     # --- tokens ----------------------------------------------------------------------------
 
-    def _read(self) -> list[_Token]:
-        tokens, at = [], 0
-        while at < len(self._text):
-            if self._text[at].isspace():
-                at += 1
-                continue
-            match = _TOKEN.match(self._text, at)
-            if match is None:
-                if self._text[at] in "'\"":
-                    raise self._error("the quotes are not closed", at)
-                raise self._error(f"{self._text[at]!r} cannot be read", at)
-            kind, found = str(match.lastgroup), match.group()
-            if kind == "word":
-                found = self._word(found)
-            tokens.append(_Token(kind, found, at))
-            at += len(found)
-        return [*tokens, _Token("end", "", len(self._text))]
-
-    def _word(self, found: str) -> str:
-        """Without what is divided by: `cost/params` is one name, `training.steps/seed` two."""
-        parts = found.split("/")
-        for count in range(len(parts), 0, -1):
-            whole = "/".join(parts[:count])
-            if whole in self._names:
-                return whole
-        if any(name.startswith(f"{parts[0]}/") for name in self._names):
-            return found  # a misspelt one
-        return parts[0]
-
     @property
-    def _now(self) -> _Token:
+    def _now(self) -> Token:
         return self._tokens[self._next]
 
-    def _taken(self, symbols: Iterable[str]) -> _Token | None:
+    def _taken(self, symbols: Iterable[str]) -> Token | None:
         """The next token, passed, if it is one of `symbols` (or keywords)."""
         token = self._now
         if token.kind in ("symbol", "word") and token.text in symbols:
@@ -209,58 +154,59 @@ class _Parser:
             raise self._error(f"{symbol!r} is missing before {seen}", self._now.at)
 
     def _error(self, message: str, at: int) -> ConfigError:
-        place = f"character {at + 1}" if at < len(self._text) else "the end"
-        return ConfigError(f"{self._text!r}: {message}, at {place}")
+        return misread(self._text, message, at)
 
     # --- conditions ------------------------------------------------------------------------
 
-    def _requires(self) -> _Part:
+    def _requires(self) -> Part:
         left = self._any()
         if not self._taken(("requires",)):
             return left
         given, wanted = self._condition(left), self._condition(self._any())
-        return _condition(left.at, lambda values: _or([_not(given.of(values)), wanted.of(values)]))
+        return condition_part(
+            left.at, lambda values: disjunction([negation(given.of(values)), wanted.of(values)])
+        )
 
-    def _any(self) -> _Part:
-        return self._joined("or", self._all, _or)
+    def _any(self) -> Part:
+        return self._joined("or", self._all, disjunction)
 
-    def _all(self) -> _Part:
-        return self._joined("and", self._not, _and)
+    def _all(self) -> Part:
+        return self._joined("and", self._not, conjunction)
 
     def _joined(
         self,
         word: str,
-        inner: Callable[[], _Part],
+        inner: Callable[[], Part],
         join: Callable[[list[bool | None]], bool | None],
-    ) -> _Part:
+    ) -> Part:
         parts = [inner()]
         while self._taken((word,)):
             parts.append(inner())
         if len(parts) == 1:
             return parts[0]
         parts = [self._condition(part) for part in parts]
-        return _condition(parts[0].at, lambda values: join([part.of(values) for part in parts]))
+        return condition_part(parts[0].at, lambda values: join([part.of(values) for part in parts]))
 
-    def _not(self) -> _Part:
+    def _not(self) -> Part:
         token = self._taken(("not",))
         if token is None:
             return self._comparison()
         inner = self._condition(self._not())
-        return _condition(token.at, lambda values: _not(inner.of(values)))
+        return condition_part(token.at, lambda values: negation(inner.of(values)))
 
-    def _condition(self, part: _Part) -> _Part:
+    def _condition(self, part: Part) -> Part:
         """`part` as a condition: a comparison, or a setting that is true or false."""
         if part.kind == "word":
             part = self._settled(part)
         if part.kind == "condition":
             return part
         if part.choices is not None and set(part.choices) == {"true", "false"}:
-            return _condition(part.at, _decided(part.of))
+            return condition_part(part.at, decided(part.of))
         raise self._error(f"{part.shown} is no condition; compare it with something", part.at)
 
     # --- comparisons -----------------------------------------------------------------------
 
-    def _comparison(self) -> _Part:
+    def _comparison(self) -> Part:
         parts = [self._sum()]
         symbols: list[str] = []
         while token := self._taken((*_EQUAL, *_ORDER)):
@@ -271,7 +217,9 @@ class _Parser:
                 self._compared(left, symbol, right)
                 for symbol, (left, right) in zip(symbols, pairwise(parts), strict=True)
             ]
-            return _condition(parts[0].at, lambda values: _and([test(values) for test in tests]))
+            return condition_part(
+                parts[0].at, lambda values: conjunction([test(values) for test in tests])
+            )
         negated = self._now.text == "not" and self._tokens[self._next + 1].text == "in"
         if negated:
             self._next += 1
@@ -284,10 +232,14 @@ class _Parser:
         self._wanted(")")
         tests = [self._compared(parts[0], "=", item) for item in items]
         if negated:
-            return _condition(parts[0].at, lambda values: _not(_or([t(values) for t in tests])))
-        return _condition(parts[0].at, lambda values: _or([test(values) for test in tests]))
+            return condition_part(
+                parts[0].at, lambda values: negation(disjunction([t(values) for t in tests]))
+            )
+        return condition_part(
+            parts[0].at, lambda values: disjunction([test(values) for test in tests])
+        )
 
-    def _compared(self, left: _Part, symbol: str, right: _Part) -> Callable[[Values], bool | None]:
+    def _compared(self, left: Part, symbol: str, right: Part) -> Callable[[Values], bool | None]:
         known = self._as_name(left), self._as_name(right)
         left, right = self._settled(left, known[1]), self._settled(right, known[0])
         for one, other in ((left, right), (right, left)):
@@ -300,9 +252,9 @@ class _Parser:
             if one.kind == "number" and other.kind == "value" and other.shown != "none":
                 raise self._error(f"{one.shown} is a number, {other.shown} is not", other.at)
         compare = {**_EQUAL, **_ORDER}[symbol]
-        return _decided(lambda values: compare(left.of(values), right.of(values)))
+        return decided(lambda values: compare(left.of(values), right.of(values)))
 
-    def _no_value(self, name: _Part, value: _Part) -> ConfigError:
+    def _no_value(self, name: Part, value: Part) -> ConfigError:
         choices = list(name.choices or ())
         return self._error(
             f"{name.shown} is never {value.shown}{closest(value.shown, choices)}; "
@@ -310,18 +262,18 @@ class _Parser:
             value.at,
         )
 
-    def _as_name(self, part: _Part) -> _Part:
+    def _as_name(self, part: Part) -> Part:
         """A word as the name that it is, if it is one."""
         keys = self._keys(part.shown) if part.kind == "word" else []
         return self._named(part.at, keys[0]) if len(keys) == 1 else part
 
-    def _settled(self, part: _Part, beside: _Part | None = None) -> _Part:
+    def _settled(self, part: Part, beside: Part | None = None) -> Part:
         """A word as what it is beside another part: one of its values, a name, or any value."""
         if part.kind != "word":
             return part
         word = part.shown
         if beside is not None and beside.choices and word in beside.choices:
-            return _fixed(part.at, beside.choices[word])
+            return fixed_part(part.at, beside.choices[word])
         keys = self._keys(word)
         if len(keys) > 1:
             raise self._error(f"{word!r} may be {' or '.join(keys)}; write which", part.at)
@@ -329,9 +281,9 @@ class _Parser:
             self.used.add(keys[0])
             return self._named(part.at, keys[0])
         if word in _WORDS:
-            return _fixed(part.at, _WORDS[word])
+            return fixed_part(part.at, _WORDS[word])
         if beside is not None and not beside.fixed and beside.kind == "value":
-            literal = _fixed(part.at, word)
+            literal = fixed_part(part.at, word)
             if beside.choices:
                 raise self._no_value(beside, literal)
             return literal
@@ -345,9 +297,9 @@ class _Parser:
             return [word]
         return sorted(name for name in self._names if name.endswith((f".{word}", f"/{word}")))
 
-    def _named(self, at: int, key: str) -> _Part:
+    def _named(self, at: int, key: str) -> Part:
         values = self._names[key]
-        return _Part(
+        return Part(
             at,
             "number" if values is not None and not values else "value",
             lambda given: given[key],
@@ -357,95 +309,47 @@ class _Parser:
 
     # --- numbers ---------------------------------------------------------------------------
 
-    def _sum(self) -> _Part:
+    def _sum(self) -> Part:
         return self._computed(_SUM, lambda: self._computed(_PRODUCT, self._signed))
 
     def _computed(
-        self, symbols: Mapping[str, Callable[[Any, Any], Any]], inner: Callable[[], _Part]
-    ) -> _Part:
+        self, symbols: Mapping[str, Callable[[Any, Any], Any]], inner: Callable[[], Part]
+    ) -> Part:
         found = inner()
         while token := self._taken(symbols):
             left, right = self._number(found), self._number(inner())
-            found = _arithmetic(left, symbols[token.text], right)
+            found = computed_part(left, symbols[token.text], right)
         return found
 
-    def _signed(self) -> _Part:
+    def _signed(self) -> Part:
         token = self._taken(("-",))
         if token is None:
             return self._atom()
         inner = self._number(self._signed())
         if inner.fixed:
-            return _fixed(token.at, -inner.of({}))
-        return _Part(token.at, "number", lambda values: -inner.of(values), f"-{inner.shown}")
+            return fixed_part(token.at, -inner.of({}))
+        return Part(token.at, "number", lambda values: -inner.of(values), f"-{inner.shown}")
 
-    def _number(self, part: _Part) -> _Part:
+    def _number(self, part: Part) -> Part:
         part = self._settled(part)
         if part.kind != "number":
             raise self._error(f"{part.shown} is no number", part.at)
         return part
 
-    def _atom(self) -> _Part:
+    def _atom(self) -> Part:
         token = self._now
         if token.kind == "end":
             raise self._error("something is missing", token.at)
         self._next += 1
         if token.kind == "number":
             whole = token.text.isdigit()
-            return _fixed(token.at, int(token.text) if whole else float(token.text))
+            return fixed_part(token.at, int(token.text) if whole else float(token.text))
         if token.kind == "string":
-            return _fixed(token.at, token.text[1:-1])
+            return fixed_part(token.at, token.text[1:-1])
         if token.kind == "word" and token.text not in _KEYWORDS:
-            return _Part(token.at, "word", lambda values: None, token.text)
+            return Part(token.at, "word", lambda values: None, token.text)
         if token.text == "(":
             inner = self._requires()
             self._wanted(")")
             return inner
         raise self._error(f"{token.text!r} is not expected here", token.at)
-
-
-def _fixed(at: int, value: Value) -> _Part:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    kind = "number" if number else "value"
-    return _Part(at, kind, lambda values: value, text(value), fixed=True)
-
-
-def _condition(at: int, of: Callable[[Values], bool | None]) -> _Part:
-    return _Part(at, "condition", of, "a condition")
-
-
-def _arithmetic(left: _Part, compute: Callable[[Any, Any], Any], right: _Part) -> _Part:
-    return _Part(
-        left.at,
-        "number",
-        lambda values: compute(left.of(values), right.of(values)),
-        "a number",
-        fixed=left.fixed and right.fixed,
-    )
-
-
-def _decided(of: Callable[[Values], Any]) -> Callable[[Values], bool | None]:
-    """`of`, undecided where a value is missing, is none where a number is needed, or is divided by
-    zero."""
-
-    def truth(values: Values) -> bool | None:
-        try:
-            return bool(of(values))
-        except (KeyError, TypeError, ArithmeticError):
-            return None
-
-    return truth
-
-
-# Kleene's logic of three values: what is undecided stays so unless the rest decides.
-
-
-def _not(truth: bool | None) -> bool | None:
-    return None if truth is None else not truth
-
-
-def _and(truths: list[bool | None]) -> bool | None:
-    return False if False in truths else None if None in truths else True
-
-
-def _or(truths: list[bool | None]) -> bool | None:
-    return True if True in truths else None if None in truths else False

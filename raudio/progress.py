@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,8 @@ class Progress:
 def headlines(history: History) -> Iterator[Text]:
     """What a search has done, spent and found so far; what is not known has no line."""
     yield _done(history)
-    yield Text(_spent(history), style="dim")
+    for text in _spent(history):
+        yield Text(text, style="dim")
     yield Text(_cluster(history), style="dim")
     best = history.best()
     if best is None:
@@ -123,7 +124,7 @@ def line(history: History, record: Mapping[str, Any], run: Path) -> str | None:
     trial = history.trials.get(record.get("id", ""))
     if trial is None:
         return None
-    if event == "report" and history.budget_trials == 1:
+    if event == "report" and history.budget.trials == 1:
         epochs = (
             record["epoch"] if history.epochs is None else f"{record['epoch']}/{history.epochs}"
         )
@@ -183,23 +184,58 @@ def short_names(keys: set[str]) -> dict[str, str]:
 
 def _done(history: History) -> Text:
     counts = Counter(trial_state(history, trial) for trial in history.trials.values())
-    done = sum(counts[state] for state in (COMPLETED, PRUNED, FAILED))
-    wanted = history.budget_trials
-    text = Text(f"{done} trials" if wanted is None else f"{done} of {wanted} trials", style="bold")
+    if history.replicated:
+        done = sum(map(history.settled, history.configurations.values()))
+        unit, further = "configurations", f"{len(history.trials)} trials: "
+    else:
+        done = sum(counts[state] for state in (COMPLETED, PRUNED, FAILED))
+        unit, further = "trials", ""
+    wanted = history.budget.trials
+    text = Text(f"{done} {unit}" if wanted is None else f"{done} of {wanted} {unit}", style="bold")
     always = (COMPLETED, PRUNED, FAILED, RUNNING)
     parts = (f"{counts[state]} {state}" for state in STATES if state in always or counts[state])
-    return text.append(f"  {', '.join(parts)}", style="not bold")
+    return text.append(f"  {further}{', '.join(parts)}", style="not bold")
 
 
-def _spent(history: History) -> str:
-    elapsed, limit = history.elapsed(), history.budget_seconds
-    time = format_seconds(elapsed)
-    if limit is not None:
-        time += f" of {format_seconds(limit)}, {format_seconds(max(0.0, limit - elapsed))} left"
-    trials = history.trials.values()
-    epochs = sum(len(trial.reports) for trial in trials)
-    training = sum(trial.loop_seconds for trial in trials)
-    return f"{time}   {epochs} epochs   {format_seconds(training)} of training"
+def _spent(history: History) -> Iterator[str]:
+    """Time, epochs and device time, with what is left of their budgets; then the other budgets."""
+    budget, spent = history.budget, history.spent
+    trials = [trial for trial in history.trials.values() if trial.same_as is None]
+    time = _of(history.elapsed(), budget.seconds, format_seconds)
+    if budget.epochs is None:
+        epochs = f"{sum(len(trial.reports) for trial in trials)} epochs"
+    else:
+        epochs = _of(spent.epochs, budget.epochs, format_value, " epochs")
+    if budget.cost is None:
+        cost = f"{format_seconds(sum(trial.loop_seconds for trial in trials))} of training"
+    else:
+        cost = _of(spent.cost, budget.cost, format_seconds, " of device time")
+    if budget.epochs is None and budget.cost is None:
+        yield f"{time}   {epochs}   {cost}"
+    else:  # with what is left they have no room on one line
+        yield f"{time}   {epochs}"
+        yield cost
+    ends = [] if budget.target is None else [f"until {history.metric} {_target(history)}"]
+    if budget.patience is not None:
+        without = " trials without progress"
+        ends.append(_of(spent.stale, budget.patience, format_value, without))
+    yield "   ".join(ends)
+
+
+def _of(spent: float, budget: float | None, text: Callable[[float], str], unit: str = "") -> str:
+    if budget is None:
+        return text(spent) + unit
+    return f"{text(spent)} of {text(budget)}{unit}, {text(max(budget - spent, 0))} left"
+
+
+def _target(history: History) -> str:
+    """The target, and how far the best value is from it."""
+    target, best = history.budget.target, history.spent.best
+    assert target is not None
+    if best is None:
+        return format_value(target)
+    missing = max(0.0, best[1] - target if history.mode == "min" else target - best[1])
+    return f"{format_value(target)}, {format_value(missing)} to go"
 
 
 def _cluster(history: History) -> str:

@@ -6,7 +6,8 @@ written by the driver alone, only ever appended to. Each has `event` and `time` 
 | event | fields |
 | --- | --- |
 | search_start | version, resumed, metric, mode, objectives, limits, trials, time_budget (s), |
-| | and of a trial epochs, rungs, brackets; of a configuration repeats |
+| | epochs_budget, cost_budget (s), target, patience, |
+| | and of a trial epochs, rungs, brackets; of a configuration repeats, folds |
 | cluster | where, cpus, gpus: what there is; slots (trials at once), trial_cpus, trial_gpus |
 | trial_start | id, params, signature, configuration, repeat, confirms, bracket, refused, same_as |
 | confirmation | configurations (ids, best first), seeds (of each), each (trials of a seed) |
@@ -47,6 +48,7 @@ from typing import Any
 
 from raudio.config.goal import Goal, recorded_goal
 from raudio.core.errors import RunError, closest
+from raudio.spent import Spent
 
 # --- layout ------------------------------------------------------------------------------------
 
@@ -399,6 +401,27 @@ class ClusterRecord:
     trial_gpus: float
 
 
+@dataclass(frozen=True)
+class BudgetRecord:
+    """What a search may use; None: no limit.
+
+    Attributes:
+        trials: configurations in all; where each is trained once, trials.
+        seconds: wall time over all sessions.
+        epochs: over all trials.
+        cost: seconds of device time.
+        target: the value that ends it.
+        patience: ended trials without progress.
+    """
+
+    trials: int | None = None
+    seconds: float | None = None
+    epochs: int | None = None
+    cost: float | None = None
+    target: float | None = None
+    patience: int | None = None
+
+
 @dataclass
 class Configuration:
     """What the sampler drew once, and the trials that train it: each with a seed, or a fold, of its
@@ -475,12 +498,13 @@ class History:
         trials: by id, in the order in which they started.
         configurations: by id, in the order in which they were drawn.
         repeats: trials of each configuration.
+        folds: of the dataset, that its trials take turns on; empty: the splits as they are.
         confirmation: of the newest end of the search; None where none was asked for, or it has not
             come to it.
         state: running, completed, stopped, failed, or interrupted (neither ended nor alive).
         reason: why it ended, or None.
-        budget_trials: trials wanted in all, or None.
-        budget_seconds: the time budget in seconds, or None.
+        budget: what it may use.
+        spent: what it has used of that.
         epochs: of a trial that nothing stops, or None where they were not recorded.
         cluster: what the newest session runs on; None until its Ray has started.
         rungs: epochs at which trials are compared, ascending; empty where there are none.
@@ -497,11 +521,12 @@ class History:
     trials: dict[str, TrialHistory] = field(default_factory=dict)
     configurations: dict[str, Configuration] = field(default_factory=dict)
     repeats: int = 1
+    folds: tuple[int, ...] = ()
     confirmation: ConfirmationRecord | None = None
     state: str = INTERRUPTED
     reason: str | None = None
-    budget_trials: int | None = None
-    budget_seconds: float | None = None
+    budget: BudgetRecord = field(default_factory=BudgetRecord)
+    spent: Spent = field(default_factory=Spent)
     epochs: int | None = None
     cluster: ClusterRecord | None = None
     rungs: tuple[int, ...] = ()
@@ -520,19 +545,27 @@ class History:
             self.metric, self.mode = record["metric"], record["mode"]
             self.goal = recorded_goal(record)
             self.version = record.get("version") or ""
-            self.budget_trials = record.get("trials")
-            self.budget_seconds = record.get("time_budget")
+            self.budget = BudgetRecord(
+                trials=record.get("trials"),
+                seconds=record.get("time_budget"),
+                epochs=record.get("epochs_budget"),
+                cost=record.get("cost_budget"),
+                target=record.get("target"),
+                patience=record.get("patience"),
+            )
             self.epochs, self.cluster = record.get("epochs"), None
             self.rungs = tuple(record.get("rungs") or ())
             # Before there were several, the rungs were those of the only bracket.
             self.brackets = tuple(map(tuple, record.get("brackets") or (self.rungs,)))
             self.repeats = record.get("repeats") or 1
+            self.folds = tuple(record.get("folds") or ())
             self.state, self.reason = RUNNING, None
             for trial in self.trials.values():
                 trial._settle()
         else:
             self.seconds += max(0.0, now - self.time)
         self.time = now
+        self.spent.note(record)
         if event == "search_end":
             self.state, self.reason = record["state"], record.get("reason")
         elif event == "cluster":
@@ -554,6 +587,17 @@ class History:
             self.configurations[name] = Configuration(name)
         own = self.configurations[name]
         (own.confirming if record.get("confirms") else own.trials).append(trial)
+
+    @property
+    def replicated(self) -> bool:
+        """Whether a configuration has several trials, or the best are confirmed."""
+        return self.repeats > 1 or self.confirmation is not None
+
+    def settled(self, configuration: Configuration) -> bool:
+        """Whether the search has seen enough of a configuration: all of its trials have completed,
+        or one was pruned or has failed."""
+        completed = sum(trial.state == COMPLETED for trial in configuration.trials)
+        return configuration.state in (PRUNED, FAILED) or completed >= self.repeats
 
     def elapsed(self) -> float:
         """Wall seconds of all sessions; while it runs, up to now."""

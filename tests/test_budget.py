@@ -12,6 +12,7 @@ from search_kit import EPOCHS, METRIC, Clock, KilledError, Session, outcome, pos
 from raudio.config import compose
 from raudio.config.schema import Search
 from raudio.core.errors import ConfigError
+from raudio.records import History
 from raudio.search.budget import Budget
 from raudio.search.planner import trials_in_all
 
@@ -36,16 +37,16 @@ def end(trial: str, state: str = "completed") -> dict[str, Any]:
 
 
 def after(search: Search, *records: dict[str, Any], mode: str = "max") -> str | None:
-    budget = Budget(search, None)
+    history = History()
     for record in ({**START, "mode": mode}, *records):
-        budget.note(record)
-    return budget.used_up(0.0)
+        history.apply({"time": 0.0, **record})
+    return Budget(search, None).used_up(history, 0.0)
 
 
 def test_wall_time() -> None:
     budget = Budget(Search(), 90.0)
-    assert budget.used_up(89.9) is None
-    assert budget.used_up(90.0) == "time budget of 1 min 30 s"
+    assert budget.used_up(History(), 89.9) is None
+    assert budget.used_up(History(), 90.0) == "time budget of 1 min 30 s"
 
 
 def test_epochs_are_counted_once() -> None:

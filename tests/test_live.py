@@ -165,6 +165,25 @@ def test_the_time_budget_and_what_is_left_of_it_are_shown(tmp_path: Path) -> Non
     assert re.match(r"\d\.\d s of 1 min 0 s, (1 min 0 s|5\d\.\d s) left   0 epochs", spent)
 
 
+def test_every_budget_is_shown_with_what_is_left_of_it(tmp_path: Path) -> None:
+    settings = {"epochs_budget": 20, "cost_budget": "1m", "target": 0.95, "patience": 10}
+    screen = Screen(tmp_path, terminal=True, width=80, time_budget="1h", **settings)
+    begin(screen)
+    assert (
+        screen.table()[3] == "until valid/accuracy 0.95   0 of 10 trials without progress, 10 left"
+    )
+    screen.trial(0.1, 0.5, 0.9, 0.8)
+    screen.trial(0.05)
+    _, spent, cost, until, *_ = screen.table()
+    assert spent.endswith("left   5 of 20 epochs, 15 left")
+    assert cost == "5.0 s of 1 min 0 s of device time, 55.0 s left"
+    assert until == (
+        "until valid/accuracy 0.95, 0.05 to go   1 of 10 trials without progress, 9 left"
+    )
+    screen.trial(0.97, final=True)
+    assert "0.95, 0 to go" in screen.table()[3]
+
+
 def test_on_a_terminal_the_table_is_drawn_and_taken_away(tmp_path: Path) -> None:
     screen = Screen(tmp_path, terminal=True)
     with screen.display:

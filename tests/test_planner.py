@@ -82,6 +82,27 @@ def test_concurrency_and_trials_limit_the_slots() -> None:
     assert planned(64, search={"trials": 2, "concurrency": 3}).slots == 2
 
 
+@pytest.mark.parametrize(
+    ("search", "folds", "slots"),
+    [
+        ({"trials": 2, "repeat": 3}, 1, 6),
+        ({"trials": 2, "repeat": 3}, 5, 30),
+        ({"trials": 4, "confirm": 2, "confirm_seeds": 7}, 1, 14),
+        ({"trials": 1, "confirm": 2, "confirm_seeds": 7}, 2, 14),
+        ({"trials": 40, "repeat": 3}, 1, 64),
+    ],
+)
+def test_repeats_folds_and_confirmations_are_trials_to_run(
+    search: dict[str, int], folds: int, slots: int
+) -> None:
+    found = plan(
+        Capacity((Node(64, 0, 1 << 40),)), Resources(), Search(**search), "resident", folds=folds
+    )
+    assert found.slots == slots
+    why = f"search.trials={search['trials']} of several trials each is all there is to run"
+    assert found.rows[0].why.startswith(why) == (slots < 64)
+
+
 def number(pattern: str, text: str) -> float:
     found = re.search(pattern, text)
     assert found, text

@@ -11,7 +11,6 @@ from search_kit import EPOCHS, METRIC, SPACE, Clock, KilledError, Session, outco
 
 from raudio.config.axes import Choice
 from raudio.records import read_records
-from raudio.search.budget import Budget
 
 #: Two experiments in all.
 TWO = replace(
@@ -44,8 +43,7 @@ def test_an_experiment_is_trained_once(tmp_path: Path) -> None:
             assert trial.same_as == first.id
             assert trial.reason == f"the same experiment as trial {first.id}"
             assert trial.loop_seconds == 0.0
-    budget: Budget = session.engine.budget
-    assert budget.used_up(0.0) is None
+    assert session.engine.history.spent.epochs == 2 * EPOCHS
     assert len(session.trainers) == 0
     assert {path.name for path in (tmp_path / "trials").iterdir()} == {t.id for t in own.values()}
 

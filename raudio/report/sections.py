@@ -351,9 +351,9 @@ def headline(run: Run) -> Markup:
             format_value(report.metrics[run.history.metric]) if report else "–",
             f"trial {best.id}, epoch {report.epoch}" if best and report else "none yet",
         ),
-        ("trials", str(len(run.history.trials)), _of(run.history.budget_trials)),
+        ("trials", str(len(run.history.trials)), _of(run.history.budget.trials)),
         ("epochs", str(len(run.points)), "over all trials"),
-        ("wall time", format_seconds(run.history.seconds), _limit(run.history.budget_seconds)),
+        ("wall time", format_seconds(run.history.seconds), _limit(run.history.budget.seconds)),
     ]
     return tag(
         "dl",

@@ -28,7 +28,7 @@ def sentences(run: Run, importances: Sequence[analysis.Importance]) -> list[str]
     history = run.history
     counts = Counter(trial_state(history, trial) for trial in history.trials.values())
     number = len(history.trials)
-    wanted = f" of {history.budget_trials}" if (history.budget_trials or 0) > number else ""
+    wanted = f" of {history.budget.trials}" if (history.budget.trials or 0) > number else ""
     listed = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
     what = "training" if run.search.get("single") else "search"
     state = _STATES.get(history.state, f"is {history.state}.")

@@ -45,7 +45,8 @@ def as_data(run: str | os.PathLike[str], history: History) -> dict[str, Any]:
         ],
         "version": history.version,
         "seconds": round(history.elapsed(), 3),
-        "budget": {"trials": history.budget_trials, "seconds": history.budget_seconds},
+        "budget": dataclasses.asdict(history.budget),
+        "spent": {"epochs": history.spent.epochs, "cost": round(history.spent.cost, 3)},
         "confirmation": None if found is None else dataclasses.asdict(found),
         "best": None
         if best is None
@@ -137,7 +138,7 @@ def summary(history: History, run: str | os.PathLike[str]) -> str:
     counts = Counter(trial_state(history, trial) for trial in history.trials.values())
     parts = [f"{counts[state]} {state}" for state in STATES if counts[state]]
     trials = len(history.trials)
-    of = f" of {history.budget_trials}" if (history.budget_trials or 0) > trials else ""
+    of = f" of {history.budget.trials}" if (history.budget.trials or 0) > trials else ""
     text = f"{history.state} after {format_seconds(history.elapsed())}"
     text += f": {trials}{of} trial{'' if trials == 1 else 's'}"
     text += f" ({', '.join(parts)})" if parts else ""

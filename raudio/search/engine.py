@@ -155,9 +155,14 @@ class Engine:
             trials=self.trials_wanted,
             epochs=epochs,
             time_budget=self.budget.seconds,
+            epochs_budget=self.budget.epochs,
+            cost_budget=self.budget.cost,
+            target=self.budget.target,
+            patience=self.budget.patience,
             rungs=self.scheduler.milestones(),
             brackets=self.scheduler.brackets,
             repeats=self._replicates.trials,
+            folds=self._replicates.folds,
             resumed=bool(self.history.trials),
         )
         for trial in list(self.history.trials.values()):
@@ -206,7 +211,7 @@ class Engine:
 
         Where something is to be confirmed, time alone ends everything: see `_drawn`.
         """
-        reason = self.budget.used_up(self.elapsed)
+        reason = self.budget.used_up(self.history, self.elapsed)
         return None if self._replicates.confirm and reason == self._searched else reason
 
     @property
@@ -238,7 +243,7 @@ class Engine:
     @property
     def _searched(self) -> str | None:
         """The budget other than time that the search has used up."""
-        return self.budget.used_up(0.0)
+        return self.budget.used_up(self.history, 0.0)
 
     @property
     def running(self) -> list[TrialHistory]:
@@ -384,7 +389,6 @@ class Engine:
     def _note(self, record: Mapping[str, Any]) -> None:
         """Takes account of a record, new or past."""
         self._failures.note(record)
-        self.budget.note(record)
         if record["event"] == "trial_end" and record["state"] == COMPLETED:
             self._completed.setdefault(self.history.trials[record["id"]].signature, record["id"])
 

@@ -200,7 +200,9 @@ def job_on_data(
         plan=(
             None
             if capacity is None
-            else plan(capacity, experiment.resources, search, feed, held=held)
+            else plan(
+                capacity, experiment.resources, search, feed, held=held, folds=max(1, len(folds))
+            )
         ),
         goal=goal,
         notes=(

@@ -47,6 +47,19 @@ def trials_in_all(search: Search) -> int | None:
     return DEFAULT_TRIALS if all(budget is None for budget in others) else None
 
 
+def _trials_at_most(search: Search, folds: int) -> int | None:
+    """How many trials a search may have to run at once; None: any number.
+
+    Its configurations with all their repeats, and later those that are confirmed with all their
+    seeds.
+    """
+    configurations = trials_in_all(search)
+    if configurations is None:
+        return None
+    confirmed = min(search.confirm, configurations) * search.confirm_seeds
+    return max(configurations * search.repeat, confirmed) * folds
+
+
 @dataclass(frozen=True)
 class Row:
     """One line of a plan: what, how much of it, and why."""
@@ -85,6 +98,7 @@ def plan(
     feed: str,
     *,
     held: int = 0,
+    folds: int = 1,
     gpu_share: float | None = None,
 ) -> Plan:
     """Fits a search on `capacity`.
@@ -95,10 +109,11 @@ def plan(
     Args:
         capacity: what there is.
         resources: what one trial asks for.
-        search: `concurrency` and `trials` limit the slots.
+        search: `concurrency` limits the slots, and so does the number of all trials.
         feed: "resident" or "streamed"; a streamed trial needs CPUs for decoding beside its own.
         held: bytes of decoded clips that a streamed trial holds; a resident one maps those that
             all trials share.
+        folds: that each configuration is trained on, one trial each.
         gpu_share: with `resources.share_gpus`, the largest share of a GPU's memory that a trial has
             needed; None: not measured, so that the first trial is alone.
 
@@ -131,9 +146,11 @@ def plan(
                 f"{capacity.where}; give at most {fit}, or leave it out"
             )
         slots, limit = search.concurrency, f"search.concurrency; {limit}"
-    trials = trials_in_all(search)
+    trials = _trials_at_most(search, folds)
     if trials is not None and trials < slots:
-        slots, limit = trials, f"search.trials={trials} is all there is to run; {limit}"
+        each = "" if trials == trials_in_all(search) else " of several trials each"
+        all_of_it = f"search.trials={trials_in_all(search)}{each} is all there is to run"
+        slots, limit = trials, f"{all_of_it}; {limit}"
     if shared and gpu_share is None:
         slots, limit = 1, "resources.share_gpus: the first one shows how many fit on a GPU"
     rows = [

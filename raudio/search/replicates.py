@@ -37,16 +37,16 @@ class Replicates:
         self.each = max(1, len(folds))
         self.trials = repeat * self.each
         self.confirm = confirm
-        self._folds, self._confirm_seeds = tuple(folds), confirm_seeds
+        self.folds, self._confirm_seeds = tuple(folds), confirm_seeds
 
     def experiment(self, experiment: Experiment, number: int) -> Experiment:
         """The experiment of a configuration's trial."""
-        if number == 0 and not self._folds:
+        if number == 0 and not self.folds:
             return experiment
         turn, place = divmod(number, self.each)
         dataset = experiment.dataset
-        if self._folds:
-            dataset = dataclasses.replace(dataset, fold=self._folds[place])
+        if self.folds:
+            dataset = dataclasses.replace(dataset, fold=self.folds[place])
         return dataclasses.replace(experiment, seed=experiment.seed + turn, dataset=dataset)
 
     def settled(self, configuration: Configuration) -> bool:

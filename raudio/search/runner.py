@@ -255,7 +255,14 @@ def _trials(
             _record_place(engine, present_capacity(configuration.cluster), now)
             display.say(text)
 
-        fit = plan(capacity, experiment.resources, configuration.search, job.feed, held=job.held)
+        fit = plan(
+            capacity,
+            experiment.resources,
+            configuration.search,
+            job.feed,
+            held=job.held,
+            folds=max(1, len(job.folds)),
+        )
         _record_place(engine, capacity, fit)
         ray_seconds = time.monotonic() - started
         data = Data(job.manifest.anywhere(), None)
@@ -318,6 +325,7 @@ def _plan_now(job: Job, first: Plan, engine: Engine) -> Plan:
         dataclasses.replace(search, concurrency=None),
         job.feed,
         held=job.held,
+        folds=max(1, len(job.folds)),
         gpu_share=gpu_share(engine.history.trials.values()) if resources.share_gpus else None,
     )
     return dataclasses.replace(found, slots=min(found.slots, search.concurrency or found.slots))

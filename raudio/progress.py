@@ -80,6 +80,11 @@ def headlines(history: History) -> Iterator[Text]:
     else:
         value = format_value(best.value(history.metric, history.mode))
         yield Text(f"best {history.metric} {value}  trial {best.id}", style="green")
+    if history.goal.several:
+        yield Text(
+            f"Pareto front of {', '.join(history.goal.objectives)}: {len(history.front())}",
+            style="dim",
+        )
     brackets = [
         "  ".join(f"epoch {epoch}: {count}" for epoch, count in bracket)
         for bracket in rungs(history)

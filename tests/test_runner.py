@@ -241,7 +241,7 @@ def test_nothing_is_imported_beside_the_thread_that_imports(
     monkeypatch.setattr(runner, "plan", plan)
     place = InPlace("run", tmp_path)
     with pytest.raises(InterruptedError, match=r"raudio\.search\.tune"):
-        runner._trials(job, place, SimpleNamespace(exhausted=False), None)  # type: ignore[arg-type]
+        runner._trials(job, place, SimpleNamespace(broken=None, exhausted=False), None)  # type: ignore[arg-type]
 
 
 def test_a_run_says_where_it_ran(

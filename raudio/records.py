@@ -59,6 +59,7 @@ ENVIRONMENT_JSON = "environment.json"
 DATASET_JSON = "dataset.json"  # the dataset's manifest, as it was: the model card quotes it
 PREFLIGHT_JSON = "preflight.json"  # what was found in the dataset before the search started
 RECORDS = "records.jsonl"
+PRIOR = "prior"  # what is known from earlier runs
 #: The format of a run. Runs from before there was a number have the first.
 FORMAT = 1
 JOURNAL = "optuna.journal"
@@ -258,7 +259,8 @@ class TrialHistory:
         configuration: id of the first trial with its params; where each is trained once, its own.
         repeat: which of its configuration's trials it is, from 0, those that confirm included.
         confirms: the configuration, of a trial that confirms it after the search; else None.
-        same_as: the trial that had completed its experiment already, and whose reports it has.
+        same_as: the trial that had completed its experiment already, and whose reports it has;
+            `RUN/ID` where that is an earlier run's.
         state: running, completed, pruned, failed or stopped.
         kind: of a failure (error, non-finite loss, out of memory, bad data, disk full;
             configuration: settings that can't work together; crash: its process died again and

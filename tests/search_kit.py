@@ -37,6 +37,7 @@ from raudio.records import (
     trial_folder,
 )
 from raudio.search.engine import Engine, TrialSpec
+from raudio.search.prior import Prior
 from raudio.search.replicates import Replicates
 from raudio.search.sampler import Sampler
 from raudio.search.scheduler import Scheduler
@@ -119,10 +120,12 @@ class Session:
         goal: Goal | None = None,
         space: Space = SPACE,
         folds: Sequence[int] = (),
+        prior: Prior | None = None,
         **settings: Any,
     ) -> None:
         self.run, self.clock, self.mode, self.goal = run, clock, mode, goal
         modes = mode if goal is None else tuple(goal.objectives.values())
+        prior = prior or Prior()
         search = Search(**{"trials": 12, "keep": 2, "seed": 1, **settings})
         resumed = (run / RECORDS).exists()
         past = list(read_records(run)) if resumed else []
@@ -132,7 +135,7 @@ class Session:
         self.engine = Engine(
             run,
             search,
-            sampler=Sampler(space, search, modes, run / JOURNAL),
+            sampler=Sampler(space, search, modes, run / JOURNAL, prior.trials),
             scheduler=Scheduler(search, mode, EPOCHS, 1, space),
             replicates=Replicates(
                 repeat=search.repeat,
@@ -145,6 +148,7 @@ class Session:
             records=self.records,
             history=history,
             past=past,
+            answers=prior.answers,
             time_budget=time_budget,
             watch=self.seen.append,
             clock=clock,

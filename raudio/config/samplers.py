@@ -27,6 +27,9 @@ READERS = {
     "nsga": ("nsga2", "nsga3"),
 }
 
+#: Samplers that learn from trials that they have not drawn.
+LEARNING = ("tpe", "gp", "cmaes")
+
 
 @dataclass(frozen=True, kw_only=True)
 class TPE:

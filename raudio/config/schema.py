@@ -448,6 +448,11 @@ class Search:
         'known-good points, tried first: settings such as ["model=crnn optimizer.lr=0.003"], YAML '
         "files with a list of mappings, or run folders, whose best trial is meant",
     )
+    prior: tuple[str, ...] = setting(
+        (),
+        "earlier runs, folders or URIs, whose trials the sampler (tpe, gp or cmaes) learns from, and "
+        "which answer, with reuse, experiments that they have completed",
+    )
     reuse: bool = setting(
         True, "an experiment that a trial has completed is answered from the record, not run again"
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from raudio.records import (
     Configuration,
     History,
     RecordWriter,
+    ReportRecord,
     TrialHistory,
     trial_folder,
     trial_id,
@@ -43,6 +44,7 @@ from raudio.search.failures import (
     with_half_the_memory,
 )
 from raudio.search.planner import trials_in_all
+from raudio.search.prior import Answer
 from raudio.search.replicates import Replicates
 from raudio.search.sampler import Sampler, finite
 from raudio.search.scheduler import Scheduler
@@ -75,6 +77,7 @@ class Engine:
         records: where every event is appended.
         history: what was recorded before; a new search's is empty.
         past: the earlier records, in their order, to be replayed.
+        answers: completed trials of earlier runs, by their signature.
         time_budget: seconds in all, over all sessions; None: no limit.
         watch: called with each record, after it is written.
         clock: seconds; another one in tests.
@@ -93,6 +96,7 @@ class Engine:
         records: RecordWriter,
         history: History,
         past: Iterable[Mapping[str, Any]] = (),
+        answers: Mapping[str, Answer] | None = None,
         time_budget: float | None = None,
         watch: Callable[[Mapping[str, Any]], None] = lambda record: None,
         clock: Callable[[], float] = time.monotonic,
@@ -117,6 +121,7 @@ class Engine:
         self._files: set[str] = set()  # trials that may have checkpoints
         self._open: dict[str, int] = {}  # configurations with trials to come: how many have ended
         self._lost_in_vain = 0
+        self._answers = answers or {}
         self._completed: dict[str, str] = {}  # signature -> the first trial that completed it
         self._failures = Failures(search.max_failures)
         self._unwritable = False
@@ -399,11 +404,19 @@ class Engine:
             return None
         if trial.reports and trial.same_as is None:
             return None
-        return self._completed.get(signature)
+        known = self._answers.get(signature)
+        return self._completed.get(signature) or (known.trial if known is not None else None)
 
     def _answer(self, name: str, same: str) -> None:
-        """Ends a trial at once, with the reports of the trial that it is the same as."""
-        for report in self.history.trials[same].reports:
+        """Ends a trial at once, with the reports of the trial that it is the same as; with the
+        checkpoint, too, of one of an earlier run."""
+        if same in self.history.trials:
+            reports: Sequence[ReportRecord] = self.history.trials[same].reports
+        else:
+            known = self._answers[self.history.trials[name].signature]
+            known.give(trial_folder(self.run, name))
+            reports = known.reports
+        for report in reports:
             if name in self._started:
                 self.report(name, report.epoch, report.metrics, 0.0, report.final)
 

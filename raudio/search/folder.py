@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import platform
 import subprocess
@@ -32,6 +33,7 @@ from raudio.records import (
 )
 from raudio.search.job import Job, job_on_data
 from raudio.search.points import POINTS
+from raudio.search.prior import Prior
 from raudio.search.space import Space
 from raudio.search.space_file import load
 
@@ -74,6 +76,7 @@ def make_run(job: Job, folder: Path) -> None:
     except OSError as error:
         raise RunError(f"run.dir={str(folder)!r} cannot be made: {error.strerror}") from error
     write_search(job, folder)
+    job.prior.write(folder)
     write_atomic(folder / SPACE_YAML, yaml.safe_dump(job.space.to_mapping(), sort_keys=False))
     write_atomic(folder / DATASET_JSON, job.manifest.to_json())
     write_atomic(folder / PREFLIGHT_JSON, preflight.to_json(job.preflight))
@@ -146,7 +149,7 @@ def recorded_job(folder: Path, overrides: Sequence[str]) -> Job:
             f"dataset {job.manifest.path!r} has changed since run {str(folder)!r} started; its "
             "trials could not be compared with new ones: start a new search"
         )
-    return job
+    return dataclasses.replace(job, prior=Prior.load(folder))
 
 
 def _environment() -> dict[str, Any]:

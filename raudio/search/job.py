@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +30,10 @@ from raudio.data.manifest import Manifest
 from raudio.data.pipeline import choose_feed, held_ahead
 from raudio.data.resolve import resolve
 from raudio.records import RECORDS
-from raudio.search import samplers
+from raudio.search import prior, samplers
 from raudio.search import space_file as spaces
 from raudio.search.planner import Plan, plan, trials_in_all
+from raudio.search.prior import Prior
 from raudio.search.replicates import notes as replicates_notes
 from raudio.search.sampler import examples
 from raudio.search.scheduler import Scheduler, grace_period
@@ -60,6 +61,7 @@ class Job:
         goal: what is optimised, and the limits.
         notes: what was decided, for the user.
         folds: that each configuration is trained on; empty where `search.folds` is not set.
+        prior: what is known from earlier runs.
     """
 
     configuration: Configuration
@@ -74,6 +76,7 @@ class Job:
     goal: Goal
     notes: tuple[str, ...]
     folds: tuple[int, ...] = ()
+    prior: Prior = field(default_factory=Prior)
 
     @property
     def metric(self) -> str:
@@ -137,7 +140,20 @@ def check(overrides: Sequence[str], *, single: bool = False, echo: Callable[[str
     else:
         configuration, space, plain = spaces.resolve(overrides)
     _check_folder(configuration)
-    return job_on_data(configuration, plain, space, echo)
+    job = job_on_data(configuration, plain, space, echo)
+    return job if single else _with_prior(job)
+
+
+def _with_prior(job: Job) -> Job:
+    """`job`, which learns from the earlier runs that it names."""
+    known = prior.read(
+        job.configuration.search,
+        job.space,
+        job.goal,
+        job.manifest.fingerprint,
+        count_epochs(job.experiment.training),
+    )
+    return dataclasses.replace(job, prior=known, notes=(*job.notes, *known.notes))
 
 
 def job_on_data(

@@ -67,8 +67,11 @@ class Journal(JournalStorage):  # type: ignore[misc]
 
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
         number: int = super().create_new_trial(study_id, template_trial)
-        waits = template_trial is not None and template_trial.state == TrialState.WAITING
-        (self._waiting if waits else self._running).add(number)
+        state = TrialState.RUNNING if template_trial is None else template_trial.state
+        if template_trial is not None and state.is_finished():
+            self._note_end(number, state, template_trial.values)
+        else:
+            (self._waiting if state == TrialState.WAITING else self._running).add(number)
         return number
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Any = None) -> bool:
@@ -76,13 +79,18 @@ class Journal(JournalStorage):  # type: ignore[misc]
         self._running.discard(trial_id)
         if not state.is_finished():
             self._running.add(trial_id)
-        elif state != TrialState.FAIL:  # a draw that was refused, which no sampler looks at
-            self._ended.append(trial_id)
-            # A pruned trial has a value as well, but of fewer epochs.
-            if state == TrialState.COMPLETE and len(values) == 1:
-                bisect.insort(self._best, (self._sign * values[0], trial_id))
-                del self._best[:-BEST]
+        else:
+            self._note_end(trial_id, state, values)
         return bool(super().set_trial_state_values(trial_id, state, values))
+
+    def _note_end(self, trial_id: int, state: TrialState, values: Any) -> None:
+        if state == TrialState.FAIL:  # a draw that was refused, which no sampler looks at
+            return
+        self._ended.append(trial_id)
+        # A pruned trial has a value as well, but of fewer epochs.
+        if state == TrialState.COMPLETE and len(values) == 1:
+            bisect.insort(self._best, (self._sign * values[0], trial_id))
+            del self._best[:-BEST]
 
     def get_all_trials(
         self,

@@ -162,14 +162,23 @@ def _value(param: Param, given: Any, base: Mapping[str, Any]) -> Value:
     Raises:
         ConfigError: it is none.
     """
-    key, axis = param.key, param.axis
+    key = param.key
     if isinstance(given, str):
         read = compose.parse_axis(key, given)
         if not isinstance(read, Choice) or len(read.values) != 1:
             raise ConfigError(f"{key}={read} has several values; a point has one of each")
         given = read.values[0]
     known = settings_anywhere(key, base)
-    value = known[0].checked(given) if known else given
+    return within(param, known[0].checked(given) if known else given)
+
+
+def within(param: Param, value: Any) -> Value:
+    """The value of a param's axis that `value`, of the setting's type, is.
+
+    Raises:
+        ConfigError: it is none of them.
+    """
+    axis = param.axis
     if isinstance(axis, Interval):
         if isinstance(value, (int, float)) and axis.low <= value <= axis.high:
             return value
@@ -178,4 +187,4 @@ def _value(param: Param, given: Any, base: Mapping[str, Any]) -> Value:
             near = isinstance(each, float) and isinstance(value, (int, float))
             if each == value or (near and math.isclose(each, value)):
                 return each
-    raise ConfigError(f"{key}={text(value)} is outside {axis}, which this space searches")
+    raise ConfigError(f"{param.key}={text(value)} is outside {axis}, which this space searches")

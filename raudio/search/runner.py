@@ -167,6 +167,7 @@ def _run(job: Job, place: InPlace | Mirror, *, quiet: bool, resumed: bool) -> Se
                     configuration.search,
                     tuple(job.goal.objectives.values()),
                     folder / JOURNAL,
+                    job.prior.trials,
                 ),
                 scheduler=scheduler_for(job),
                 replicates=Replicates(
@@ -180,6 +181,7 @@ def _run(job: Job, place: InPlace | Mirror, *, quiet: bool, resumed: bool) -> Se
                 records=records,
                 history=history,
                 past=past,
+                answers=job.prior.answers,
                 time_budget=None if budget is None else parse_seconds(budget),
                 watch=display.watch,
             )

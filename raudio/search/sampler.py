@@ -21,7 +21,8 @@ from raudio.config.schema import Search
 from raudio.core.errors import ConfigError
 from raudio.search.journal import Journal
 from raudio.search.points import first
-from raudio.search.samplers import STATEFUL, build
+from raudio.search.prior import PriorTrial
+from raudio.search.samplers import STATEFUL, build, sources
 from raudio.search.space import Space
 
 #: A failed trial is infeasible to Optuna, which TPE keeps away from. It never looks at one that
@@ -45,13 +46,19 @@ class Sampler:
         settings: `sampler`, its own settings, and `seed`.
         modes: "max" or "min", or one for each of several objectives.
         journal: file of the study; what is there is replaced.
+        prior: what earlier runs have found, which the study begins with.
 
     Raises:
         ConfigError: the grid sampler meets an interval without a step.
     """
 
     def __init__(
-        self, space: Space, settings: Search, modes: str | Sequence[str], journal: Path
+        self,
+        space: Space,
+        settings: Search,
+        modes: str | Sequence[str],
+        journal: Path,
+        prior: Sequence[PriorTrial] = (),
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._space = space
@@ -68,6 +75,9 @@ class Sampler:
             study_name="raudio",
             directions=[f"{mode}imize" for mode in modes],
         )
+        known = [self._frozen(each) for each in prior]
+        self._study.add_trials(known)
+        self._begin = sources(known, space) if settings.sampler == "cmaes" else []
         self._trials: dict[str, optuna.Trial] = {}
         self.refused = 0  # draws that the constraints refused before the last one that was taken
 
@@ -107,7 +117,9 @@ class Sampler:
                 self._study.enqueue_trial(self._space.enqueued(params))
             elif point:
                 self._study.enqueue_trial(self._space.enqueued(self._space.points[number]))
-            self._study.sampler = build(self._settings, number, self._distributions, attempt)
+            self._study.sampler = build(
+                self._settings, number, self._distributions, attempt, self._begin
+            )
             trial = self._study.ask()
             if point or (given and (stateful or not ended)):
                 # What the sampler keeps of each draw (its place in a sequence, its generation, what
@@ -123,6 +135,23 @@ class Sampler:
         raise ConfigError(
             f"space {self._space.name}: {_MOST_DRAWS} draws for trial {name} have not met its "
             "constraints; relax one, or widen the space"
+        )
+
+    def _frozen(self, trial: PriorTrial) -> optuna.trial.FrozenTrial:
+        """A trial of an earlier run, told as `tell` tells of this one's."""
+        params = self._space.enqueued(trial.params)
+        drawn = {name: known for name, known in self._distributions.items() if name in params}
+        limits = {limit: float(broken) for limit, broken in trial.limits.items()}
+        reports = trial.reports if len(self._study.directions) == 1 else {}
+        last = [reports[max(reports)]] if reports else None  # Optuna's value of a pruned trial
+        return optuna.create_trial(
+            state=_STATES[trial.state],
+            values=last if trial.values is None else trial.values,
+            params={name: params[name] for name in drawn},
+            distributions=drawn,
+            intermediate_values=dict(reports),
+            user_attrs={"prior": trial.trial, "state": trial.state},
+            constraints={**limits, **({_INFEASIBLE: 1.0} if trial.state == "failed" else {})},
         )
 
     def report(self, name: str, epoch: int, value: float) -> None:

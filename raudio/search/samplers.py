@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import (
     BaseSampler,
     CmaEsSampler,
@@ -17,6 +18,7 @@ from optuna.samplers import (
     RandomSampler,
     TPESampler,
 )
+from optuna.trial import FrozenTrial, TrialState
 
 from raudio.config.axes import Choice
 from raudio.config.schema import Search
@@ -27,13 +29,19 @@ from raudio.search.space import Space, condition_text
 #: The others look at trials' settings and values alone, and at what they drew for running trials.
 STATEFUL = ("qmc", "cmaes", "nsga2", "nsga3")
 
+#: Completed trials that CMA-ES needs to begin from them: it begins from the best tenth.
+WARM = 10
 
 #: Draws for a trial that are left to the sampler, which may insist on what constraints refuse.
 _INSISTENT = 10
 
 
 def build(
-    search: Search, number: int, distributions: Mapping[str, BaseDistribution], attempt: int = 0
+    search: Search,
+    number: int,
+    distributions: Mapping[str, BaseDistribution],
+    attempt: int = 0,
+    begin: Sequence[FrozenTrial] = (),
 ) -> BaseSampler:
     """The sampler of one draw.
 
@@ -42,6 +50,7 @@ def build(
         number: of the draw; with `search.seed` it decides all that is random in it.
         distributions: of the whole space, by the names that Optuna knows.
         attempt: how many draws of this number the space's constraints have refused.
+        begin: trials of earlier runs, that CMA-ES begins with.
     """
     again = (attempt,) if attempt else ()
     seed = seeding.key(search.seed, "sampler", number, *again) % 2**32
@@ -64,15 +73,17 @@ def build(
             case "qmc":
                 return _WholeSpaceQMC(search, distributions)
             case "cmaes":
-                return CmaEsSampler(
-                    seed=seed,
-                    n_startup_trials=search.cmaes.startup,
-                    sigma0=search.cmaes.sigma,
-                    popsize=search.cmaes.population,
-                    with_margin=search.cmaes.margin,
-                    consider_pruned_trials=search.cmaes.pruned,
-                    warn_independent_sampling=False,
-                )
+                settings: dict[str, Any] = {
+                    "seed": seed,
+                    "n_startup_trials": search.cmaes.startup,
+                    "popsize": search.cmaes.population,
+                    "with_margin": search.cmaes.margin,
+                    "consider_pruned_trials": search.cmaes.pruned,
+                    "warn_independent_sampling": False,
+                }
+                if len(begin) >= WARM:
+                    return _WarmCMAES(begin, **settings)
+                return CmaEsSampler(sigma0=search.cmaes.sigma, **settings)
             case "gp":
                 return GPSampler(
                     seed=seed,
@@ -90,6 +101,40 @@ def build(
                 )
             case _:  # a grid's cells are given, not drawn
                 return RandomSampler(seed=seed)
+
+
+class _WarmCMAES(CmaEsSampler):  # type: ignore[misc]
+    """CMA-ES that begins where earlier trials were good (Nomura et al. 2021), on their settings.
+
+    Optuna's own learns the settings from the trials so far, and stops when they are others.
+    """
+
+    def __init__(self, sources: Sequence[FrozenTrial], **settings: Any) -> None:
+        super().__init__(source_trials=list(sources), **settings)
+        self._distributions = dict(sources[0].distributions)
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        return self._distributions
+
+
+def sources(prior: Sequence[FrozenTrial], space: Space) -> list[FrozenTrial]:
+    """What CMA-ES can begin with: completed trials, with the numbers that every trial has."""
+    names = {param.name for param in space.params if not param.when}
+    found = []
+    for trial in prior:
+        numbers = {
+            name: known
+            for name, known in trial.distributions.items()
+            if name in names and not isinstance(known, CategoricalDistribution)
+        }
+        if trial.state == TrialState.COMPLETE and numbers:
+            params = {name: trial.params[name] for name in numbers}
+            found.append(
+                optuna.create_trial(value=trial.value, params=params, distributions=numbers)
+            )
+    return found
 
 
 class _WholeSpaceQMC(QMCSampler):  # type: ignore[misc]

@@ -33,7 +33,7 @@ from raudio.core.seeding import clip_keys, uniforms
 from raudio.data import feeds as feeds_module
 from raudio.data import kept as kept_module
 from raudio.data import raydata
-from raudio.data.build import build_feeds
+from raudio.data.build import build_epochs, build_feeds
 from raudio.data.clips import WAVE, Clips, cut_windows, decode_shard, decode_windows, load_clips
 from raudio.data.feeds import Batch, ResidentFeed, StreamedFeed
 from raudio.data.folds import blocks_on_fold, on_fold
@@ -43,7 +43,7 @@ from raudio.data.manifest import MANIFEST, Manifest, Shard, SplitInfo
 from raudio.data.pipeline import Share, Stream, choose_feed, materialise, resident_clips
 from raudio.data.resolve import resolve
 from raudio.data.rows import schema, shard_file, to_table, write_index, write_shard
-from raudio.data.sampling import Epochs
+from raudio.data.sampling import EpochPlan, Epochs
 
 RATE = 8000
 STEP = 150  # more than any clip's samples
@@ -465,6 +465,26 @@ def test_a_budget_of_seconds_holds_a_batch_of_the_longest_clips(dataset: Manifes
     with pytest.raises(ConfigError, match=r"batch_seconds=0\.031 .* give at least 0\.032"):
         resolve(experiment_on(Dataset(clip_seconds=9), batch_seconds=0.031), dataset)
     resolve(experiment_on(Dataset(clip_seconds=0.01), batch_seconds=0.031), dataset)
+
+
+@pytest.mark.parametrize("training", [{"batch_size": 7}, {"batch_seconds": 9.0}])
+def test_the_steps_are_those_of_the_most_workers(
+    dataset: Manifest, training: dict[str, Any]
+) -> None:
+    """However many there are, each finds a clip in each batch."""
+    experiment = experiment_on(Dataset(epoch_clips=10, clip_seconds=3.0), **training)
+    resolved = resolve(experiment, dataset)
+    index = Index.read(dataset, "train", RATE)
+
+    def plan(workers: Any) -> EpochPlan:
+        resources = dataclasses.replace(resolved.resources, workers=workers)
+        return build_epochs(dataclasses.replace(resolved, resources=resources), index).plan(0)
+
+    elastic, fixed = plan((1, 4)), plan(4)
+    assert elastic.ends.tolist() == fixed.ends.tolist()
+    assert np.diff(elastic.ends, prepend=0).min() >= 4
+    if "batch_size" in training:  # 10 clips: 7, and 3 that are too few for four workers
+        assert (plan(1).ends.tolist(), elastic.ends.tolist()) == ([7, 10], [7])
 
 
 def test_resolve(dataset: Manifest) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Mapping
@@ -560,9 +561,13 @@ def _settings_of_ranks() -> dict[str, schema.Experiment]:
 
 
 def _train_by_hand(
-    settings: schema.Experiment, folder: Path | None, rank: int = 0, world: int = 1
+    settings: schema.Experiment,
+    folder: Path | None,
+    rank: int = 0,
+    world: int = 1,
+    report: Callable[[Report], None] | None = None,
 ) -> tuple[dict[str, Tensor], list[Report]]:
-    system, reports = by_hand(), []
+    system, reports = by_hand(), list[Report]()
     train(
         settings,
         system,
@@ -576,13 +581,17 @@ def _train_by_hand(
         MemoryFeed(*tones(13, seed=9), rank=rank, world=world),
         device="cpu",
         folder=folder,
-        report=reports.append,
+        report=report or reports.append,
         metric="valid/accuracy",
         mode="max",
         rank=rank,
         world=world,
     )
     return system.state_dict(), reports
+
+
+def _interrupt(report: Report) -> None:
+    raise InterruptedError
 
 
 def _rank(rank: int, world: int, folder: Path) -> None:
@@ -599,6 +608,9 @@ def _rank(rank: int, world: int, folder: Path) -> None:
         assert [told.epoch for told in again] == [2]
         metrics = [told.metrics for told in reports]
         checkpoint.save(folder / f"{name}.rank{rank}", {"model": first, "metrics": metrics})
+        with contextlib.suppress(InterruptedError):
+            smaller = folder / f"{name}.smaller" if rank == 0 else None
+            _train_by_hand(settings, smaller, rank, world, report=_interrupt)
     torch.distributed.destroy_process_group()
 
 
@@ -616,3 +628,8 @@ def test_two_ranks_train_as_one(tmp_path: Path) -> None:
             expected = pytest.approx(without_costs(told.metrics), rel=1e-5)
             assert without_costs(metrics) == expected
         assert checkpoint.load(tmp_path / name / checkpoint.LAST)["epoch"] == 2
+        # Two ranks trained the first epoch, and one is left.
+        left, both = _train_by_hand(settings, tmp_path / f"{name}.smaller")
+        assert [told.epoch for told in both] == [1, 2]
+        for key, value in model.items():
+            torch.testing.assert_close(left[key], value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import operator
 import re
@@ -255,6 +256,62 @@ def test_what_does_not_fit_on_several_nodes(
     assert plan(capacity, Resources(**{**resources, **nearest}), settings, feed).slots
 
 
+@pytest.mark.parametrize(
+    ("nodes", "feed", "resources", "search", "expected"),  # slots, workers, most workers
+    [
+        ((Node(1),), "resident", {"workers": (1, 4)}, {}, (1, 1, 1)),
+        ((Node(2),), "resident", {"workers": (1, 4)}, {}, (2, 1, 1)),
+        ((Node(2),), "resident", {"workers": (1, 4)}, {"concurrency": 1}, (1, 1, 2)),
+        ((Node(4),), "resident", {"workers": (1, 4)}, {"trials": 2}, (2, 1, 2)),
+        ((Node(4),), "resident", {"workers": (2, 4)}, {}, (2, 2, 2)),
+        ((Node(4),), "resident", {"workers": (1, 2)}, {"trials": 1}, (1, 1, 2)),
+        ((Node(4),), "streamed", {"workers": (1, 4)}, {"trials": 1}, (1, 1, 3)),  # and one decodes
+        ((Node(64),), "resident", {"workers": (1, 4)}, {"trials": 10}, (10, 1, 4)),
+        ((Node(64),), "resident", {"workers": (1, 8)}, {"concurrency": 10}, (10, 1, 6)),
+        ((Node(64),), "resident", {"workers": (5, 8), "cpus": 2}, {}, (6, 5, 5)),
+        ((Node(64, 1),), "resident", {"workers": (1, 4)}, {}, (1, 1, 1)),
+        ((Node(64, 8),), "resident", {"workers": (1, 4)}, {"concurrency": 3}, (3, 1, 2)),
+        ((Node(64, 8),), "resident", {"workers": (3, 8)}, {}, (2, 3, 4)),
+        ((FOUR,), "resident", {"workers": (2, 8), "cpus": 3}, {}, (2, 2, 2)),
+        ((FOUR,), "resident", {"workers": (2, 8), "cpus": 3}, {"trials": 1}, (1, 2, 4)),
+        ((HEAD, GPU), "resident", {"workers": (1, 9)}, {"trials": 1}, (1, 1, 8)),
+        # A worker fills a node, and the trial's driver needs room on another.
+        ((FOUR,), "resident", {"workers": (1, 4), "memory": "8GB"}, {"trials": 1}, (1, 1, 3)),
+    ],
+)
+def test_elastic_trials_have_the_fewest_workers_for_certain_and_grow_alike(
+    nodes: tuple[Node, ...],
+    feed: str,
+    resources: dict[str, Any],
+    search: dict[str, Any],
+    expected: tuple[int, int, int],
+) -> None:
+    settings = Search(**{"trials": 1000, **search})
+    found = plan(Capacity(nodes), Resources(**resources), settings, feed)
+    assert (found.slots, found.workers, found.max_workers) == expected
+    assert found.distributed
+
+
+def test_a_plan_says_how_far_a_trial_grows() -> None:
+    def said(workers: Any, slots: int) -> str:
+        rows = planned(8, workers=workers, search={"concurrency": slots}).rows
+        return next(f"{row.amount}: {row.why}" for row in rows if row.what == "workers a trial")
+
+    assert said((1, 4), 1) == "1 to 4: resources.workers=[1, 4]"
+    assert said((1, 4), 3) == "1 to 2: resources.workers=[1, 4], room for 2 with 3 at once"
+    assert said((1, 4), 8) == "1: resources.workers=[1, 4], room for 1 with 8 at once"
+    assert said((2, 2), 4) == "2: resources.workers=[2, 2]"
+    assert said(3, 1) == "3: resources.workers"
+
+
+def test_too_many_of_the_fewest_workers_names_what_fits() -> None:
+    with pytest.raises(
+        ConfigError, match=r"workers=\[5, 8\] .* at most resources.workers=\[4, 8\] fits"
+    ):
+        planned(4, workers=(5, 8))
+    assert planned(4, workers=(4, 8)).max_workers == 4
+
+
 def test_memory_is_that_of_what_trials_hold() -> None:
     """A process has 0.5 GB; a stream's clips and its decoder, 0.2 GB a CPU, come on top."""
     resident = plan(Capacity((HEAD,)), Resources(), Search(trials=9), "resident")
@@ -298,7 +355,7 @@ ANY_NODES = st.lists(
 ).map(tuple)
 ANY_RESOURCES = st.builds(
     Resources,
-    workers=st.integers(1, 5),
+    workers=st.integers(1, 5) | st.tuples(st.integers(1, 3), st.integers(3, 7)),
     cpus=st.integers(1, 6),
     gpus=st.sampled_from([None, 0, 1, 2]),
     data_cpus=st.integers(1, 4),
@@ -329,10 +386,22 @@ def test_what_is_planned_can_be_placed(
         for _ in range(node.count)
     ]
     demand = (found.cpus, found.gpus, found.memory)
-    for _ in range(found.slots * found.workers):
+    for _ in range(found.slots * found.max_workers):
         room = next(node for node in free if all(map(operator.ge, node, demand)))
         room[:] = map(operator.sub, room, demand)
     assert sum(cpus for cpus, _, _ in free) >= found.slots * found.data_cpus
+
+
+@given(ANY_NODES, ANY_RESOURCES)
+def test_trials_grow_as_far_as_there_is_room(nodes: tuple[Node, ...], resources: Resources) -> None:
+    try:
+        found = plan(Capacity(nodes), resources, Search(trials=2), "resident")
+    except ConfigError:
+        return
+    assert resources.min_workers == found.workers <= found.max_workers <= resources.max_workers
+    if found.max_workers < resources.max_workers:
+        more = replace(resources, workers=found.max_workers + 1)
+        assert min(2, slots_on(nodes, more, "resident")) < found.slots
 
 
 @given(ANY_NODES, ANY_RESOURCES, FEEDS)
@@ -349,8 +418,8 @@ def test_a_refusal_names_what_fits(
         assert not slots_on(nodes, Resources(memory="1MB", gpus=0), "resident")
         return
     feed = "resident" if advice.startswith("dataset.feed=resident") else feed
-    changes = dict(re.findall(r"resources\.(\w+)=(\w+)", advice))
-    changes = {key: value if key == "memory" else int(value) for key, value in changes.items()}
+    found = re.findall(r"resources\.(\w+)=(\[.*?\]|\w+)", advice)
+    changes = {key: value if key == "memory" else json.loads(value) for key, value in found}
     assert slots_on(nodes, replace(resources, **changes), feed)
 
 

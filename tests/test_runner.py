@@ -46,7 +46,7 @@ from raudio.config.goal import Goal
 from raudio.search import trial
 from raudio.training.worker import Data
 trial.launch = lambda experiment, *args, **kwargs: print(experiment.model)
-config = {"id": "0000", "experiment": json.loads(sys.argv[1])}
+config = {"id": "0000", "experiment": json.loads(sys.argv[1]), "max_workers": 1}
 os.makedirs("trials/0000")
 trial.run_trial(config, data=Data("", None), run=".", gpus=0, memory=0, goal=Goal({"": "max"}))
 """

@@ -496,6 +496,25 @@ def test_two_workers_train_a_trial_and_measure_all_clips(place: Path) -> None:
         assert value == pytest.approx(recorded[f"valid/{name}"], abs=1e-6), name
 
 
+@pytest.mark.slow
+def test_an_elastic_trial_grows_and_the_next_one_has_its_places_at_once(place: Path) -> None:
+    """Also where another Ray cluster runs on the machine: Ray Train's own cleaner takes that for
+    an error, and never frees the places of a trial that was ended."""
+    other = [sys.executable, "-c", "import time; time.sleep(999)"]
+    with stopped(subprocess.Popen([*other, "raylet/raylet", "--gcs-address=127.0.0.1:1"])):
+        settings = ("resources.workers=[1,2]", "search.scheduler=none")
+        driver = start(place, "elastic", *settings, trials=2)
+        assert driver.end(240) == 0, driver.log.read_text()
+    records = list(read_records(driver.run))
+    history = read_history(driver.run)
+    trials = list(history.trials.values())
+    assert [(trial.state, trial.epochs, len(trial.lost)) for trial in trials] == 2 * [
+        ("completed", 4, 0)
+    ]
+    assert [r["trial_cpus"] for r in records if r["event"] == "cluster"] == [2]
+    assert "2 workers" in (driver.run / "log").read_text()
+
+
 # --- other feeds and samplings -----------------------------------------------------------------
 
 

@@ -36,7 +36,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
         ray = types.ModuleType("ray")
         ray.tune = types.SimpleNamespace(report=reports.append)  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, "ray", ray)
-        config = {"id": "0000", "experiment": to_mapping(experiment)}
+        config = {"id": "0000", "experiment": to_mapping(experiment), "max_workers": 1}
         where = str(tmp_path)
         trial.run_trial(
             config, data=Data("", None), run=where, gpus=0, memory=0, goal=Goal({"m": "max"})

@@ -42,7 +42,7 @@ def session(settings: Cluster, log: Path, *, dashboard: bool = False) -> Iterato
         settings: `address` is "local" (starts Ray on this machine), "auto" or HOST:PORT.
         log: file that Ray's and Optuna's messages are appended to.
         dashboard: start it with a local cluster, on loopback. Ray Train asks it which trial drivers
-            are alive, and without it never frees the workers' places of one that was ended.
+            are alive, and without it never frees the workers' places of one that has crashed.
 
     Raises:
         ConfigError: no cluster answers at the address.

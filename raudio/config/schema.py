@@ -358,7 +358,12 @@ class Training:
 class Resources:
     """What one trial gets."""
 
-    workers: int = setting(1, "training processes a trial; 1 trains inside the trial's own", min=1)
+    workers: int | tuple[int, int] = setting(
+        1,
+        "training processes a trial; 1 trains inside the trial's own, [1,4] from 1 to 4 as there "
+        "is room",
+        min=1,
+    )
     cpus: float = setting(1, "CPUs (and so threads) a worker", unit="CPUs", min=1)
     gpus: float | None = setting(
         None, "GPUs a worker, a fraction shares one; none: 1 where there are any", min=0
@@ -370,6 +375,21 @@ class Resources:
         None, "memory a worker, such as 2GB, which limits trials at once; none: estimated"
     )
     data_cpus: float = setting(1, "CPUs that decode for a streamed trial", unit="CPUs", min=1)
+
+    @property
+    def min_workers(self) -> int:
+        """Fewest workers that a trial trains with."""
+        return self.workers if isinstance(self.workers, int) else self.workers[0]
+
+    @property
+    def max_workers(self) -> int:
+        """Most workers that a trial trains with."""
+        return self.workers if isinstance(self.workers, int) else self.workers[1]
+
+    @property
+    def distributed(self) -> bool:
+        """Whether a trial's workers are processes of their own."""
+        return self.workers != 1
 
 
 # --- search, run, cluster ----------------------------------------------------------------------

@@ -317,9 +317,10 @@ def _check_together(experiment: Experiment, problems: list[str]) -> None:
             f"training.steps_per_epoch={training.steps_per_epoch} is more than "
             f"training.steps={training.steps}"
         )
+    _check_workers(experiment.resources.workers, problems)
     for key, parts in (
         ("training.accumulate", training.accumulate),
-        ("resources.workers", experiment.resources.workers),
+        ("resources.workers", experiment.resources.max_workers),
     ):
         if parts > training.batch_size:
             problems.append(
@@ -337,6 +338,17 @@ def _check_together(experiment: Experiment, problems: list[str]) -> None:
     memory = experiment.resources.memory
     if memory is not None:
         _attempt(lambda: parse_bytes(memory, "resources.memory"), problems)
+
+
+def _check_workers(workers: int | tuple[int, ...], problems: list[str]) -> None:
+    if isinstance(workers, int):
+        return
+    if len(workers) != 2 or workers[0] > workers[1]:
+        low, high = min(workers), max(workers)
+        problems.append(
+            f"resources.workers={text(workers)}: a list is the fewest and the most workers of a "
+            f"trial; did you mean [{low}, {high}]?"
+        )
 
 
 def _check_mixture(data: schema.Dataset, problems: list[str]) -> None:

@@ -21,13 +21,12 @@ from raudio.data.pipeline import SEARCHED, resident_clips
 from raudio.data.sampling import Epochs
 
 
-def build_epochs(experiment: Experiment, index: Index, world: int = 1) -> Epochs:
-    """The epochs of a training.
+def build_epochs(experiment: Experiment, index: Index) -> Epochs:
+    """The epochs of a training: the same, however many of its workers are there.
 
     Args:
         experiment: resolved: with a sample rate, a clip length and a shuffle window.
         index: of the training split.
-        world: training processes.
 
     Raises:
         ConfigError, DataError: as `Epochs`.
@@ -47,7 +46,7 @@ def build_epochs(experiment: Experiment, index: Index, world: int = 1) -> Epochs
         batch_frames=None if seconds is None else int(seconds * index.sample_rate),
         buckets=data.buckets,
         seed=experiment.seed,
-        world=world,
+        world=experiment.resources.max_workers,
     )
 
 
@@ -100,7 +99,7 @@ def build_feeds(
             if clips is None
             else Index.of(clips, manifest, split, settings.sample_rate)
         )
-        epochs = build_epochs(experiment, index, world) if split == "train" else None
+        epochs = build_epochs(experiment, index) if split == "train" else None
         if clips is not None:
             feeds[split] = ResidentFeed(
                 clips,

@@ -54,7 +54,7 @@ def clip_length(manifest: Manifest) -> Seconds:
 
 def _check_batch_seconds(experiment: Experiment, longest: Seconds) -> None:
     """Refuses a budget that does not hold a batch of the longest clips."""
-    seconds, least = experiment.training.batch_seconds, max(2, experiment.resources.workers)
+    seconds, least = experiment.training.batch_seconds, max(2, experiment.resources.max_workers)
     if seconds is not None and seconds < least * longest:
         raise ConfigError(
             f"training.batch_seconds={seconds:g} is less than a batch of {least} of the longest "

@@ -95,7 +95,7 @@ class Epochs:
             put together.
         buckets: classes of length, divided at the quantiles of the windows' lengths.
         seed: of the trial.
-        world: ranks that share each batch.
+        world: ranks that share each batch, at most.
 
     Raises:
         ConfigError: `batch_frames` does not hold max(2, world) of the longest windows.

@@ -72,7 +72,7 @@ def with_half_the_memory(experiment: Experiment) -> dict[str, Any] | None:
     worker's share of a batch has no such parts.
     """
     parts = 2 * experiment.training.accumulate
-    share = experiment.training.batch_size // experiment.resources.workers
+    share = experiment.training.batch_size // experiment.resources.max_workers
     return {"training.accumulate": parts} if parts <= share else None
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from raudio.cluster.capacity import local_capacity
 from raudio.config import chain, compose
 from raudio.config.adapters import is_adapter
-from raudio.config.axes import Interval
+from raudio.config.axes import Interval, text
 from raudio.config.goal import Goal, goal_of
 from raudio.config.samplers import READERS as OF_SAMPLERS
 from raudio.config.schedulers import READERS as OF_SCHEDULERS
@@ -301,10 +301,10 @@ def scheduler_for(job: Job) -> Scheduler:
     """
     search, epochs = job.configuration.search, count_epochs(job.experiment.training)
     grace = grace_period(search, epochs, longest_warmup(job))
-    if search.scheduler == "pbt" and job.experiment.resources.workers > 1:
+    if search.scheduler == "pbt" and job.experiment.resources.distributed:
         raise ConfigError(
             f"search.scheduler=pbt trains each trial in one process, and resources.workers="
-            f"{job.experiment.resources.workers}; set it to 1, or search.scheduler=asha"
+            f"{text(job.experiment.resources.workers)}; set it to 1, or search.scheduler=asha"
         )
     return Scheduler(search, job.mode, epochs, grace, job.space)
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from raudio.cluster.capacity import Capacity, Node
+from raudio.config.axes import text
 from raudio.config.schema import Resources
 from raudio.core.units import format_bytes, parse_bytes
 
@@ -37,12 +38,14 @@ class Need:
 
     Attributes:
         workers: processes, each on one node.
+        driver: whether another process waits for them.
         cpus, gpus, memory: of each.
         decoders: tasks that decode, each on any node.
         decoder_cpus: of each.
     """
 
     workers: int
+    driver: bool
     cpus: float
     gpus: float
     memory: int
@@ -62,20 +65,26 @@ class Need:
         return f"{_several(self.all_cpus, 'CPU')}{gpus} and {memory}"
 
 
-def need_of(resources: Resources, feed: str, held: int) -> Need:
-    """What a trial with `resources` (whose GPUs are decided) needs; arguments as `plan`."""
+def need_of(resources: Resources, feed: str, held: int, workers: int | None = None) -> Need:
+    """What a trial with `resources` (whose GPUs are decided) needs; arguments as `plan`.
+
+    With so many `workers`; None: with the fewest. Each has the memory that it has among the fewest.
+    """
     assert resources.gpus is not None
+    fewest = resources.min_workers
+    workers = workers or fewest
     # Each worker reads a stream of its own, whose tasks take a CPU, or all of them if less.
     streamed = feed == "streamed"
-    task = min(1.0, resources.data_cpus / resources.workers)
+    task = min(1.0, resources.data_cpus / workers)
     if resources.memory is not None:
         memory = parse_bytes(resources.memory, "resources.memory")
     else:
         memory = PROCESS_MEMORY
         if streamed:
-            memory += math.ceil((held + DECODER_MEMORY * resources.data_cpus) / resources.workers)
+            memory += math.ceil((held + DECODER_MEMORY * resources.data_cpus) / fewest)
     return Need(
-        workers=resources.workers,
+        workers=workers,
+        driver=resources.distributed,
         cpus=resources.cpus,
         gpus=resources.gpus,
         memory=memory,
@@ -96,6 +105,17 @@ def trials_on(nodes: Sequence[Node], need: Need) -> int:
     return bisect_right(
         range(1, most + 1), 0, key=lambda trials: not _leaves_enough(each, places, need, trials)
     )
+
+
+def workers_for(
+    nodes: Sequence[Node], resources: Resources, feed: str, held: int, trials: int
+) -> int:
+    """The most workers with which so many trials fit at once, arguments as `plan`; as many fit with
+    the fewest."""
+    counts = range(resources.max_workers, resources.min_workers, -1)
+    grown = (need_of(resources, feed, held, workers) for workers in counts)
+    fitting = (need.workers for need in grown if trials_on(nodes, need) >= trials)
+    return next(fitting, resources.min_workers)
 
 
 def _places(node: Node, need: Need) -> int:
@@ -124,7 +144,7 @@ def _leaves_enough(nodes: Sequence[Node], places: Sequence[int], need: Need, tri
             drivers = trials
         else:
             drivers += (node.memory - here * need.memory) // DRIVER_MEMORY
-    return decoders >= trials * need.decoders and (need.workers == 1 or drivers >= trials)
+    return decoders >= trials * need.decoders and (not need.driver or drivers >= trials)
 
 
 def _times(part: float, whole: float) -> int:
@@ -138,13 +158,13 @@ def nodes_text(capacity: Capacity) -> str:
     """`this machine (4 CPUs)`, `the cluster at HOST:PORT (2 x 8 CPUs, 4 x 16 CPUs and 1 GPU)`."""
     kinds = []
     for node in capacity.nodes:
-        text = f"{node.count} x " if capacity.several else ""
-        text += _several(node.cpus, "CPU")
+        kind = f"{node.count} x " if capacity.several else ""
+        kind += _several(node.cpus, "CPU")
         if node.gpus:
-            text += f" and {_several(node.gpus, 'GPU')}"
+            kind += f" and {_several(node.gpus, 'GPU')}"
         if node.memory is not None:
-            text += f" with {format_bytes(node.memory)} for trials"
-        kinds.append(text)
+            kind += f" with {format_bytes(node.memory)} for trials"
+        kinds.append(kind)
     return f"{capacity.where} ({', '.join(kinds)})"
 
 
@@ -157,13 +177,14 @@ def refusal(capacity: Capacity, resources: Resources, feed: str, held: int) -> s
     need, where = need_of(resources, feed, held), capacity.where
     cpus = max((node.cpus for node in capacity.nodes), default=0)
     gpus = max((node.gpus for node in capacity.nodes), default=0)
-    asked = f"resources.workers={need.workers} resources.cpus={need.cpus:g}"
+    workers = f"resources.workers={text(resources.workers)}"
+    asked = f"{workers} resources.cpus={need.cpus:g}"
     if need.decoders:
         asked += f" and resources.data_cpus={resources.data_cpus:g} (streamed)"
     on_one = "but a worker runs on one node, and the largest of"
     if need.workers * need.gpus > capacity.gpus:
         why = (
-            f"resources.workers={need.workers} resources.gpus={need.gpus:g} ask for "
+            f"{workers} resources.gpus={need.gpus:g} ask for "
             f"{need.workers * need.gpus:g} GPUs a trial, but {where} has {capacity.gpus:g}"
         )
     elif need.all_cpus > capacity.cpus:
@@ -184,7 +205,7 @@ def _nearest(capacity: Capacity, resources: Resources, feed: str, held: int) -> 
             need = need_of(replace(resources, **changes), other, held)
             if trials_on(capacity.nodes, need):
                 given = [
-                    f"resources.{name}={value}"
+                    f"resources.{name}={text(value)}"
                     for name, value in changes.items()
                     if value != getattr(resources, name)
                 ]
@@ -200,9 +221,13 @@ def _changes(resources: Resources, capacity: Capacity) -> Iterator[dict[str, Any
     memory = [
         {"memory": f"{size // parts // 10**6}MB"}
         for size in sorted({node.memory or 0 for node in capacity.nodes}, reverse=True)
-        for parts in range(1, resources.workers + 1)
+        for parts in range(1, resources.min_workers + 1)
     ]
-    workers = [{"workers": count} for count in _below(resources.workers)]
+    fixed = isinstance(resources.workers, int)
+    workers = [
+        {"workers": count if fixed else (count, resources.max_workers)}
+        for count in _below(resources.min_workers)
+    ]
     least = {
         "cpus": min(1, resources.cpus),
         "gpus": min(1, resources.gpus),

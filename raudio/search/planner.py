@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass, replace
 
 from raudio.cluster.capacity import Capacity
+from raudio.config.axes import text
 from raudio.config.schema import Resources, Search
 from raudio.core.errors import ConfigError
 from raudio.core.units import format_bytes
@@ -21,6 +22,7 @@ from raudio.search.packing import (
     nodes_text,
     refusal,
     trials_on,
+    workers_for,
 )
 
 #: Trials of a search that is told neither how many nor how long.
@@ -75,7 +77,9 @@ class Plan:
 
     Attributes:
         slots: trials at once.
-        workers: training processes a trial.
+        workers: training processes that are there for each trial.
+        max_workers: that each trial may grow to.
+        distributed: whether they are processes of their own, which the trial's waits for.
         cpus, gpus: of one worker.
         memory: bytes of one worker.
         data_cpus: that decode for one trial while it trains (0 for a resident feed).
@@ -84,6 +88,8 @@ class Plan:
 
     slots: int
     workers: int
+    max_workers: int
+    distributed: bool
     cpus: float
     gpus: float
     memory: int
@@ -127,7 +133,7 @@ def plan(
         why = "there are some" if gpus else f"{capacity.where} has none"
     else:
         why = "resources.gpus"
-    _check_share(gpus, resources.workers)
+    _check_share(gpus, resources)
     resources = replace(resources, gpus=gpus)
     need = need_of(resources, feed, held)
     fit = trials_on(capacity.nodes, need)
@@ -153,9 +159,11 @@ def plan(
         slots, limit = trials, f"{all_of_it}; {limit}"
     if shared and gpu_share is None:
         slots, limit = 1, "resources.share_gpus: the first one shows how many fit on a GPU"
+    # Ray gives the first that asks for them as many as it may have, and the next what is left.
+    most = workers_for(capacity.nodes, resources, feed, held, slots)
     rows = [
         Row("trials at once", f"{slots}", limit),
-        Row("workers a trial", f"{need.workers}", "resources.workers"),
+        Row("workers a trial", *_workers_text(resources, slots, most)),
         Row("CPUs a worker", f"{need.cpus:g}", "resources.cpus, as many threads"),
         Row("GPUs a worker", f"{gpus:g}", why),
         Row("memory a worker", format_bytes(need.memory), _memory_text(resources, feed)),
@@ -164,13 +172,15 @@ def plan(
         rows.append(
             Row("CPUs for decoding", f"{resources.data_cpus:g} a trial", "resources.data_cpus")
         )
-    if need.workers > 1:
+    if need.driver:
         rows.append(
             Row("a trial's driver", format_bytes(DRIVER_MEMORY), "it waits for its workers: no CPU")
         )
     return Plan(
         slots=slots,
         workers=need.workers,
+        max_workers=most,
+        distributed=need.driver,
         cpus=need.cpus,
         gpus=gpus,
         memory=need.memory,
@@ -179,26 +189,36 @@ def plan(
     )
 
 
-def _check_share(gpus: float, workers: int) -> None:
+def _workers_text(resources: Resources, slots: int, most: int) -> tuple[str, str]:
+    """How many workers a trial has, and why."""
+    if isinstance(resources.workers, int):
+        return f"{most}", "resources.workers"
+    least, why = resources.min_workers, f"resources.workers={text(resources.workers)}"
+    if most < resources.max_workers:
+        why += f", room for {most} with {slots} at once"
+    return f"{least} to {most}" if least < most else f"{least}", why
+
+
+def _check_share(gpus: float, resources: Resources) -> None:
     if gpus > 1 and gpus % 1:
         raise ConfigError(
             f"resources.gpus={gpus:g}: a share of several GPUs cannot be given; "
             f"take {math.floor(gpus)} or {math.ceil(gpus)}"
         )
-    if 0 < gpus < 1 < workers:
+    if 0 < gpus < 1 and resources.distributed:
         raise ConfigError(
-            f"resources.gpus={gpus:g} with resources.workers={workers}: NCCL wants a GPU for "
-            "each worker; take resources.gpus=1, or resources.workers=1"
+            f"resources.gpus={gpus:g} with resources.workers={text(resources.workers)}: NCCL wants "
+            "a GPU for each worker; take resources.gpus=1, or resources.workers=1"
         )
 
 
 def _shared(capacity: Capacity, resources: Resources, gpu_share: float | None) -> tuple[float, str]:
     """The part of a GPU that a trial gets where several share one, and why."""
-    if resources.gpus != 1 or resources.workers > 1:
+    if resources.gpus != 1 or resources.distributed:
         raise ConfigError(
             f"resources.share_gpus=true with resources.gpus={resources.gpus:g} "
-            f"resources.workers={resources.workers}: the GPU of a trial of one worker is shared by "
-            "what it needs; leave resources.gpus and resources.workers out"
+            f"resources.workers={text(resources.workers)}: the GPU of a trial of one worker is "
+            "shared by what it needs; leave resources.gpus and resources.workers out"
         )
     kinds = {str(node.accelerator) for node in capacity.nodes if node.gpus}
     if len(kinds) > 1:

@@ -235,7 +235,7 @@ def _trials(
         return "completed", engine.used_up
     configuration, experiment, folder = job.configuration, job.experiment, place.folder
     started = time.monotonic()
-    distributed = experiment.resources.workers > 1
+    distributed = experiment.resources.distributed
     import ray  # noqa: F401 - whole, before another thread imports parts of it
 
     # Ray's start waits for other processes; in that time the driver imports what comes next.
@@ -308,8 +308,8 @@ def _record_place(engine: Engine, capacity: Capacity, fit: Plan) -> None:
         cpus=capacity.cpus,
         gpus=capacity.gpus,
         slots=fit.slots,
-        trial_cpus=fit.workers * fit.cpus + fit.data_cpus,
-        trial_gpus=fit.workers * fit.gpus,
+        trial_cpus=fit.max_workers * fit.cpus + fit.data_cpus,
+        trial_gpus=fit.max_workers * fit.gpus,
     )
 
 
@@ -321,16 +321,18 @@ def _plan_now(job: Job, first: Plan, engine: Engine) -> Plan:
     search, resources = job.configuration.search, job.experiment.resources
     if resources.gpus is None:
         resources = dataclasses.replace(resources, gpus=1.0 if first.gpus else 0.0)
-    found = plan(
+    fitting = partial(
+        plan,
         present_capacity(job.configuration.cluster),
         resources,
-        dataclasses.replace(search, concurrency=None),
-        job.feed,
+        feed=job.feed,
         held=job.held,
         folds=max(1, len(job.folds)),
         gpu_share=gpu_share(engine.history.trials.values()) if resources.share_gpus else None,
     )
-    return dataclasses.replace(found, slots=min(found.slots, search.concurrency or found.slots))
+    found = fitting(dataclasses.replace(search, concurrency=None))
+    wanted = search.concurrency
+    return fitting(search) if wanted is not None and wanted < found.slots else found
 
 
 def _export(job: Job, folder: Path, state: str, display: Display) -> Path | None:

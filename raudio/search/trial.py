@@ -49,7 +49,7 @@ def run_trial(
     """Tune's trainable.
 
     Args:
-        config: {"id", "experiment"} of the trial.
+        config: {"id", "experiment"} of the trial, and "max_workers", that it may grow to.
         data: where the clips are.
         run: the run folder.
         gpus, memory: that each worker gets.
@@ -68,6 +68,7 @@ def run_trial(
             data,
             gpus=gpus,
             memory=memory,
+            max_workers=config["max_workers"],
             folder=folder,
             goal=goal,
             report=lambda report: tune.report(as_result(report)),

@@ -11,6 +11,8 @@ import signal
 import sys
 import tempfile
 import threading
+import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
@@ -28,6 +30,12 @@ from raudio.search.engine import Engine, TrialSpec
 from raudio.search.packing import DRIVER_MEMORY
 from raudio.search.planner import Plan
 from raudio.search.slots import Slots
+from raudio.training.launch import PLACES, REQUESTER
+
+#: Seconds after which what controlled the workers of a trial that was ended is gone for certain.
+_GONE_AFTER = 5.0
+#: Ray's actor, and namespace, that keeps the reservations.
+_COORDINATOR = "AutoscalingCoordinator"
 
 
 class SearchEnded(BaseException):
@@ -83,7 +91,7 @@ def _fit(
 ) -> None:
     # Tune's own limit never binds: `_Source` gives no more than there are slots.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(sys.maxsize)
-    distributed = slots.plan.workers > 1
+    distributed = slots.plan.distributed
     watcher = _Watcher(engine, slots, interrupted, tick, kill_ended=distributed)
     with tempfile.TemporaryDirectory(prefix="raudio-tune-") as scratch:
         try:
@@ -105,7 +113,7 @@ def _fit(
 
 
 def _resources(plan: Plan) -> tune.PlacementGroupFactory:
-    if plan.workers == 1:
+    if not plan.distributed:
         return tune.PlacementGroupFactory(
             [{"CPU": plan.cpus, "GPU": plan.gpus, "memory": plan.memory}]
         )
@@ -134,13 +142,18 @@ class _Source(SearchAlgorithm):  # type: ignore[misc]
             return None
         self._before(spec)
         self._started += 1
+        plan = self._slots.plan
         assert self._experiment is not None
         return Trial(
             self._experiment.spec["run"],
-            config={"id": spec.id, "experiment": to_mapping(spec.experiment)},
+            config={
+                "id": spec.id,
+                "experiment": to_mapping(spec.experiment),
+                "max_workers": plan.max_workers,
+            },
             trial_id=f"{spec.id}-{self._started}",  # Tune knows a trial that is tried again as two
             storage=self._experiment.spec["storage"],
-            placement_group_factory=_resources(self._slots.plan),
+            placement_group_factory=_resources(plan),
             # Errors are reported, not raised (search.trial): what Tune sees failing is a lost
             # process or machine, and that is never the trial's end.
             max_failures=-1,
@@ -207,6 +220,7 @@ class _Watcher(tune.Callback):  # type: ignore[misc]
         self._tick = tick
         self._kill_ended = kill_ended
         self._actors: dict[str, Any] = {}
+        self._reserved: deque[tuple[float, str]] = deque()
 
     def on_trial_start(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
@@ -218,10 +232,24 @@ class _Watcher(tune.Callback):  # type: ignore[misc]
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
         # The process of a distributed trial waits for its workers, who know nothing of its end
-        # when it is pruned: they go when it goes.
+        # when it is pruned. Killed with it, Ray Train does not give back what they hold: its
+        # cleaner fails where several Ray clusters run on a machine, and knows of no reservation.
         actor = self._actors.pop(trial.trial_id, None)
-        if self._kill_ended and actor is not None:
-            ray.kill(actor)
+        if not self._kill_ended or actor is None:
+            return
+        ray.kill(actor)
+        result = trial.last_result or {}
+        if PLACES in result:  # else it has failed before its first report, and has cleaned up
+            ray.util.remove_placement_group(result[PLACES])
+            self._reserved.append((time.monotonic() + _GONE_AFTER, result[REQUESTER]))
+
+    def _cancel_reserved(self) -> None:
+        """Frees what Ray Train has reserved for trials that were ended; it would expire after three
+        minutes, in which an elastic trial waits for it."""
+        while self._reserved and self._reserved[0][0] < time.monotonic():
+            _, requester = self._reserved.popleft()
+            coordinator = ray.get_actor(_COORDINATOR, namespace=_COORDINATOR)
+            coordinator.cancel_request.remote(requester)
 
     def on_trial_recover(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
@@ -232,6 +260,7 @@ class _Watcher(tune.Callback):  # type: ignore[misc]
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         self._tick()
         self._slots.look()
+        self._cancel_reserved()
         if self._interrupted.is_set():
             raise SearchEnded("stopped", "interrupted")
         if self._engine.broken:

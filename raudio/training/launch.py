@@ -2,6 +2,9 @@
 
 `resources.workers=1` (the default) is TorchTrainer's local mode: the loop runs in the calling
 process, without further processes or start-up. More workers are Ray Train's own, with DDP.
+
+`resources.workers=[1,4]` trains with as many as there is room for. When one is lost, or a node has
+come, those that remain go on from the last checkpoint: the batches are the same for any number.
 """
 
 from __future__ import annotations
@@ -21,6 +24,12 @@ if TYPE_CHECKING:
     from raudio.training.loop import Report  # brings torch, which a search's driver has no use for
 
 
+#: What of a distributed trial's result are its workers' placement group, and the name under which
+#: Ray Train reserves their resources.
+PLACES = "places"
+REQUESTER = "requester"
+
+
 class LostWorkerError(RaudioError):
     """A training process or its machine is gone; the trial can go on from its last checkpoint."""
 
@@ -31,6 +40,7 @@ def launch(
     *,
     gpus: float,
     memory: int,
+    max_workers: int,
     folder: Path,
     goal: Goal,
     report: Callable[[Report], None],
@@ -42,6 +52,7 @@ def launch(
         data: where the clips are.
         gpus: that each worker gets.
         memory: bytes that Ray reserves for each of several workers.
+        max_workers: that the trial may have of `resources.workers=[fewest,most]`.
         folder: of the trial; a checkpoint in it is gone on from.
         goal: what the search is after.
         report: called after each epoch of an inline trial. Several workers report to the Tune
@@ -55,7 +66,7 @@ def launch(
     from ray.train import ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    if experiment.resources.workers == 1:
+    if not experiment.resources.distributed:
         place = Place(device=device_of(gpus))
 
         def inline() -> None:
@@ -70,7 +81,7 @@ def launch(
 
         TorchTrainer(inline, scaling_config=ScalingConfig(num_workers=0)).fit()
         return
-    _distributed(experiment, data, gpus, memory, folder, goal)
+    _distributed(experiment, data, gpus, memory, max_workers, folder, goal)
 
 
 def as_result(report: Report) -> dict[str, Any]:
@@ -88,6 +99,7 @@ def _distributed(
     data: Data,
     gpus: float,
     memory: int,
+    max_workers: int,
     folder: Path,
     goal: Goal,
 ) -> None:
@@ -96,7 +108,15 @@ def _distributed(
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
 
+    class Reports(TuneReportCallback):  # type: ignore[misc]
+        """Brings each report to Tune, with what `give_back` needs."""
+
+        def after_report(self, run_context: Any, metrics: list[Any], checkpoint: Any) -> None:
+            told = [{**each, REQUESTER: f"train-{run_context.run_id}"} for each in metrics]
+            super().after_report(run_context, told, checkpoint)
+
     resources = experiment.resources
+    elastic = not isinstance(resources.workers, int)
     with tempfile.TemporaryDirectory(prefix="raudio-train-") as scratch:
         trainer = TorchTrainer(
             _worker,
@@ -108,7 +128,9 @@ def _distributed(
             },
             torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
             scaling_config=ScalingConfig(
-                num_workers=resources.workers,
+                num_workers=(
+                    (resources.min_workers, max_workers) if elastic else resources.workers
+                ),
                 use_gpu=bool(gpus),
                 resources_per_worker={
                     "CPU": resources.cpus,
@@ -116,14 +138,14 @@ def _distributed(
                     **({"GPU": gpus} if gpus else {}),
                 },
             ),
-            run_config=RunConfig(storage_path=scratch, callbacks=[TuneReportCallback()]),
+            run_config=RunConfig(storage_path=scratch, callbacks=[Reports()]),
         )
         try:
             trainer.fit()
         except WorkerGroupError as error:
             failures = error.worker_failures.values()
             if any(isinstance(failure, RayActorError) for failure in failures):
-                raise LostWorkerError(f"a worker of {resources.workers} is gone") from error
+                raise LostWorkerError("a worker of the trial is gone") from error
             # What one rank ran into comes before what the others make of its absence.
             causes = sorted(map(_cause, failures), key=lambda e: not isinstance(e, RaudioError))
             raise causes[0] from error
@@ -139,7 +161,7 @@ def _worker(config: Mapping[str, Any]) -> None:
     import ray.train
     from ray.train.torch import get_device
 
-    context = ray.train.get_context()
+    context, places = ray.train.get_context(), ray.util.get_current_placement_group()
     place = Place(context.get_world_rank(), context.get_world_size(), str(get_device()))
     train_here(
         experiment_from(config["experiment"], plugins=True),
@@ -148,5 +170,5 @@ def _worker(config: Mapping[str, Any]) -> None:
         folder=Path(config["folder"]),
         goal=config["goal"],
         # Every rank reports, or Ray Train waits for the others; rank 0's is what counts.
-        report=lambda report: ray.train.report(as_result(report)),
+        report=lambda report: ray.train.report({**as_result(report), PLACES: places}),
     )

@@ -510,7 +510,7 @@ def test_two_workers_train_a_trial_and_measure_all_clips(place: Path) -> None:
 @pytest.mark.usefixtures("other_cluster")
 def test_elastic_trials_train_to_their_end_one_after_the_other(place: Path) -> None:
     """The second one has the places of the first at once, also those that Ray Train reserves."""
-    settings = ("resources.workers=[1,2]", "search.scheduler=none", "training.epochs=2")
+    settings = ("resources.workers=[1,2]", "training.epochs=2")
     driver = start(place, "elastic", *settings, trials=2)
     assert driver.end(240) == 0, driver.log.read_text()
     trials = read_history(driver.run).trials.values()

@@ -20,7 +20,7 @@ from raudio.search.planner import trials_in_all
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr("raudio.records.time.time", clock)
+    monkeypatch.setattr("time.time", clock)
     return clock
 
 

@@ -39,7 +39,7 @@ from raudio.search.space import Param, Space
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr("raudio.records.time.time", clock)
+    monkeypatch.setattr("time.time", clock)
     return clock
 
 

@@ -23,7 +23,7 @@ NON_FINITE = [("non-finite loss", f"the loss is nan at step {n} of 9") for n in 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr("raudio.records.time.time", clock)
+    monkeypatch.setattr("time.time", clock)
     return clock
 
 

@@ -235,7 +235,7 @@ def test_two_drivers_do_not_write_one_run(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert read_history(local_run(RUN)).state == "running"
     die(copy)
     now = time.time()
-    monkeypatch.setattr("raudio.records.time.time", lambda: now + 61)
+    monkeypatch.setattr("time.time", lambda: now + 61)
     assert read_history(local_run(RUN)).state == "interrupted"
     opened(new=False).__enter__().__exit__(None, None, None)  # the dead one's time is over
     assert "owner.json" not in stored()

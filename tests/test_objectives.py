@@ -40,7 +40,7 @@ GOOD = Goal({METRIC: "max"}, {**SMALL, "accuracy > 0.7": (METRIC,)})
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr("raudio.records.time.time", clock)
+    monkeypatch.setattr("time.time", clock)
     return clock
 
 

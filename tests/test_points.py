@@ -138,7 +138,7 @@ def test_a_grid_begins_with_the_cells_that_agree(path: str, tmp_path: Path) -> N
 
 def test_points_survive_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
-    monkeypatch.setattr("raudio.records.time.time", clock)
+    monkeypatch.setattr("time.time", clock)
     from dataclasses import replace
 
     from search_kit import SPACE

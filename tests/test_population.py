@@ -220,7 +220,7 @@ SETTINGS: dict[str, Any] = {
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     monkeypatch.setattr("os.fsync", lambda descriptor: None)
     clock = Clock()
-    monkeypatch.setattr("raudio.records.time.time", clock)
+    monkeypatch.setattr("time.time", clock)
     return clock
 
 

@@ -301,7 +301,7 @@ def test_a_run_goes_on_alike_when_those_it_learnt_from_are_gone(
     tmp_path: Path, four: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = Clock()
-    monkeypatch.setattr("raudio.records.time.time", clock)
+    monkeypatch.setattr("time.time", clock)
     settings = {**REUSE, "trials": 8}
 
     def session(run: Path, given: Prior, **more: Any) -> Session:

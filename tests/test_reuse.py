@@ -80,7 +80,7 @@ def test_killed_at_any_record_the_answers_are_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = Clock()
-    monkeypatch.setattr("raudio.records.time.time", clock)
+    monkeypatch.setattr("time.time", clock)
     whole = Session(tmp_path / "whole", clock, **SETTINGS)
     whole.finish()
     expected = outcome(tmp_path / "whole")

@@ -168,7 +168,7 @@ def test_a_full_disk_is_one_message_and_the_run_goes_on_when_there_is_room(
         return write(descriptor, content[:written]) if written else 0
 
     with monkeypatch.context() as patch:
-        patch.setattr("raudio.records.os.write", full)
+        patch.setattr("os.write", full)
         with pytest.raises(RunError, match=r"records\.jsonl' cannot be written: No space left"):
             session.drive()
         assert session.engine.broken
@@ -184,8 +184,8 @@ def test_reports_reach_the_disk_within_a_second(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now, synced = [0.0], []
-    monkeypatch.setattr("raudio.records.time.monotonic", lambda: now[0])
-    monkeypatch.setattr("raudio.records.os.fsync", synced.append)
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    monkeypatch.setattr("os.fsync", synced.append)
     with RecordWriter(tmp_path / RECORDS) as writer:
         for now[0] in (0.4, 0.9, 1.1, 1.5, 2.2):
             writer.append("lost", id="0000", reason=METRIC)

@@ -9,6 +9,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -24,6 +25,7 @@ from raudio.records import (
     PRUNED,
     RUNNING,
     STOPPED,
+    Configuration,
     History,
     TrialHistory,
     trial_folder,
@@ -91,6 +93,52 @@ def headlines(history: History) -> Iterator[Text]:
         if bracket
     ]
     yield Text(f"rungs  {'  |  '.join(brackets)}" if brackets else "", style="dim")
+
+
+def configurations(history: History, most: int | None = None) -> Table:
+    """The configurations, best first: their means, and how many values these are of.
+
+    Args:
+        most: at most so many; None: all. The title says how many were left out.
+    """
+    ranked = dict.fromkeys(trial.configuration for trial in history.ranked())
+    found = [history.configurations[name] for name in ranked]
+    shown, confirmed = found[:most], history.confirmed()
+    left_out = len(shown) < len(found)
+    title = f"best {len(shown)} of {len(found)} configurations" if left_out else None
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    table.add_column("configuration", no_wrap=True)
+    for name in (history.metric.rpartition("/")[2] or "value", "deviation", "n"):
+        table.add_column(name, justify="right", no_wrap=True)
+    if confirmed:
+        table.add_column("confirmed", justify="right", no_wrap=True)
+    table.add_column("state", no_wrap=True)
+    table.add_column("settings")  # the one column that gives way in a narrow terminal
+    names = short_names({key for each in found for key in each.trials[0].params})
+    for each in shown:
+        values = each.values(history.metric, history.mode)
+        state = configuration_state(history, each)
+        table.add_row(
+            each.id,
+            format_value(fmean(values) if values else None),
+            format_value(stdev(values) if len(values) > 1 else None),
+            str(len(values)),
+            *([format_value(confirmed.get(each.id))] if confirmed else []),
+            Text(state, style=STATES[state]),
+            Text(settings(each.trials[0].params, names), no_wrap=True, overflow="ellipsis"),
+        )
+    return table
+
+
+def configuration_state(history: History, configuration: Configuration) -> str:
+    """The state of a configuration as people should read it: completed when all of its trials
+    are."""
+    if history.settled(configuration):
+        return configuration.state
+    states = {trial_state(history, trial) for trial in configuration.trials}
+    return next((s for s in (STOPPED, INTERRUPTED) if s in states), "") or (
+        RUNNING if history.state == RUNNING else INTERRUPTED
+    )
 
 
 def is_drawable(console: Console) -> bool:
@@ -263,6 +311,8 @@ def _trials(history: History, width: int, most: int) -> Iterator[Table | Text]:
     ranked = history.ranked()
     running = [trial for trial in history.trials.values() if trial.state == RUNNING]
     ended = [trial for trial in ranked if trial.state in (COMPLETED, PRUNED, FAILED)]
+    if history.replicated:
+        ended = []  # the configurations, below, tell of them
     shown = [*running, *ended[:_BEST_SHOWN]][:most]
     whole = width >= _WIDTH_OF_SETTINGS
     table = Table(box=None, pad_edge=False, header_style="bold", expand=whole)
@@ -285,7 +335,11 @@ def _trials(history: History, width: int, most: int) -> Iterator[Table | Text]:
             Text(settings(trial.params, names)),
         )
         table.add_row(*cells[: len(table.columns)])
-    yield table
+    if shown or not history.replicated:
+        yield table
+    below = min(_BEST_SHOWN, most - len(shown) - 2)  # a header, and a title
+    if history.replicated and below > 0 and history.configurations:
+        yield configurations(history, below)
     if len(running) > most:
         yield Text(f"and {len(running) - most} more running", style="dim")
 

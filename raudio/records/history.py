@@ -182,6 +182,10 @@ class History:
         completed = sum(trial.state == COMPLETED for trial in configuration.trials)
         return configuration.state in (PRUNED, FAILED) or completed >= self.repeats
 
+    def fold(self, trial: TrialHistory) -> int | None:
+        """The fold that `search.folds` gave a trial; None: none."""
+        return self.folds[trial.repeat % len(self.folds)] if self.folds else None
+
     def elapsed(self) -> float:
         """Wall seconds of all sessions; while it runs, up to now."""
         return self.seconds + (max(0.0, time.time() - self.time) if self.state == RUNNING else 0.0)

@@ -28,13 +28,18 @@ def sentences(run: Run, importances: Sequence[analysis.Importance]) -> list[str]
     history = run.history
     counts = Counter(trial_state(history, trial) for trial in history.trials.values())
     number = len(history.trials)
-    wanted = f" of {history.budget.trials}" if (history.budget.trials or 0) > number else ""
+    drawn, unit = number, "trial"
+    if history.replicated:
+        drawn, unit = len(history.configurations), "configuration"
+    wanted = f" of {history.budget.trials}" if (history.budget.trials or 0) > drawn else ""
     listed = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
     what = "training" if run.search.get("single") else "search"
     state = _STATES.get(history.state, f"is {history.state}.")
     found = [
         f"The {what} {state}" + (f" Reason: {history.reason}." if history.reason else ""),
-        f"{number}{wanted} trial{'' if number == 1 else 's'} in {format_seconds(history.seconds)}"
+        f"{drawn}{wanted} {unit}{'' if drawn == 1 else 's'}"
+        + (f", {number} trials," if history.replicated else "")
+        + f" in {format_seconds(history.seconds)}"
         + (f": {listed}." if listed else "."),
     ]
     best = run.best

@@ -6,6 +6,7 @@ import dataclasses
 import os
 from collections import Counter
 from collections.abc import Mapping
+from statistics import fmean, stdev
 from typing import Any
 
 from rich.markup import escape
@@ -16,6 +17,8 @@ from raudio import records
 from raudio.core.units import format_seconds, format_value
 from raudio.progress import (
     STATES,
+    configuration_state,
+    configurations,
     curve,
     failure,
     settings,
@@ -23,7 +26,7 @@ from raudio.progress import (
     traceback_file,
     trial_state,
 )
-from raudio.records import History, TrialHistory
+from raudio.records import Configuration, History, TrialHistory
 from raudio.report.confirmation import CONFIDENCE, confirmation
 
 
@@ -56,9 +59,17 @@ def as_data(run: str | os.PathLike[str], history: History) -> dict[str, Any]:
             "metrics": best.best_metrics(metric, mode),
             "params": best.params,
         },
+        "configurations": [
+            _configuration(history, history.configurations[name])
+            for name in dict.fromkeys(trial.configuration for trial in history.ranked())
+        ],
         "trials": [
             {
                 "id": trial.id,
+                "configuration": trial.configuration,
+                "repeat": trial.repeat,
+                "fold": history.fold(trial),
+                "confirms": trial.confirms,
                 "state": trial_state(history, trial),
                 "kind": trial.kind,
                 "reason": trial.reason,
@@ -79,12 +90,29 @@ def as_data(run: str | os.PathLike[str], history: History) -> dict[str, Any]:
     }
 
 
+def _configuration(history: History, configuration: Configuration) -> dict[str, Any]:
+    values = configuration.values(history.metric, history.mode)
+    return {
+        "id": configuration.id,
+        "state": configuration_state(history, configuration),
+        "mean": fmean(values) if values else None,
+        "deviation": stdev(values) if len(values) > 1 else None,
+        "values": values,
+        "trials": [trial.id for trial in configuration.trials],
+        "confirming": [trial.id for trial in configuration.confirming],
+        "params": configuration.trials[0].params,
+    }
+
+
 def leaderboard(history: History, top: int | None = None) -> Table:
-    """The trials, best first, the failed ones last.
+    """The trials, best first, the failed ones last; where configurations have several trials, or
+    the best are confirmed, the configurations.
 
     Args:
         top: at most so many; None: all. The title says how many were left out.
     """
+    if history.replicated:
+        return configurations(history, top)
     ranked = history.ranked()
     shown = ranked if top is None else ranked[:top]
     title = f"best {len(shown)} of {len(ranked)} trials" if len(shown) < len(ranked) else None
@@ -138,9 +166,13 @@ def summary(history: History, run: str | os.PathLike[str]) -> str:
     counts = Counter(trial_state(history, trial) for trial in history.trials.values())
     parts = [f"{counts[state]} {state}" for state in STATES if counts[state]]
     trials = len(history.trials)
-    of = f" of {history.budget.trials}" if (history.budget.trials or 0) > trials else ""
+    drawn, unit = trials, "trial"
+    if history.replicated:
+        drawn, unit = len(history.configurations), "configuration"
+    of = f" of {history.budget.trials}" if (history.budget.trials or 0) > drawn else ""
     text = f"{history.state} after {format_seconds(history.elapsed())}"
-    text += f": {trials}{of} trial{'' if trials == 1 else 's'}"
+    text += f": {drawn}{of} {unit}{'' if drawn == 1 else 's'}"
+    text += f", {trials} trials" if history.replicated else ""
     text += f" ({', '.join(parts)})" if parts else ""
     lines = [text + (f"; {history.reason}" if history.reason else "")]
     best = history.best()

@@ -10,6 +10,7 @@ import json
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +45,11 @@ def main() -> None:
     parser.add_argument("seed", type=int)
     parser.add_argument("epochs", type=int)
     parser.add_argument("workers", type=int)
+    parser.add_argument("neighbours", type=int)
     given = parser.parse_args()
     settings = {**given.settings, "seed": given.seed}
-    print(json.dumps(search(Curves.read(given.table), settings, given.epochs, given.workers)))
+    curves = replace(Curves.read(given.table), neighbours=given.neighbours)
+    print(json.dumps(search(curves, settings, given.epochs, given.workers)))
 
 
 if __name__ == "__main__":

@@ -72,20 +72,28 @@ class Setup:
     Attributes:
         table: of the curves.
         epochs: that each search spends.
+        peer_epochs: that a peer's search spends.
         workers: trials at once, simulated.
+        neighbours: recorded curves whose mean answers a configuration.
         peer: Python of the peer's environment; None leaves the peer out.
         work: keeps each search's values, so that an interrupted benchmark goes on.
     """
 
     table: Path
     epochs: int
+    peer_epochs: int
     workers: int
+    neighbours: int
     peer: str | None
     work: Path
 
+    def length(self, contender: Contender) -> int:
+        """Epochs that a search of it spends."""
+        return self.peer_epochs if contender.peer else self.epochs
+
     def values(self, name: str, seed: int) -> list[float]:
         """The metric of each epoch in the order in which they were spent."""
-        kept = self.work / f"{name.replace(' ', '_')}-{seed}.json"
+        kept = self.work / f"{name.replace(' ', '_')}-{self.neighbours}-{seed}.json"
         if not kept.exists():
             text = json.dumps(self._search(CONTENDERS[name], seed))
             partial = kept.with_suffix(".part")
@@ -96,7 +104,8 @@ class Setup:
 
     def _search(self, contender: Contender, seed: int) -> Any:
         """In a process of its own: two run at once, one on each core."""
-        common = [str(self.table), str(seed), str(self.epochs), str(self.workers)]
+        numbers = seed, self.length(contender), self.workers, self.neighbours
+        common = [str(self.table), *map(str, numbers)]
         if contender.peer:
             assert self.peer is not None
             command = [self.peer, str(HERE / "syne_tune_peer.py"), contender.peer, *common]
@@ -124,9 +133,10 @@ def search_all(setup: Setup, names: Sequence[str], seeds: int, console: Console)
         done = dict(
             zip(jobs, track(values, total=len(jobs), console=console, transient=True), strict=True)
         )
+    lengths = {name: setup.length(CONTENDERS[name]) for name in names}
     return {
-        name: np.stack([_best_so_far(done[name, seed], setup.epochs) for seed in range(seeds)])
-        for name in names
+        name: np.stack([_best_so_far(done[name, seed], length) for seed in range(seeds)])
+        for name, length in lengths.items()
     }
 
 
@@ -160,13 +170,14 @@ def summary(best: Mapping[str, np.ndarray], budgets: Sequence[int]) -> dict[str,
     found: dict[str, Any] = {}
     for name, values in best.items():
         spent = needed(values, target)
+        within = [at for at in budgets if at <= values.shape[1]]
         found[name] = {
             "epochs_needed": float(np.median(spent)),
             "epochs_needed_interval": interval(spent, np.median),
             "reached": float(np.isfinite(spent).mean()),
             "ratio": epochs / float(np.median(spent)),
-            "mean_at": {at: float(values[:, at - 1].mean()) for at in budgets},
-            "mean_at_interval": {at: interval(values[:, at - 1], np.mean) for at in budgets},
+            "mean_at": {at: float(values[:, at - 1].mean()) for at in within},
+            "mean_at_interval": {at: interval(values[:, at - 1], np.mean) for at in within},
         }
     return {"target": target, "contenders": found}
 
@@ -196,7 +207,7 @@ def show(found: Mapping[str, Any], budgets: Sequence[int], epochs: int, console:
             f"{low:.0f} to {high:.0f}",
             f"{row['ratio']:.1f}x",
             f"{row['reached']:.0%}",
-            *(f"{row['mean_at'][at]:.4f}" for at in budgets),
+            *(f"{row['mean_at'][at]:.4f}" if at in row["mean_at"] else "" for at in budgets),
         )
     console.print(table)
 
@@ -218,14 +229,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--table", type=Path, default=TABLE, help="of recorded curves")
     parser.add_argument("--seeds", type=int, default=50)
-    parser.add_argument("--epochs", type=int, default=1000, help="that each search spends")
+    parser.add_argument("--epochs", type=int, default=2000, help="that each search spends")
     parser.add_argument("--workers", type=int, default=4, help="trials at once, simulated")
+    parser.add_argument(
+        "--peer-epochs", type=int, default=500, help="of a peer's search, whose draws become slow"
+    )
+    parser.add_argument(
+        "--neighbours", type=int, default=5, help="recorded curves whose mean answers a draw"
+    )
     parser.add_argument("--peer-python", help="Python with syne_tune_requirements.txt installed")
     parser.add_argument("--work", type=Path, help="keeps each search; the same one goes on")
     parser.add_argument("--out", type=Path, default=RESULTS, help="JSON; the plot lies beside it")
     parser.add_argument("--quick", action="store_true", help="3 seeds: the figures mean nothing")
     given = parser.parse_args()
     seeds, epochs = (3, 200) if given.quick else (given.seeds, given.epochs)
+    peer_epochs = min(given.peer_epochs, epochs)
     console, notes = Console(), Console(stderr=True)
     curves = Curves.read(given.table)
     names = [name for name, each in CONTENDERS.items() if given.peer_python or not each.peer]
@@ -233,14 +251,23 @@ def main() -> None:
         notes.print("Syne Tune is left out: --peer-python names its environment's Python")
     work = given.work or Path(tempfile.mkdtemp(prefix="raudio-search-quality-"))
     work.mkdir(parents=True, exist_ok=True)
-    setup = Setup(given.table.resolve(), epochs, given.workers, given.peer_python, work)
+    setup = Setup(
+        given.table.resolve(),
+        epochs,
+        peer_epochs,
+        given.workers,
+        given.neighbours,
+        given.peer_python,
+        work,
+    )
     best = search_all(setup, names, seeds, notes)
-    budgets = [epochs // 10, epochs // 5, epochs // 2, epochs]
+    budgets = [epochs // 20, epochs // 10, epochs // 4, epochs]
     found = summary(best, budgets)
     peers = [name for name in names if CONTENDERS[name].peer]
     found["against_peers"] = {
         at: {name: against(best[OURS][:, at - 1], best[name][:, at - 1]) for name in peers}
         for at in budgets
+        if at <= peer_epochs
     }
     show(found, budgets, epochs, console)
     for at, differences in found["against_peers"].items():
@@ -257,6 +284,8 @@ def main() -> None:
         "seeds": seeds,
         "epochs": epochs,
         "workers": given.workers,
+        "peer_epochs": peer_epochs,
+        "neighbours": given.neighbours,
         **found,
         "curves": {
             name: [round(float(v), 5) for v in values.mean(axis=0)] for name, values in best.items()

@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ class Table(Blackbox):
         self, configuration: dict[str, Any], fidelity: Any = None, seed: Any = None
     ) -> np.ndarray:
         """(epochs, 2): the metric, and the seconds from the trial's start."""
-        curve = self.curves.nearest(active(self.curves, configuration))
+        curve = self.curves.answer(active(self.curves, configuration))
         values = [epoch[self.curves.metric] for epoch in curve.metrics]
         return np.stack([values, np.cumsum(curve.seconds)], axis=1)
 
@@ -132,12 +133,11 @@ def main() -> None:
     parser.add_argument("seed", type=int)
     parser.add_argument("epochs", type=int)
     parser.add_argument("workers", type=int)
+    parser.add_argument("neighbours", type=int)
     given = parser.parse_args()
     logging.getLogger().setLevel(logging.ERROR)
-    values = search(
-        Curves.read(given.table), given.scheduler, given.seed, given.epochs, given.workers
-    )
-    print(json.dumps(values))
+    curves = replace(Curves.read(given.table), neighbours=given.neighbours)
+    print(json.dumps(search(curves, given.scheduler, given.seed, given.epochs, given.workers)))
 
 
 if __name__ == "__main__":

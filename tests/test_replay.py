@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -81,31 +82,44 @@ def many(count: int = 40) -> Curves:
 def test_the_logarithm_of_a_log_axis_is_compared() -> None:
     low, high = (curve({**CNN, "optimizer.lr": rate}) for rate in (5e-4, 8e-3))
     # 2.5e-3 is nearer to 5e-4 as a number, and to 8e-3 as a factor: 3.2 against 5.
-    assert table(low, high).nearest({**CNN, "optimizer.lr": 2.5e-3}) is high
+    assert table(low, high).nearest({**CNN, "optimizer.lr": 2.5e-3})[0] is high
 
 
 def test_steps_are_places_on_their_axis_and_choices_differ_or_not() -> None:
     mels = curve({**CNN, "features.n_mels": 80})  # one step of 16 in 48 away: 1/9
     dropout = curve({**CNN, "model.dropout": 0.3})  # two steps of four away: 1/4
     pooling = curve({**CNN, "model.pooling": "max"})  # 1
-    assert table(pooling, dropout, mels).nearest(CNN) is mels
-    assert table(pooling, dropout).nearest(CNN) is dropout
+    assert table(pooling, dropout, mels).nearest(CNN)[0] is mels
+    assert table(pooling, dropout).nearest(CNN)[0] is dropout
     # Widths are a choice: 24 is as far from 8 as 16 is, and the first of equals counts.
     wide, middle = (curve({**CNN, "model.width": width}) for width in (24, 16))
-    assert table(wide, middle).nearest(CNN) is wide
+    assert table(wide, middle).nearest(CNN)[0] is wide
 
 
 def test_the_same_branch_comes_first() -> None:
     far = {**CRNN, "optimizer.lr": 1e-2, "model.pooling": "max", "model.width": 24}
     far |= {"model.rnn_units": 32, "model.dropout": 0.4, "training.batch_size": 64}
     branch = curve(far)
-    assert table(curve(CNN), branch).nearest(CRNN) is branch
+    assert table(curve(CNN), branch).nearest(CRNN)[0] is branch
 
 
 def test_a_recorded_configuration_answers_for_itself() -> None:
     curves = many()
     for each in curves.curves:
-        assert curves.nearest(each.params) is each
+        assert curves.nearest(each.params)[0] is each
+
+
+def test_several_neighbours_answer_by_their_mean() -> None:
+    one, two, three = (
+        Curve({**CNN, "features.n_mels": mels}, ({METRIC: value}, {METRIC: 2 * value}), (s, s))
+        for mels, value, s in ((32, 0.1, 1.0), (48, 0.3, 3.0), (80, 0.4, 7.0))
+    )
+    curves = replace(table(three, one, two), neighbours=2)
+    answer = curves.answer({**CNN, "features.n_mels": 32})
+    assert curves.nearest({**CNN, "features.n_mels": 32}) == [one, two]
+    assert [epoch[METRIC] for epoch in answer.metrics] == pytest.approx([0.2, 0.4])
+    assert answer.seconds == (2.0, 2.0)
+    assert table(three, one, two).answer(one.params) is one
 
 
 # --- the table ---------------------------------------------------------------------------------

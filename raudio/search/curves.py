@@ -22,6 +22,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -72,6 +73,7 @@ class Curves:
         warmup: the longest of a configuration, as a share of its length.
         source: where the curves come from: dataset and environment.
         curves: in the order in which they were recorded.
+        neighbours: how many recorded curves `answer` takes the mean of.
     """
 
     space: Space
@@ -81,19 +83,41 @@ class Curves:
     warmup: float
     source: Mapping[str, Any]
     curves: tuple[Curve, ...]
+    neighbours: int = 1
 
     @property
     def epochs(self) -> int:
         """Of the longest curve."""
         return max(curve.epochs for curve in self.curves)
 
-    def nearest(self, params: Mapping[str, Any]) -> Curve:
-        """The recorded configuration that is nearest to `params`, the first of equals.
+    def answer(self, params: Mapping[str, Any]) -> Curve:
+        """What training `params` would give: the mean of the nearest recorded curves.
+
+        One neighbour is the surrogate of Syne Tune's simulator; it gives all that lies around a
+        recorded configuration the luck of that one's seed. The mean of several (scikit-learn's
+        KNeighborsRegressor takes 5) is closer to what a configuration is worth.
+        """
+        if self.neighbours == 1:
+            return self.nearest(params)[0]
+        near = self.nearest(params)
+        names = set.intersection(*(set(epoch) for curve in near for epoch in curve.metrics))
+        return Curve(
+            params,
+            tuple(
+                {name: fmean(metrics[name] for metrics in epoch) for name in sorted(names)}
+                for epoch in zip(*(curve.metrics for curve in near), strict=True)
+            ),
+            tuple(map(fmean, zip(*(curve.seconds for curve in near), strict=True))),
+        )
+
+    def nearest(self, params: Mapping[str, Any]) -> list[Curve]:
+        """The recorded `neighbours` that are nearest to `params`, the nearest first; of equals
+        those that were recorded first.
 
         Those where the same settings are active come first: fewest settings that only one of the
         two has. Among them counts the squared distance over the settings of both: a number's place
         between the ends of its axis (of a logarithmic axis in the logarithm), and 0 or 1 for a
-        choice. This is the 1-nearest-neighbour surrogate that Syne Tune's simulator uses.
+        choice.
         """
         asked = self._place(params)
         apart = np.where(self._ordered, np.square(self._places - asked), self._places != asked)
@@ -102,7 +126,7 @@ class Curves:
         distance = np.where(both, apart, 0.0).sum(axis=1)
         # A distance is at most the number of axes, so that one setting more decides.
         order = one_sided.sum(axis=1) * (len(asked) + 1.0) + distance
-        return self.curves[int(np.argmin(order))]
+        return [self.curves[i] for i in np.argsort(order, kind="stable")[: self.neighbours]]
 
     @cached_property
     def _ordered(self) -> np.ndarray:

@@ -1,7 +1,7 @@
 """A search on recorded learning curves: thousands of trials in seconds, on a simulated clock.
 
 Sampler, scheduler, engine, records and resume are those of a real search; only training is
-replaced. A trial's configuration is answered by the nearest recorded one (`Curves.nearest`), and
+replaced. A trial's configuration is answered by the nearest recorded ones (`Curves.answer`), and
 its epochs take the simulated seconds that were recorded. Salinas et al., "Syne Tune: A Library for
 Large Scale Hyperparameter Tuning and Reproducible Research", AutoML 2022.
 """
@@ -110,7 +110,7 @@ def _simulate(engine: Engine, curves: Curves, workers: int, clock: Clock) -> tup
     while True:
         while len(reports) < workers and (spec := engine.next()) is not None:
             trial = engine.history.trials[spec.id]
-            curve = trained[spec.id] = curves.nearest(trial.params)
+            curve = trained[spec.id] = curves.answer(trial.params)
             heapq.heappush(
                 reports, (clock.now + curve.seconds[trial.epochs], spec.id, trial.epochs + 1)
             )

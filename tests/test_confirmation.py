@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import io
+import re
 import statistics
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 from scipy import stats
 
 from raudio.records import History
 from raudio.report.confirmation import confirmation, holm, welch
-from raudio.report.tables import as_data, summary
+from raudio.report.markdown import summarise
+from raudio.report.run import Point, Run
+from raudio.report.sections import configurations
+from raudio.report.tables import as_data, leaderboard, summary
 
 VALUES = st.lists(st.floats(0, 1).map(lambda x: round(x, 3)), min_size=2, max_size=8)
 
@@ -44,6 +51,7 @@ def history(
     return found
 
 
+@settings(deadline=None)
 @given(first=VALUES, second=VALUES)
 def test_welch_is_scipys_where_that_has_an_answer(first: list[float], second: list[float]) -> None:
     if len(set(first)) > 1 or len(set(second)) > 1:
@@ -121,3 +129,61 @@ def test_status_has_it() -> None:
     assert data["best"]["id"] == "b-1"
     assert "b is better than a: p = " in summary(known, "run")
     assert as_data("run", History())["confirmation"] is None
+
+
+def test_configurations_are_shown_by_mean_deviation_and_number() -> None:
+    known = history({"a": [0.7, 0.8, 0.75], "b": [0.9, 0.92, 0.91]})
+    console = Console(width=80, file=io.StringIO())
+    console.print(leaderboard(known))
+    titles, *rows = [line.split() for line in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
+    assert titles == ["configuration", "m", "deviation", "n", "confirmed", "state", "settings"]
+    assert rows == [
+        ["b", "0.5", "-", "1", "0.91", "completed", "a=1"],
+        ["a", "0.5", "-", "1", "0.75", "completed", "a=1"],
+    ]
+    assert "2 configurations, 8 trials (8 completed)" in summary(known, "run")
+    data = as_data("run", known)
+    assert [one["id"] for one in data["configurations"]] == ["b", "a"]
+    assert data["configurations"][0]["confirming"] == ["b-0", "b-1", "b-2"]
+    assert data["configurations"][0]["values"] == [0.5]
+    assert {t["id"]: t["configuration"] for t in data["trials"]}["a-2"] == "a"
+
+
+def test_a_repeated_configuration_has_a_deviation_and_its_trials_their_folds() -> None:
+    known = History()
+    start = {
+        "version": "0",
+        "metric": "m",
+        "mode": "max",
+        "trials": 2,
+        "repeats": 4,
+        "folds": [1, 3],
+    }
+    known.apply({"event": "search_start", "time": 0.0, **start})
+    for number, value in enumerate([0.5, 0.7, 0.6]):
+        name = f"000{number}"
+        fields = {"id": name, "configuration": "0000", "repeat": number, "params": {}}
+        known.apply({"event": "trial_start", "time": 1.0, **fields})
+        report = {"id": name, "epoch": 1, "metrics": {"m": value}, "seconds": 1, "final": True}
+        known.apply({"event": "report", "time": 2.0, **report})
+        known.apply({"event": "trial_end", "time": 3.0, "id": name, "state": "completed"})
+    data = as_data("run", known)
+    (one,) = data["configurations"]
+    assert (one["mean"], one["deviation"]) == pytest.approx((0.6, 0.1))
+    assert one["state"] == "running"  # its fourth trial is to come
+    folds = {trial["id"]: (trial["repeat"], trial["fold"]) for trial in data["trials"]}
+    assert folds == {"0000": (0, 1), "0001": (1, 3), "0002": (2, 1)}
+    assert "1 of 2 configurations, 3 trials" in summary(known, "run")
+
+
+def test_the_report_has_the_confirmation_and_the_means() -> None:
+    values = {"a": [0.7, 0.8, 0.75], "b": [0.9, 0.92, 0.91]}
+    run = Run("run", Path("run"), history(values), (Point("b-1", 1, 0.92, 1, 1.0),))
+    page = re.sub(r"<[^>]+>", " ", str(configurations(run)))
+    for shown in ("b is better than a", "0.91", "0.01", "3 of 3", "95% interval", "p value"):
+        assert shown in page
+    lines = summarise(run).splitlines()
+    assert "| configuration | mean | deviation | 95% interval | seeds | p value |" in lines
+    low, high = stats.t.interval(0.95, 2, 0.91, stats.sem(values["b"]))
+    assert f"| b | 0.91 | 0.01 | {low:.4g} to {high:.4g} | 3 of 3 | - |" in lines
+    assert configurations(Run("run", Path("run"), History(), ())) is None

@@ -85,6 +85,25 @@ def confirmation(history: History) -> Confirmation | None:
     return Confirmation(tuple(found), record.seeds, complete, known, verdict)
 
 
+#: Of the table of `as_rows`.
+HEADS = ("configuration", "mean", "deviation", f"{CONFIDENCE:.0%} interval", "seeds", "p value")
+
+
+def as_rows(found: Confirmation) -> list[tuple[str, ...]]:
+    """A confirmation's table under HEADS, as texts."""
+    return [
+        (
+            one.configuration,
+            format_value(one.mean),
+            format_value(one.deviation),
+            "-" if one.low is None else f"{format_value(one.low)} to {format_value(one.high)}",
+            f"{len(one.values)} of {found.seeds}",
+            format_value(one.p),
+        )
+        for one in found.configurations
+    ]
+
+
 def _measured(name: str, values: Sequence[float]) -> Confirmed:
     mean, count = fmean(values), len(values)
     if count < 2:

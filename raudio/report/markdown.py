@@ -8,6 +8,7 @@ from raudio.config.axes import text
 from raudio.core.units import format_seconds, format_value
 from raudio.progress import trial_state
 from raudio.report import analysis, summary
+from raudio.report.confirmation import HEADS, as_rows, confirmation
 from raudio.report.markup import clean
 from raudio.report.page import check_comparable
 from raudio.report.run import Run
@@ -58,6 +59,11 @@ def summarise(run: Run, others: Sequence[Run] = ()) -> str:
                 ),
             )
         )
+    found = confirmation(history)
+    if found is not None:
+        blocks.append(f"- {_words(found.verdict)}")
+        if found.configurations:
+            blocks.append(_table(HEADS, as_rows(found)))
     if best is not None and best.params:
         drawn = ((_code(key), _code(text(value))) for key, value in best.params.items())
         blocks.append(_table((f"setting of trial {best.id}", "value"), drawn))

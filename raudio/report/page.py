@@ -35,6 +35,7 @@ def page(run: Run, others: Sequence[Run] = (), *, clips: int = 0) -> str:
     parts = [
         sections.comparison([run, *others]) if others else None,
         sections.leaderboard(run),
+        sections.configurations(run),
         sections.progress(run),
         sections.searched(run, importances),
         sections.cost(run),

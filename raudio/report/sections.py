@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean, stdev
 from typing import Any
 
 from raudio import records
 from raudio.config.axes import text
 from raudio.core.units import format_bytes, format_seconds, format_value
-from raudio.progress import short_names, trial_state
+from raudio.progress import configuration_state, short_names, trial_state
 from raudio.report import analysis, course, outcome, parts, settings, summary, svg
+from raudio.report.confirmation import HEADS, as_rows, confirmation
 from raudio.report.markup import Content, Markup, join, tag
 from raudio.report.parts import Cell
 from raudio.report.plot import STATE_SHAPES
@@ -75,6 +77,38 @@ def leaderboard(run: Run) -> Markup:
     if len(shown) < len(run.ranked):
         more = parts.note(f"All of them: raudio status {run.name} --json")
     return parts.section("leaderboard", "Leaderboard", made, more)
+
+
+def configurations(run: Run) -> Markup | None:
+    """The means of configurations that have several trials, and what a confirmation found."""
+    history = run.history
+    if not history.replicated:
+        return None
+    told: list[Content] = []
+    found = confirmation(history)
+    if found is not None:
+        told.append(tag("p", parts.prose(found.verdict)))
+        if found.configurations:
+            told.append(parts.table("Confirmed with fresh seeds", HEADS, as_rows(found)))
+    ranked = dict.fromkeys(trial.configuration for trial in run.ranked)
+    means: list[list[Content | Cell]] = []
+    for name in list(ranked)[:MOST_ROWS]:
+        values = history.configurations[name].values(history.metric, history.mode)
+        mean = fmean(values) if values else None
+        deviation = stdev(values) if len(values) > 1 else None
+        means.append(
+            [
+                name,
+                Cell(format_value(mean), mean),
+                Cell(format_value(deviation), deviation),
+                Cell(str(len(values)), len(values)),
+                state(configuration_state(history, history.configurations[name])),
+            ]
+        )
+    caption = f"Best {len(means)} of {len(ranked)} configurations, in the search"
+    heads = ["configuration", f"mean {history.metric}", "deviation", "trials", "state"]
+    told.append(parts.table(caption, heads, means, numbers=[1, 2, 3], sortable=True))
+    return parts.section("configurations", "Configurations", told)
 
 
 def progress(run: Run) -> Markup:

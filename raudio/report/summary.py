@@ -37,7 +37,7 @@ def sentences(run: Run, importances: Sequence[analysis.Importance]) -> list[str]
     state = _STATES.get(history.state, f"is {history.state}.")
     found = [
         f"The {what} {state}" + (f" Reason: {history.reason}." if history.reason else ""),
-        f"{drawn}{wanted} {unit}{'' if drawn == 1 else 's'}"
+        f"{drawn}{wanted} {unit}{'' if drawn == 1 and not wanted else 's'}"
         + (f", {number} trials," if history.replicated else "")
         + f" in {format_seconds(history.seconds)}"
         + (f": {listed}." if listed else "."),

@@ -171,7 +171,7 @@ def summary(history: History, run: str | os.PathLike[str]) -> str:
         drawn, unit = len(history.configurations), "configuration"
     of = f" of {history.budget.trials}" if (history.budget.trials or 0) > drawn else ""
     text = f"{history.state} after {format_seconds(history.elapsed())}"
-    text += f": {drawn}{of} {unit}{'' if drawn == 1 else 's'}"
+    text += f": {drawn}{of} {unit}{'' if drawn == 1 and not of else 's'}"
     text += f", {trials} trials" if history.replicated else ""
     text += f" ({', '.join(parts)})" if parts else ""
     lines = [text + (f"; {history.reason}" if history.reason else "")]

@@ -13,8 +13,9 @@ from raudio.config.schema import Search
 from raudio.core.errors import ConfigError
 from raudio.records import read_history
 from raudio.search import space_file
+from raudio.search.job import check
 from raudio.search.points import first
-from raudio.search.sampler import Sampler
+from raudio.search.sampler import Sampler, check_points
 from raudio.search.space import Space
 
 TEXT = {
@@ -125,6 +126,18 @@ def test_a_whole_point_that_breaks_a_constraint_is_refused(path: str) -> None:
     with pytest.raises(ConfigError, match=r"breaks .model=cnn requires model\.width < 16"):
         loaded(path, constraint, f"search.points={whole}")
     assert loaded(path, constraint, "search.points=model=cnn").points == ({"model": "cnn"},)
+
+
+def test_an_open_point_that_no_draw_can_complete_is_refused_before_the_start(path: str) -> None:
+    constraint = "search.constraints=model=cnn requires model.width < 8"
+    point = "search.points=['model=crnn', 'model=cnn optimizer.lr=0.01']"
+    said = r"point model=cnn optimizer\.lr=0\.01: .* leave nothing of 1000 draws: .* never holds"
+    with pytest.raises(ConfigError, match=said):
+        check([f"space={path}", constraint, point], echo=lambda text: None)
+    seldom = "search.constraints=model=cnn requires optimizer.lr < 0.0002"  # one draw in ten
+    space = loaded(path, seldom, "search.points=model=cnn")
+    check_points(space, 0)
+    assert space.points == ({"model": "cnn"},)
 
 
 def test_a_grid_begins_with_the_cells_that_agree(path: str, tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ from raudio.search import space_file as spaces
 from raudio.search.planner import Plan, plan, trials_in_all
 from raudio.search.prior import Prior
 from raudio.search.replicates import notes as replicates_notes
-from raudio.search.sampler import examples
+from raudio.search.sampler import check_points, examples
 from raudio.search.scheduler import Scheduler, grace_period
 from raudio.search.space import Space
 from raudio.training.budget import count_epochs
@@ -173,6 +173,7 @@ def job_on_data(
         space.grid()
     elif space.constraints:
         examples(space, 1, search.seed)
+        check_points(space, search.seed)
     goal = _goal(search, experiment)
     search = _with_scheduler(search, goal)
     local = configuration.cluster.address == "local"

@@ -17,6 +17,7 @@ from typing import Any
 import optuna
 from optuna.trial import TrialState
 
+from raudio.config.axes import text
 from raudio.config.schema import Search
 from raudio.core.errors import ConfigError
 from raudio.search.journal import Journal
@@ -206,6 +207,27 @@ def examples(space: Space, count: int, seed: int) -> list[dict[str, Any]]:
     if not found:
         raise space.nothing_left(refused, "draws")
     return found
+
+
+def check_points(space: Space, seed: int) -> None:
+    """Whether each known-good point has a completion that meets the constraints.
+
+    Raises:
+        ConfigError: a thousand draws of what a point leaves open have found none.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    for point in space.points:
+        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
+        refused: list[dict[str, Any]] = []
+        while len(refused) < _MOST_DRAWS:
+            study.enqueue_trial(space.enqueued(point))
+            drawn = space.suggest(study.ask())
+            if space.allows(drawn):
+                break
+            refused.append(drawn)
+        else:
+            given = " ".join(f"{key}={text(value)}" for key, value in point.items())
+            raise ConfigError(f"point {given}: {space.nothing_left(refused, 'draws')}")
 
 
 def finite(value: float | None) -> float | None:

@@ -43,7 +43,7 @@ class Screen:
             file=self.text, force_terminal=terminal, width=width, height=height, color_system=None
         )
         self.display = Display(self.console, quiet=quiet)
-        search = Search(**{"trials": 10, **settings})
+        search = Search(**{"trials": 10, "reduction_factor": 3, **settings})
         self.engine = Engine(
             run,
             search,

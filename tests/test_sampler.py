@@ -138,7 +138,7 @@ def test_tpe_keeps_away_from_what_fails(tmp_path: Path) -> None:
         else:
             draw.tell(name, "completed", -abs(params["optimizer.lr"] - 0.01), {})
     assert models[:STARTUP_TRIALS].count("cnn") >= 2  # it did meet the failures
-    assert models[STARTUP_TRIALS:].count("cnn") <= 6
+    assert models[STARTUP_TRIALS:].count("cnn") <= 10  # chance would draw 16
 
 
 def test_settings_of_a_branch_are_drawn_on_that_branch_alone(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from raudio.search.scheduler import Scheduler, grace_period
 
 
 def scheduler(mode: str = "max", epochs: int = 9, grace: int = 1, **settings: Any) -> Scheduler:
-    return Scheduler(Search(**settings), mode, epochs, grace)
+    return Scheduler(Search(**{"reduction_factor": 3, **settings}), mode, epochs, grace)
 
 
 def curves(trials: int, epochs: int, seed: int = 0) -> np.ndarray:
@@ -159,8 +159,8 @@ def test_replay_gives_the_same_rungs_and_the_same_decisions() -> None:
     ("grace", "epochs", "warmup", "expected"),
     [
         (None, 9, 0.0, 1),
-        (None, 12, 0.05, 2),  # a ninth of 12, rounded up
-        (None, 27, 0.0, 3),
+        (None, 17, 0.05, 2),  # a sixteenth of 17, rounded up
+        (None, 33, 0.0, 3),
         (None, 10, 0.3, 4),  # the warm-up ends with epoch 3
         (None, 1, 0.0, 1),
         (None, 2, 1.0, 2),
@@ -241,7 +241,7 @@ def test_brackets_decide_as_ray_s_when_trials_are_in_the_same(mode: str) -> None
 
 
 def test_two_brackets_of_asha() -> None:
-    asha = Scheduler(Search(asha=ASHA(brackets=2)), "max", 27, 1)
+    asha = Scheduler(Search(reduction_factor=3, asha=ASHA(brackets=2)), "max", 27, 1)
     assert asha.brackets == [[1, 3, 9], [3, 9]]
     assert {asha.bracket(f"{number:04d}") for number in range(40)} == {0, 1}
     assert asha.milestones() == [1, 3, 9]
@@ -249,10 +249,10 @@ def test_two_brackets_of_asha() -> None:
 
 @pytest.mark.parametrize(("grace", "most"), [(1, 4), (3, 3), (26, 2), (27, 1)])
 def test_more_brackets_than_rungs_are_refused(grace: int, most: int) -> None:
-    asha = Scheduler(Search(asha=ASHA(brackets=most)), "max", 27, grace)
+    asha = Scheduler(Search(reduction_factor=3, asha=ASHA(brackets=most)), "max", 27, grace)
     assert len(asha.brackets) == (most if most > 1 else 0)
     with pytest.raises(ConfigError, match=rf"={most + 1} is too many: .* give at most {most}$"):
-        Scheduler(Search(asha=ASHA(brackets=most + 1)), "max", 27, grace)
+        Scheduler(Search(reduction_factor=3, asha=ASHA(brackets=most + 1)), "max", 27, grace)
 
 
 # --- median ------------------------------------------------------------------------------------

@@ -39,6 +39,11 @@ class TPE:
     window: int | None = setting(
         1000, "ended trials that it models: the last so many, and the best 100; none: all", min=100
     )
+    prior_weight: float = setting(
+        5,
+        "trials that the whole space counts for in the model: more keeps it looking further afield",
+        above=0,
+    )
     candidates: int = setting(24, "draws, of which the most promising becomes the trial", min=1)
 
 

@@ -454,7 +454,7 @@ class Search:
     grace: int | None = setting(
         None, "epochs before a trial can be stopped, or copy; none: longer than the warm-up", min=1
     )
-    reduction_factor: float = setting(3, "one in so many trials passes a rung", above=1, max=10)
+    reduction_factor: float = setting(4, "one in so many trials passes a rung", above=1, max=10)
     asha: ASHA = group(ASHA, "scheduler=asha")
     median: Median = group(Median, "scheduler=median")
     pbt: PBT = group(PBT, "scheduler=pbt")

@@ -68,6 +68,7 @@ def build(
                     group=True,  # conditional settings form groups of their own
                     constant_liar=True,  # trials that run at once keep apart
                     n_startup_trials=search.tpe.startup,
+                    prior_weight=search.tpe.prior_weight,
                     n_ei_candidates=search.tpe.candidates,
                 )
             case "qmc":

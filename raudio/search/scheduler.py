@@ -19,10 +19,10 @@ from raudio.search.space import Space
 
 
 def grace_period(search: Search, epochs: int, warmup: float) -> int:
-    """Epochs before a trial can be stopped: as set, else a ninth of them, past the warm-up."""
+    """Epochs before a trial can be stopped: as set, else a sixteenth of them, past the warm-up."""
     if search.grace is not None:
         return min(search.grace, epochs)
-    return min(epochs, max(1, math.ceil(epochs / 9), math.floor(warmup * epochs) + 1))
+    return min(epochs, max(1, math.ceil(epochs / 16), math.floor(warmup * epochs) + 1))
 
 
 class Scheduler:

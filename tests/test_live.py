@@ -14,7 +14,7 @@ from rich.live import Live
 from raudio.config.axes import Interval
 from raudio.config.schema import Search
 from raudio.progress import Progress, curve, is_drawable
-from raudio.records import History, RecordWriter, ReportRecord, TrialHistory
+from raudio.records import ClusterRecord, History, RecordWriter, ReportRecord, TrialHistory
 from raudio.search.engine import Engine
 from raudio.search.live import Display
 from raudio.search.sampler import Sampler
@@ -75,7 +75,8 @@ class Screen:
 
 def begin(screen: Screen) -> None:
     screen.engine.begin("0", METRIC, "max", epochs=9)
-    screen.engine.placed("this machine", cpus=4, gpus=1, slots=2, trial_cpus=2, trial_gpus=0.5)
+    place = ClusterRecord("this machine", cpus=4, gpus=1, slots=2, trial_cpus=2, trial_gpus=0.5)
+    screen.engine.placed(place)
 
 
 def test_before_anything_has_happened(tmp_path: Path) -> None:

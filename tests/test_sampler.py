@@ -266,7 +266,7 @@ def test_optuna_makes_no_noise(
 
 def test_notes_say_what_is_drawn_by_itself() -> None:
     (note,) = notes(Search(sampler="cmaes"), SPACE)
-    assert note.endswith("model (not a number); model.rnn_layers (when model=crnn)")
+    assert note.endswith("model (a choice); model.rnn_layers (when model=crnn)")
     apart, pruned = notes(Search(sampler="gp"), SPACE)
     assert apart.endswith(": model.rnn_layers (when model=crnn)")
     assert "completed trials alone" in pruned

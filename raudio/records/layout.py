@@ -33,6 +33,8 @@ DONOR = "donor.pt"
 #: The ways a trial ends; until then it is RUNNING.
 COMPLETED, PRUNED, FAILED, STOPPED = "completed", "pruned", "failed", "stopped"
 RUNNING = "running"
+#: Those of which nothing comes any more; a stopped one can go on.
+ENDED = (COMPLETED, PRUNED, FAILED)
 #: What a run is called that neither ended nor has a driver.
 INTERRUPTED = "interrupted"
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from raudio.records.layout import COMPLETED, FAILED, PRUNED
+from raudio.records.layout import ENDED
 
 #: The metric with a trial's device time so far; without it, the seconds of its epochs are counted.
 COST = "cost/device_seconds"
@@ -51,7 +51,7 @@ class Spent:
             self._answered.add(record["id"])
         elif event == "report" and record["id"] not in self._answered:
             self._report(record["id"], record)
-        elif event == "trial_end" and record["state"] in (COMPLETED, PRUNED, FAILED):
+        elif event == "trial_end" and record["state"] in ENDED:
             best = self.best is not None and self.best[0] == record["id"]
             self.stale += not best
 

@@ -26,6 +26,17 @@ class Budget:
         self.target = search.target
         self.patience = search.patience
 
+    @property
+    def recorded(self) -> dict[str, float | None]:
+        """What the start of a session records of it."""
+        return {
+            "time_budget": self.seconds,
+            "epochs_budget": self.epochs,
+            "cost_budget": self.cost,
+            "target": self.target,
+            "patience": self.patience,
+        }
+
     def used_up(self, history: History, elapsed: float) -> str | None:
         """The budget that is used up, if one is.
 

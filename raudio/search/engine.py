@@ -7,9 +7,8 @@ resumed search is rebuilt by passing the same records through the same code agai
 from __future__ import annotations
 
 import dataclasses
-import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,22 +16,17 @@ from typing import Any
 from raudio.config.goal import Goal
 from raudio.config.schema import Experiment, Search
 from raudio.core.errors import ConfigError, RunError
-from raudio.core.storage import write_atomic
 from raudio.records import (
-    BEST,
     COMPLETED,
-    DONOR,
+    ENDED,
     FAILED,
     FORMAT,
-    LAST,
     PRUNED,
     STOPPED,
-    Configuration,
+    ClusterRecord,
     History,
     RecordWriter,
-    ReportRecord,
     TrialHistory,
-    trial_folder,
     trial_id,
 )
 from raudio.search.budget import Budget
@@ -43,17 +37,14 @@ from raudio.search.failures import (
     Failures,
     with_half_the_memory,
 )
+from raudio.search.kept import Kept
 from raudio.search.planner import trials_in_all
 from raudio.search.prior import Answer
 from raudio.search.replicates import Replicates
+from raudio.search.reuse import Reuse
 from raudio.search.sampler import Sampler, finite
 from raudio.search.scheduler import Scheduler
-
-#: The ways in which a trial ends for good; a stopped one can go on.
-_ENDED = (COMPLETED, PRUNED, FAILED)
-
-#: Processes lost in a row, with no report of any trial between, before the search is to blame.
-_LOST_IN_VAIN = 10
+from raudio.search.turns import Turns
 
 
 @dataclass(frozen=True)
@@ -118,12 +109,14 @@ class Engine:
         self._started: dict[str, float] = {}
         self._reopened: list[str] = []
         self._undone: set[str] = set()  # to be pruned, but the driver died before it was
-        self._files: set[str] = set()  # trials that may have checkpoints
         self._open: dict[str, int] = {}  # configurations with trials to come: how many have ended
-        self._lost_in_vain = 0
-        self._answers = answers or {}
-        self._completed: dict[str, str] = {}  # signature -> the first trial that completed it
         self._failures = Failures(search.max_failures)
+        self._kept = Kept(run, search.keep, history)
+        population = scheduler.population
+        self._turns = Turns(population, run, history, experiment_for) if population else None
+        # A population's trials change on their way: none is the same as another.
+        off = not search.reuse or population is not None
+        self._reuse = Reuse(run, history, answers or {}, off=off)
         self._unwritable = False
         self._replay(past)
         self.broken = self._failures.verdict(self.trials_wanted)
@@ -159,11 +152,7 @@ class Engine:
             limits=goal.limits,
             trials=self.trials_wanted,
             epochs=epochs,
-            time_budget=self.budget.seconds,
-            epochs_budget=self.budget.epochs,
-            cost_budget=self.budget.cost,
-            target=self.budget.target,
-            patience=self.budget.patience,
+            **self.budget.recorded,
             rungs=self.scheduler.milestones(),
             brackets=self.scheduler.brackets,
             repeats=self._replicates.trials,
@@ -171,7 +160,7 @@ class Engine:
             resumed=bool(self.history.trials),
         )
         for trial in list(self.history.trials.values()):
-            if trial.state in _ENDED:
+            if trial.state in ENDED:
                 continue
             done = bool(trial.reports) and trial.reports[-1].final
             if done or trial.id in self._undone:
@@ -179,29 +168,12 @@ class Engine:
                 self._end_as(trial, done)
             else:
                 self._reopened.append(trial.id)
-        self._drop_losers()
+        self._kept.drop(self._open)
         self._choose()
 
-    def placed(
-        self,
-        where: str,
-        *,
-        cpus: float,
-        gpus: float,
-        slots: int,
-        trial_cpus: float,
-        trial_gpus: float,
-    ) -> None:
-        """Records what this session runs on, see `records.ClusterRecord`."""
-        self._record(
-            "cluster",
-            where=where,
-            cpus=cpus,
-            gpus=gpus,
-            slots=slots,
-            trial_cpus=trial_cpus,
-            trial_gpus=trial_gpus,
-        )
+    def placed(self, place: ClusterRecord) -> None:
+        """Records what this session runs on."""
+        self._record("cluster", **dataclasses.asdict(place))
 
     # --- what comes next -------------------------------------------------------------------
 
@@ -271,7 +243,7 @@ class Engine:
                 continue
             experiment = self._replicates.experiment(experiment, trial.repeat)
             signature = self._signature(experiment)
-            same = self._same_as(trial, signature)
+            same = self._reuse.same_as(trial, signature)
             self._start(trial, signature, same)
             if same is not None:
                 self._answer(trial.id, same)
@@ -283,13 +255,15 @@ class Engine:
         """What is to be started next, as far as it is known before its start."""
         waiting = self._waiting()
         if waiting is not None:
-            self._exploit(self.history.trials[waiting])
-            return self.history.trials[waiting]
+            trial = self.history.trials[waiting]
+            if self._turns is not None and (copy := self._turns.copy(trial)) is not None:
+                self._record("exploit", **copy)
+            return trial
         name = trial_id(len(self.history.trials))
         for configuration in map(self.history.configurations.__getitem__, self._open):
             number = self._replicates.next(configuration)
             if number is not None:
-                return _repeated(name, configuration, number)
+                return self._replicates.trial(name, configuration, number)
         if not self._drawn:
             return TrialHistory(name, self._sampler.ask(name), configuration=name)
         if self._open:
@@ -298,7 +272,7 @@ class Engine:
         if confirming is None:
             return None
         configuration, number = confirming
-        return _repeated(name, configuration, number, confirms=configuration.id)
+        return self._replicates.trial(name, configuration, number, confirms=configuration.id)
 
     # --- what happens ----------------------------------------------------------------------
 
@@ -314,7 +288,6 @@ class Engine:
         if name not in self._started:
             return False
         if epoch > trial.epochs:
-            self._lost_in_vain = 0
             self._record(
                 "report", id=name, epoch=epoch, metrics=metrics, seconds=seconds, final=final
             )
@@ -322,7 +295,8 @@ class Engine:
             if final or not goes_on:
                 self._end_as(trial, final)
                 return False
-            if self._gives_way(trial):
+            others = bool(self._reopened) or not self._drawn
+            if self._turns is not None and self._turns.gives_way(trial, others=others):
                 self._end(name, STOPPED, None, "waits for its turn in the population")
                 self._reopened.append(name)
                 return False
@@ -358,9 +332,7 @@ class Engine:
         if name not in self._started:
             return
         self._record("lost", id=name, reason=reason)
-        self._lost_in_vain += 1
-        if self._lost_in_vain >= _LOST_IN_VAIN:
-            self.broken = f"processes are lost before they report anything: {reason}"
+        self.broken = self.broken or self._failures.verdict(self.trials_wanted)
 
     def close(self, state: str, reason: str | None) -> None:
         """Ends the search: trials not at their end are stopped; a resumed search takes them up.
@@ -376,7 +348,7 @@ class Engine:
                 self._started[name] = self._clock()
         for name in list(self._started):
             self._end(name, STOPPED, None, reason)
-        self._drop_losers()  # a worker of a pruned trial may have written on until it was ended
+        self._kept.drop(self._open)  # a pruned trial's worker may have written on until its end
         self._record("search_end", state=state, reason=reason)
 
     # --- inside ----------------------------------------------------------------------------
@@ -394,35 +366,17 @@ class Engine:
     def _note(self, record: Mapping[str, Any]) -> None:
         """Takes account of a record, new or past."""
         self._failures.note(record)
-        if record["event"] == "trial_end" and record["state"] == COMPLETED:
-            self._completed.setdefault(self.history.trials[record["id"]].signature, record["id"])
-
-    def _same_as(self, trial: TrialHistory, signature: str) -> str | None:
-        """The completed trial of the same experiment, which answers this one's; None: it is to be
-        trained, or has begun to be. A population's trials change on their way: none is the same."""
-        if not self._search.reuse or not signature or self.scheduler.population is not None:
-            return None
-        if trial.reports and trial.same_as is None:
-            return None
-        known = self._answers.get(signature)
-        return self._completed.get(signature) or (known.trial if known is not None else None)
+        self._reuse.note(record)
 
     def _answer(self, name: str, same: str) -> None:
-        """Ends a trial at once, with the reports of the trial that it is the same as; with the
-        checkpoint, too, of one of an earlier run."""
-        if same in self.history.trials:
-            reports: Sequence[ReportRecord] = self.history.trials[same].reports
-        else:
-            known = self._answers[self.history.trials[name].signature]
-            known.give(trial_folder(self.run, name))
-            reports = known.reports
-        for report in reports:
+        """Ends a trial at once, with the reports of the trial that it is the same as."""
+        for report in self._reuse.reports(name, same):
             if name in self._started:
                 self.report(name, report.epoch, report.metrics, 0.0, report.final)
 
     def _start(self, trial: TrialHistory, signature: str, same_as: str | None = None) -> None:
         self._started[trial.id] = self._clock()
-        self._files.add(trial.id)
+        self._kept.started(trial.id)
         if trial.confirms is None:
             self._open.setdefault(trial.configuration, 0)
         self._record(
@@ -444,53 +398,12 @@ class Engine:
         """Takes the trial that goes on from those that wait; None: it is a new one's turn."""
         if not self._reopened:
             return None
-        population = self.scheduler.population
-        if population is None:
+        if self._turns is None:
             return self._reopened.pop(0)
-        turns = {name: population.turn(self.history.trials[name].epochs) for name in self._reopened}
-        name = min(self._reopened, key=lambda name: (turns[name], name))
-        if not self._drawn and population.turn(0) < turns[name]:
-            return None
-        self._reopened.remove(name)
+        name = self._turns.next(self._reopened, new=not self._drawn)
+        if name is not None:
+            self._reopened.remove(name)
         return name
-
-    def _gives_way(self, trial: TrialHistory) -> bool:
-        """Whether a trial of a population, which has just reported, has to wait for its turn: to
-        let others go on first, or to go on as a copy of one of them."""
-        population = self.scheduler.population
-        if population is None or not population.compares(trial.epochs):
-            return False
-        return bool(self._reopened) or not self._drawn or self._donor(trial) is not None
-
-    def _donor(self, trial: TrialHistory) -> str | None:
-        population = self.scheduler.population
-        assert population is not None
-        others = [
-            other.id
-            for other in self.history.trials.values()
-            if other.state not in _ENDED and other.epochs >= trial.epochs
-        ]
-        return population.donor(trial.id, others)
-
-    def _exploit(self, trial: TrialHistory) -> None:
-        """Makes a trial of a population that is to go on a copy of a better one, if it should be.
-
-        The checkpoint is copied before the record is written, so that a recorded copy has its
-        file; without the record, the next session copies again.
-        """
-        population = self.scheduler.population
-        if population is None or (donor := self._donor(trial)) is None:
-            return
-        copied = self.history.trials[donor]
-        params = population.changed(trial.id, copied.params)
-        try:
-            self._experiment_for(params)
-        except ConfigError:
-            params = copied.params  # changed, they don't go together
-        checkpoint = trial_folder(self.run, donor) / LAST
-        if checkpoint.exists():  # a replay of recorded curves has none
-            write_atomic(trial_folder(self.run, trial.id) / DONOR, checkpoint.read_bytes())
-        self._record("exploit", id=trial.id, donor=donor, epoch=copied.epochs, params=params)
 
     def _judge(self, name: str, epoch: int, metrics: Mapping[str, float | None]) -> bool:
         """Tells sampler and scheduler of a trial's value at `epoch`; whether it goes on.
@@ -527,7 +440,7 @@ class Engine:
             "trial_end", id=name, state=state, kind=kind, reason=reason, seconds=seconds, **more
         )
         self._tell(self.history.trials[name])
-        self._drop_losers()
+        self._kept.drop(self._open)
         self._choose()
         self.broken = self.broken or self._failures.verdict(self.trials_wanted)
 
@@ -542,29 +455,11 @@ class Engine:
             return
         self._open[name] = self._open.get(name, 0) + 1
         configuration = self.history.configurations[name]
-        ended = sum(trial.state in _ENDED for trial in configuration.trials)
+        ended = sum(trial.state in ENDED for trial in configuration.trials)
         if self._open[name] < ended or not self._replicates.settled(configuration):
             return
         del self._open[name]
-        goal = self.history.goal
-        values = goal.values(self.history.measures(configuration))
-        if values is None or not all(map(math.isfinite, values)):
-            values = None
-        state = configuration.state
-        state = FAILED if state == COMPLETED and values is None else state
-        attributes: dict[str, Any] = {
-            "state": state,  # by our name: Optuna sees a failed trial as pruned and infeasible
-            "epochs": sum(trial.epochs for trial in configuration.trials),
-            "seconds": round(sum(trial.seconds for trial in configuration.trials), 1),
-            **self._replicates.outcome(configuration, self.history.metric, self.history.mode),
-        }
-        if trial.reason:
-            attributes["reason"] = trial.reason
-        if trial.donors:  # Optuna knows what was drawn; this is what it became
-            attributes |= {"donors": trial.donors, "params": trial.params}
-        broken = self.history.broken_limits(trial)
-        limits = {limit: limit in broken for limit in goal.limits}
-        self._sampler.tell(name, state, values, attributes, limits)
+        self._sampler.tell(name, **self._replicates.told(trial, self.history))
 
     def _choose(self) -> None:
         """When the search is done, records which configurations are to be confirmed."""
@@ -573,31 +468,6 @@ class Engine:
         due = self._replicates.confirmation(self.history)
         if due is not None and due != self.history.confirmation:
             self._record("confirmation", **dataclasses.asdict(due))
-
-    def _drop_losers(self) -> None:
-        """Removes the checkpoints that nothing will ask for: the disk holds the best and the open.
-
-        An ended trial does not go on, so its last checkpoint goes; the best one of a configuration
-        stays while that is among the best, or to be settled, or confirmed. A settled one that has
-        lost its place never gets it back, so only trials that may have checkpoints are compared:
-        this is asked at every end of a trial.
-        """
-        trials = (self.history.trials[name] for name in self._files)
-        ended = [trial for trial in trials if trial.state in _ENDED]
-        for trial in ended:
-            for name in (LAST, DONOR):
-                (trial_folder(self.run, trial.id) / name).unlink(missing_ok=True)
-        seen: set[tuple[str, str | None]] = set()
-        places = 0
-        for trial in self.history.ranked(ended):
-            if trial.state != FAILED and trial.configuration in self._open:
-                continue
-            first = (trial.configuration, trial.confirms) not in seen
-            seen.add((trial.configuration, trial.confirms))
-            places += first and trial.confirms is None
-            if trial.state == FAILED or not first or places > self._search.keep:
-                (trial_folder(self.run, trial.id) / BEST).unlink(missing_ok=True)
-                self._files.discard(trial.id)
 
     def _replay(self, past: Iterable[Mapping[str, Any]]) -> None:
         """Rebuilds the sampler's study and the scheduler's rungs from the records.
@@ -613,7 +483,7 @@ class Engine:
                 self.scheduler.population.had_turn(name)
             if record["event"] == "trial_start" and name not in seen:
                 seen.add(name)
-                self._files.add(name)
+                self._kept.started(name)
                 trial = self.history.trials[name]
                 configuration = self.history.configurations[trial.configuration]
                 if trial.confirms is None:
@@ -625,16 +495,6 @@ class Engine:
             elif record["event"] == "report":
                 if not self._judge(name, record["epoch"], record["metrics"]):
                     self._undone.add(name)
-            elif record["event"] == "trial_end" and record["state"] in _ENDED:
+            elif record["event"] == "trial_end" and record["state"] in ENDED:
                 self._tell(self.history.trials[name])
                 self._undone.discard(name)
-
-
-def _repeated(
-    name: str, configuration: Configuration, number: int, confirms: str | None = None
-) -> TrialHistory:
-    """A further trial of a configuration."""
-    params = configuration.trials[0].params
-    return TrialHistory(
-        name, params, configuration=configuration.id, repeat=number, confirms=confirms
-    )

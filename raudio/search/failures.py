@@ -8,7 +8,8 @@
 | error, crash | failed; `search.max_failures` of them in a row, all alike, stop the search |
 
 A search whose first `search.max_failures` trials have all failed alike stops, whatever the kind. A
-machine that is lost is no failure.
+machine that is lost is no failure; where processes are lost again and again, and none reports
+anything between, the search stops.
 """
 
 from __future__ import annotations
@@ -36,6 +37,9 @@ MENDED_BY = {
     "gives the same dataset)",
     DISK_FULL: "make room there",
 }
+
+#: Processes lost in a row, with no report of any trial between, before the search is to blame.
+_LOST_IN_VAIN = 10
 
 _NUMBER = re.compile(r"-?\b(nan|inf|\d+(\.\d+)?(e[-+]?\d+)?)\b")
 
@@ -77,7 +81,8 @@ def with_half_the_memory(experiment: Experiment) -> dict[str, Any] | None:
 
 
 class Failures:
-    """Watches the records for trials that fail one after the other, all alike.
+    """Watches the records for trials that fail one after the other, all alike, and for processes
+    that are lost in vain.
 
     Args:
         limit: `search.max_failures`.
@@ -88,11 +93,16 @@ class Failures:
         self._any_good = False
         self._first = ("", "")  # kind and reason of the first of those that are alike
         self._alike = 0
+        self._lost, self._why_lost = 0, ""  # since the last report
 
     def note(self, record: Mapping[str, Any]) -> None:
         """Takes a record, in the order of the run."""
         if record["event"] == "search_end" and record["state"] == FAILED:
             self._alike = 0  # somebody has been told, and resumes it
+        if record["event"] in ("report", "search_end"):
+            self._lost = 0
+        elif record["event"] == "lost":
+            self._lost, self._why_lost = self._lost + 1, record["reason"]
         if record["event"] != "trial_end" or record["state"] == STOPPED:
             return
         if record["state"] != FAILED:
@@ -111,6 +121,8 @@ class Failures:
         Args:
             wanted: trials of the search in all, which may be fewer than the limit.
         """
+        if self._lost >= _LOST_IN_VAIN:
+            return f"processes are lost before they report anything: {self._why_lost}"
         if not self._alike:
             return None
         kind, reason = self._first

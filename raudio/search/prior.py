@@ -40,10 +40,10 @@ from raudio.records import (
     BEST,
     COMPLETED,
     DATASET_JSON,
+    ENDED,
     EXPERIMENT_YAML,
     FAILED,
     PRIOR,
-    PRUNED,
     RECORDS,
     SEARCH_YAML,
     Configuration,
@@ -248,7 +248,7 @@ class _Run:
         ended = [
             each
             for each in self.history.configurations.values()
-            if each.state in (COMPLETED, PRUNED, FAILED) and not each.trials[0].donors
+            if each.state in ENDED and not each.trials[0].donors
         ]
         keys = {param.key for param in space.params}
         outside: Counter[str] = Counter()

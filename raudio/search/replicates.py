@@ -8,12 +8,21 @@ seed and the fold that its number says: the folds take turns, and each turn has 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from statistics import fmean, stdev
 from typing import Any
 
 from raudio.config.schema import Experiment, Search
-from raudio.records import COMPLETED, FAILED, PRUNED, Configuration, ConfirmationRecord, History
+from raudio.records import (
+    COMPLETED,
+    ENDED,
+    FAILED,
+    Configuration,
+    ConfirmationRecord,
+    History,
+    TrialHistory,
+)
 
 
 class Replicates:
@@ -52,7 +61,7 @@ class Replicates:
     def settled(self, configuration: Configuration) -> bool:
         """Whether all trials of a configuration that the search needs have ended."""
         states = [trial.state for trial in configuration.trials]
-        if not set(states) <= {COMPLETED, PRUNED, FAILED}:
+        if not set(states) <= set(ENDED):
             return False
         return len(states) == self.trials or set(states) != {COMPLETED}
 
@@ -68,14 +77,40 @@ class Replicates:
         ready = done[0] == COMPLETED and FAILED not in done
         return len(done) if ready and len(done) < self.trials else None
 
-    def outcome(self, configuration: Configuration, metric: str, mode: str) -> dict[str, Any]:
-        """The mean of a configuration's values, their deviation and themselves; empty where it has
-        one trial."""
-        values = configuration.values(metric, mode)
-        if self.trials == 1 or not values:
-            return {}
-        deviation = {"deviation": stdev(values)} if len(values) > 1 else {}
-        return {"mean": fmean(values), **deviation, "values": values}
+    def trial(
+        self, name: str, configuration: Configuration, number: int, confirms: str | None = None
+    ) -> TrialHistory:
+        """A further trial of a configuration, which is called `name`."""
+        params = configuration.trials[0].params
+        return TrialHistory(
+            name, params, configuration=configuration.id, repeat=number, confirms=confirms
+        )
+
+    def told(self, trial: TrialHistory, history: History) -> dict[str, Any]:
+        """What the sampler is told of the configuration that a trial's end has settled, see
+        `Sampler.tell`."""
+        configuration = history.configurations[trial.configuration]
+        values = history.goal.values(history.measures(configuration))
+        if values is None or not all(map(math.isfinite, values)):
+            values = None
+        state = configuration.state
+        state = FAILED if state == COMPLETED and values is None else state
+        attributes: dict[str, Any] = {
+            "state": state,  # by our name: Optuna sees a failed trial as pruned and infeasible
+            "epochs": sum(each.epochs for each in configuration.trials),
+            "seconds": round(sum(each.seconds for each in configuration.trials), 1),
+        }
+        repeats = configuration.values(history.metric, history.mode)
+        if self.trials > 1 and repeats:
+            deviation = {"deviation": stdev(repeats)} if len(repeats) > 1 else {}
+            attributes |= {"mean": fmean(repeats), **deviation, "values": repeats}
+        if trial.reason:
+            attributes["reason"] = trial.reason
+        if trial.donors:  # Optuna knows what was drawn; this is what it became
+            attributes |= {"donors": trial.donors, "params": trial.params}
+        broken = history.broken_limits(trial)
+        limits = {limit: limit in broken for limit in history.goal.limits}
+        return {"state": state, "values": values, "attributes": attributes, "limits": limits}
 
     def confirmation(self, history: History) -> ConfirmationRecord | None:
         """What is to be confirmed when the search is done; None: nothing.

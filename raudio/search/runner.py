@@ -32,6 +32,7 @@ from raudio.data.pipeline import check_resident, materialise
 from raudio.records import (
     JOURNAL,
     RECORDS,
+    ClusterRecord,
     History,
     RecordWriter,
     RunLock,
@@ -304,12 +305,14 @@ def _trials(
 
 def _record_place(engine: Engine, capacity: Capacity, fit: Plan) -> None:
     engine.placed(
-        capacity.where,
-        cpus=capacity.cpus,
-        gpus=capacity.gpus,
-        slots=fit.slots,
-        trial_cpus=fit.max_workers * fit.cpus + fit.data_cpus,
-        trial_gpus=fit.max_workers * fit.gpus,
+        ClusterRecord(
+            capacity.where,
+            cpus=capacity.cpus,
+            gpus=capacity.gpus,
+            slots=fit.slots,
+            trial_cpus=fit.max_workers * fit.cpus + fit.data_cpus,
+            trial_gpus=fit.max_workers * fit.gpus,
+        )
     )
 
 

@@ -169,7 +169,7 @@ def notes(search: Search, space: Space) -> list[str]:
             if param.when:
                 apart[param.key] = f"when {condition_text(param.when)}"
             elif search.sampler == "cmaes" and isinstance(param.axis, Choice):
-                apart[param.key] = "not a number"
+                apart[param.key] = "a choice"
         if apart:
             listed = "; ".join(f"{key} ({why})" for key, why in apart.items())
             found.append(

@@ -1,0 +1,67 @@
+"""Which checkpoints a search's disk holds: the best trials', and those of trials that may go on."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+from raudio.records import (
+    BEST,
+    DONOR,
+    ENDED,
+    FAILED,
+    LAST,
+    History,
+    trial_folder,
+)
+
+
+class Kept:
+    """Removes the checkpoints that nothing will ask for.
+
+    An ended trial does not go on, so its last checkpoint goes; the best one of a configuration
+    stays while that is among the best, or to be settled, or confirmed. A settled one that has lost
+    its place never gets it back, so only trials that may have checkpoints are compared: this is
+    asked at every end of a trial.
+
+    Args:
+        run: the run folder.
+        keep: configurations whose best checkpoints stay.
+        history: of the run, as it is at any moment.
+    """
+
+    def __init__(self, run: Path, keep: int, history: History) -> None:
+        self._run = run
+        self._keep = keep
+        self._history = history
+        self._files: set[str] = set()  # trials that may have checkpoints
+
+    def started(self, trial: str) -> None:
+        """A trial will write checkpoints."""
+        self._files.add(trial)
+
+    def drop(self, unsettled: Collection[str]) -> None:
+        """Removes what is not needed any more.
+
+        Args:
+            unsettled: configurations with trials to come.
+        """
+        ended = [
+            trial
+            for trial in map(self._history.trials.__getitem__, self._files)
+            if trial.state in ENDED
+        ]
+        for trial in ended:
+            for name in (LAST, DONOR):
+                (trial_folder(self._run, trial.id) / name).unlink(missing_ok=True)
+        seen: set[tuple[str, str | None]] = set()
+        places = 0
+        for trial in self._history.ranked(ended):
+            if trial.state != FAILED and trial.configuration in unsettled:
+                continue
+            first = (trial.configuration, trial.confirms) not in seen
+            seen.add((trial.configuration, trial.confirms))
+            places += first and trial.confirms is None
+            if trial.state == FAILED or not first or places > self._keep:
+                (trial_folder(self._run, trial.id) / BEST).unlink(missing_ok=True)
+                self._files.discard(trial.id)

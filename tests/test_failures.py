@@ -282,7 +282,7 @@ class Hungry:
 def test_killed_at_every_record_the_second_try_is_the_second(tmp_path: Path, clock: Clock) -> None:
     settings: Any = {
         "trials": 5, "sampler": "random", "scheduler": "none", "experiment_for": trainable,
-        "reuse": False,
+        "reuse": False,  # all trials are the same experiment
     }  # fmt: skip
     whole = Session(tmp_path / "whole", clock, **settings)
     Hungry(whole).drive()

@@ -194,6 +194,7 @@ def searching(
         time.monotonic,  # type: ignore[arg-type]
         experiment_for=lambda params: experiment,
         scheduler="none",
+        reuse=False,  # all trials are the same experiment
         trials=trials,
     )
     settings = Cluster(address=address)

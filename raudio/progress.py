@@ -25,6 +25,7 @@ from raudio.records import (
     PRUNED,
     RUNNING,
     STOPPED,
+    WAITS,
     Configuration,
     History,
     TrialHistory,
@@ -175,7 +176,7 @@ def line(history: History, record: Mapping[str, Any], run: Path) -> str | None:
         changed = settings(record["changed"])
         return f"{record['id']}  {record['kind']} ({record['reason']}); again with {changed}"
     trial = history.trials.get(record.get("id", ""))
-    if trial is None:
+    if trial is None or record.get("reason") == WAITS:
         return None
     if event == "report" and history.budget.trials == 1:
         epochs = (

@@ -14,7 +14,7 @@ from rich.live import Live
 from raudio.config.axes import Interval
 from raudio.config.schema import Search
 from raudio.progress import Progress, curve, is_drawable
-from raudio.records import ClusterRecord, History, RecordWriter, ReportRecord, TrialHistory
+from raudio.records import WAITS, ClusterRecord, History, RecordWriter, ReportRecord, TrialHistory
 from raudio.search.engine import Engine
 from raudio.search.live import Display
 from raudio.search.sampler import Sampler
@@ -283,6 +283,18 @@ def test_a_failure_is_shown_with_the_file_of_its_traceback(tmp_path: Path, termi
     written = screen.text.getvalue().replace("\n", "")
     assert f"failed (error: IndexError: list index out of range; traceback in {error})" in written
     assert ("completed  valid" in written) is not terminal  # the line of a trial's end
+
+
+def test_a_trial_that_waits_for_its_turn_has_no_line(tmp_path: Path) -> None:
+    screen = Screen(tmp_path, terminal=False)
+    with screen.display:
+        screen.display.show(screen.engine)
+        begin(screen)
+        end = {"event": "trial_end", "id": screen.trial(0.5), "state": "stopped", "kind": None}
+        screen.display.watch({**end, "reason": WAITS})
+        assert lines_of(screen) == []
+        screen.display.watch({**end, "reason": "interrupted"})
+        assert len(lines_of(screen)) == 1
 
 
 def test_a_training_without_a_terminal_has_a_line_for_each_epoch(tmp_path: Path) -> None:

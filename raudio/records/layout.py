@@ -35,6 +35,8 @@ COMPLETED, PRUNED, FAILED, STOPPED = "completed", "pruned", "failed", "stopped"
 RUNNING = "running"
 #: Those of which nothing comes any more; a stopped one can go on.
 ENDED = (COMPLETED, PRUNED, FAILED)
+#: Why a trial of a population is stopped for now.
+WAITS = "waits for its turn in the population"
 #: What a run is called that neither ended nor has a driver.
 INTERRUPTED = "interrupted"
 

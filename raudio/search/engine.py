@@ -23,6 +23,7 @@ from raudio.records import (
     FORMAT,
     PRUNED,
     STOPPED,
+    WAITS,
     ClusterRecord,
     History,
     RecordWriter,
@@ -297,7 +298,7 @@ class Engine:
                 return False
             others = bool(self._reopened) or not self._drawn
             if self._turns is not None and self._turns.gives_way(trial, others=others):
-                self._end(name, STOPPED, None, "waits for its turn in the population")
+                self._end(name, STOPPED, None, WAITS)
                 self._reopened.append(name)
                 return False
         return True
@@ -367,6 +368,8 @@ class Engine:
         """Takes account of a record, new or past."""
         self._failures.note(record)
         self._reuse.note(record)
+        if record["event"] in ("trial_start", "exploit") and self.scheduler.population is not None:
+            self.scheduler.population.had_turn(record["id"])
 
     def _answer(self, name: str, same: str) -> None:
         """Ends a trial at once, with the reports of the trial that it is the same as."""
@@ -391,8 +394,6 @@ class Engine:
             refused=self._sampler.refused,
             same_as=same_as,
         )
-        if self.scheduler.population is not None:
-            self.scheduler.population.had_turn(trial.id)
 
     def _waiting(self) -> str | None:
         """Takes the trial that goes on from those that wait; None: it is a new one's turn."""
@@ -479,8 +480,6 @@ class Engine:
         for record in past:
             self._note(record)
             name = record.get("id", "")
-            if record["event"] in ("trial_start", "exploit") and self.scheduler.population:
-                self.scheduler.population.had_turn(name)
             if record["event"] == "trial_start" and name not in seen:
                 seen.add(name)
                 self._kept.started(name)

@@ -354,6 +354,8 @@ def _ended(history: History, trial: TrialHistory, run: Path) -> str:
     best = history.best()
     mark = "  best so far" if best is not None and best.id == trial.id else ""
     why = f" ({failure(trial, run)})" if trial.kind else ""
+    if trial.same_as is not None:
+        why = f" (the same experiment as {trial.same_as})"
     if trial.state == PRUNED and not trial.epochs:  # over a limit
         why = f" ({trial.reason})"
     epochs = f"{trial.epochs} epoch{'' if trial.epochs == 1 else 's'}"

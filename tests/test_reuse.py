@@ -10,6 +10,7 @@ import pytest
 from search_kit import EPOCHS, METRIC, SPACE, Clock, KilledError, Session, outcome, possible
 
 from raudio.config.axes import Choice
+from raudio.progress import line
 from raudio.records import read_records
 
 #: Two experiments in all.
@@ -42,6 +43,9 @@ def test_an_experiment_is_trained_once(tmp_path: Path) -> None:
         if trial is not first:
             assert trial.same_as == first.id
             assert trial.reason == f"the same experiment as trial {first.id}"
+            end = {"event": "trial_end", "id": trial.id}
+            said = line(session.engine.history, end, tmp_path)
+            assert f"completed (the same experiment as {first.id})  {METRIC}" in (said or "")
             assert trial.loop_seconds == 0.0
     assert session.engine.history.spent.epochs == 2 * EPOCHS
     assert len(session.trainers) == 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -364,6 +365,41 @@ def test_a_killed_trial_and_then_a_killed_driver_change_nothing(
     assert not {r["id"] for r in late if r["event"] in ("trial_start", "report")} & set(finished)
     history = read_history(driver.run)
     assert {name: trial.lost for name, trial in history.trials.items() if trial.lost} == {"0001": 1}
+
+
+def test_killed_at_random_moments_again_and_again(
+    place: Path, whole: Path, orphans: list[Process]
+) -> None:
+    draw = random.Random(4)
+    driver = start(place, "random")
+    for kill, trial in enumerate(("0000", "0002", "0003")):
+        driver.until(is_report(trial, 1))
+        time.sleep(draw.uniform(0, 0.8))  # anywhere in an epoch, or in what follows it
+        orphans += (family := driver.family())
+        driver.process.kill()
+        assert outlive(without_agents(family), 20) == []
+        if kill < 2:
+            driver = Driver(place, "random", "resume", "random")
+    result = raudio(place, "resume", "random")
+    assert result.returncode == 0, result.stderr
+    assert outcome(driver.run) == outcome(whole)
+    assert len(ends(driver.run)) == len(set(ends(driver.run))) == TRIALS
+
+
+def test_sigterm_is_ctrl_c_and_the_second_signal_ends_it_at_once(
+    place: Path, orphans: list[Process]
+) -> None:
+    driver = start(place, "terminated")
+    driver.until(is_report("0000", 1))
+    orphans += driver.family()
+    driver.process.terminate()
+    time.sleep(0.01)
+    driver.process.terminate()
+    assert driver.end(15) in (130, 143), driver.log.read_text()
+    assert "Traceback" not in driver.log.read_text()
+    history = read_history(driver.run)
+    assert history.state == "stopped"
+    assert [trial.state for trial in history.trials.values()][-1] == "stopped"
 
 
 def test_ctrl_c_stops_within_seconds_and_a_larger_budget_goes_on(

@@ -171,6 +171,6 @@ def test_status_as_text(run: Path) -> None:
 
 
 def test_status_of_what_is_no_run(tmp_path: Path) -> None:
-    for folder in (tmp_path, tmp_path / "missing", "s3://bucket/run"):
+    for folder in (tmp_path, tmp_path / "missing"):
         done = CliRunner().invoke(app(), [str(folder)])
         assert isinstance(done.exception, RunError)

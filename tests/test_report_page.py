@@ -215,7 +215,7 @@ def test_the_leaderboard_is_the_ranking(run: Run, root: Node) -> None:
 def test_rungs_are_counted_as_the_engine_s_scheduler_counts(tmp_path: Path) -> None:
     from raudio.search.scheduler import Scheduler
 
-    asha = Scheduler(Search(), "max", EPOCHS, 1)
+    asha = Scheduler(Search(reduction_factor=3), "max", EPOCHS, 1)
     assert asha.milestones() == list(RUNGS)
     run = read_run(make_run(tmp_path / "run", 40, goes_on=asha.report))
     known = {epoch: count for epoch, count in asha.rungs() if epoch < EPOCHS}
@@ -229,7 +229,7 @@ def test_rungs_are_counted_as_the_engine_s_scheduler_counts(tmp_path: Path) -> N
 def test_the_rungs_of_several_brackets_are_told_apart(tmp_path: Path) -> None:
     from raudio.search.scheduler import Scheduler
 
-    many = Scheduler(Search(scheduler="hyperband"), "max", EPOCHS, 1)
+    many = Scheduler(Search(scheduler="hyperband", reduction_factor=3), "max", EPOCHS, 1)
     run = read_run(
         make_run(
             tmp_path / "run", 60, goes_on=many.report, brackets=many.brackets, bracket=many.bracket

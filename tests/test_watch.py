@@ -116,6 +116,8 @@ def test_on_a_terminal_a_table_that_ctrl_c_leaves(tmp_path: Path, driver: Driver
         stdout=inside,
         stderr=inside,
         env=environment,
+        # Where the tests run in the background they ignore it, and so would what they start.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     os.close(inside)
     seen, drawn_before = b"", time.monotonic() + 60

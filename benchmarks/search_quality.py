@@ -188,6 +188,15 @@ def against(ours: np.ndarray, theirs: np.ndarray) -> dict[str, Any]:
     return {"mean": float(difference.mean()), "interval": interval(difference, np.mean)}
 
 
+def _finite(value: Any) -> Any:
+    """With null for infinite, which JSON does not have: epochs that never were enough."""
+    if isinstance(value, Mapping):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def show(found: Mapping[str, Any], budgets: Sequence[int], epochs: int, console: Console) -> None:
     table = Table(
         title=f"epochs to reach {found['target']:.4f}, the median of random search after {epochs}",
@@ -196,7 +205,9 @@ def show(found: Mapping[str, Any], budgets: Sequence[int], epochs: int, console:
         pad_edge=False,
     )
     for heading in ("search", "epochs needed", "95 %", "fewer", "reached"):
-        table.add_column(heading, justify="left" if heading == "search" else "right")
+        table.add_column(
+            heading, justify="left" if heading == "search" else "right", no_wrap=heading == "search"
+        )
     for at in budgets:
         table.add_column(f"mean at {at}", justify="right")
     for name, row in found["contenders"].items():
@@ -292,7 +303,7 @@ def main() -> None:
         },
     }
     given.out.parent.mkdir(parents=True, exist_ok=True)
-    given.out.write_text(json.dumps(result, indent=1) + "\n")
+    given.out.write_text(json.dumps(_finite(result), indent=1, allow_nan=False) + "\n")
     given.out.with_suffix(".svg").write_text(draw(best, curves.metric))
     notes.print(f"{given.out} and {given.out.with_suffix('.svg')}")
 

@@ -392,7 +392,7 @@ def test_the_copied_weights_are_the_donor_s(
     import torch
 
     from raudio import checkpoint
-    from raudio.search import engine, runner
+    from raudio.search import runner, turns
 
     given: dict[str, dict[str, Any]] = {}
 
@@ -400,8 +400,8 @@ def test_the_copied_weights_are_the_donor_s(
         write_atomic(path, content)
         given[path.parent.name] = checkpoint.load(path)
 
-    write_atomic = engine.write_atomic
-    monkeypatch.setattr(engine, "write_atomic", keep)
+    write_atomic = turns.write_atomic
+    monkeypatch.setattr(turns, "write_atomic", keep)
     result = runner.search(
         "search.scheduler=pbt",
         "search.pbt.interval=1",

@@ -174,3 +174,8 @@ def test_points_survive_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         trials = Session(run, clock, **settings).finish().trials
         assert [trial.params for trial in trials.values()] == whole
         assert all(trial.value(METRIC, "max") is not None for trial in trials.values())
+
+
+def test_a_point_that_is_no_text_is_refused(path: str) -> None:
+    with pytest.raises(ConfigError, match=r"written as a text: \"model=crnn"):
+        loaded(path, "search.points=[{model.width:16}]")

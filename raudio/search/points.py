@@ -28,7 +28,7 @@ POINTS = "search.points"
 Point = Mapping[str, Value]
 
 
-def read(items: Iterable[str], problems: list[str]) -> list[tuple[str, Mapping[str, Any]]]:
+def read(items: Iterable[Any], problems: list[str]) -> list[tuple[str, Mapping[str, Any]]]:
     """(where, point) of each item of `search.points`, as it is written.
 
     Args:
@@ -39,6 +39,8 @@ def read(items: Iterable[str], problems: list[str]) -> list[tuple[str, Mapping[s
     for item in items:
         where = f"{POINTS}={item}"
         try:
+            if not isinstance(item, str):
+                raise ConfigError('a point is written as a text: "model=crnn optimizer.lr=0.003"')
             if "=" in item:
                 found.append((where, _settings(item)))
             elif Path(item, RECORDS).is_file():

@@ -36,7 +36,7 @@ from raudio.search.planner import Plan, plan, trials_in_all
 from raudio.search.prior import Prior
 from raudio.search.replicates import notes as replicates_notes
 from raudio.search.sampler import check_points, examples
-from raudio.search.scheduler import Scheduler, grace_period
+from raudio.search.scheduler import Scheduler, check_population, grace_period
 from raudio.search.space import Space
 from raudio.training.budget import count_epochs
 
@@ -383,12 +383,7 @@ def _check_folds(experiment: Experiment, space: Space) -> None:
 
 def _check_replicates(search: Search) -> None:
     """Refuses what cannot be repeated or confirmed."""
-    if search.scheduler == "pbt" and (search.repeat > 1 or search.folds or search.confirm):
-        raise ConfigError(
-            "search.scheduler=pbt changes settings while trials train, so that a configuration "
-            "cannot be trained again; leave search.repeat, search.folds and search.confirm out, or "
-            "take search.scheduler=asha"
-        )
+    check_population(search)
     ends = (search.epochs_budget, search.cost_budget, search.patience, trials_in_all(search))
     if search.confirm and all(end is None for end in ends):
         raise ConfigError(

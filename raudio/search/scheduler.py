@@ -25,6 +25,26 @@ def grace_period(search: Search, epochs: int, warmup: float) -> int:
     return min(epochs, max(1, math.ceil(epochs / 16), math.floor(warmup * epochs) + 1))
 
 
+def check_population(search: Search) -> None:
+    """Refuses what a population cannot be searched with; other schedulers pass.
+
+    Raises:
+        ConfigError: a grid, or configurations that are trained more than once.
+    """
+    if search.scheduler != "pbt":
+        return
+    if search.sampler == "grid":
+        raise ConfigError(
+            "search.sampler=grid tries every cell as it is, and search.scheduler=pbt "
+            "changes settings on the way; choose another of the two"
+        )
+    if search.repeat > 1 or search.folds or search.confirm:
+        raise ConfigError(
+            "search.scheduler=pbt changes settings on the way, so that no other trial is "
+            "trained alike; leave out search.repeat, search.folds and search.confirm"
+        )
+
+
 class Scheduler:
     """Decides after each report whether a trial goes on.
 
@@ -58,16 +78,7 @@ class Scheduler:
         elif search.scheduler == "median":
             self._rule = MedianRule(mode, grace, search.median.min_samples)
         elif search.scheduler == "pbt":
-            if search.sampler == "grid":
-                raise ConfigError(
-                    "search.sampler=grid tries every cell as it is, and search.scheduler=pbt "
-                    "changes settings on the way; choose another of the two"
-                )
-            if search.repeat > 1 or search.folds or search.confirm:
-                raise ConfigError(
-                    "search.scheduler=pbt changes settings on the way, so that no other trial is "
-                    "trained alike; leave out search.repeat, search.folds and search.confirm"
-                )
+            check_population(search)
             assert space is not None
             self._rule = Population(
                 mode,
@@ -97,8 +108,8 @@ class Scheduler:
 
     @property
     def brackets(self) -> list[list[int]]:
-        """The epochs of each bracket's rungs, ascending, known without importing Tune; no bracket
-        where nobody is compared at rungs."""
+        """The epochs of each bracket's rungs, ascending; no bracket where nobody is compared at
+        rungs."""
         return self._rule.milestones if isinstance(self._rule, Brackets) else []
 
     def bracket(self, trial: str) -> int:

@@ -7,7 +7,7 @@ import operator
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from raudio.config.expressions import parse
@@ -77,6 +77,9 @@ TRUTHS = st.recursive(
 
 @settings(max_examples=150, deadline=None)
 @given(TRUTHS, st.integers(-3, 3), st.integers(-3, 3))
+@example("(a < a and a < -(7 / (7 - 7)))", 0, 0)
+@example("(a < a and a < 7 % (7 - 7))", 0, 0)
+@example("a == -(1 + 1) * 3", -6, 0)
 def test_any_expression_is_what_python_makes_of_it(text: str, a: int, b: int) -> None:
     try:
         expected = eval(compile(ast.parse(text, mode="eval"), "", "eval"), {"a": a, "b": b})

@@ -318,17 +318,14 @@ class _Parser:
         found = inner()
         while token := self._taken(symbols):
             left, right = self._number(found), self._number(inner())
-            found = computed_part(left, symbols[token.text], right)
+            found = computed_part(left.at, symbols[token.text], left, right)
         return found
 
     def _signed(self) -> Part:
         token = self._taken(("-",))
         if token is None:
             return self._atom()
-        inner = self._number(self._signed())
-        if inner.fixed:
-            return fixed_part(token.at, -inner.of({}))
-        return Part(token.at, "number", lambda values: -inner.of(values), f"-{inner.shown}")
+        return computed_part(token.at, operator.neg, self._number(self._signed()))
 
     def _number(self, part: Part) -> Part:
         part = self._settled(part)

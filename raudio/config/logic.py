@@ -4,6 +4,7 @@ what they leave open."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,15 +46,19 @@ def condition_part(at: int, of: Callable[[Values], bool | None]) -> Part:
     return Part(at, "condition", of, "a condition")
 
 
-def computed_part(left: Part, compute: Callable[[Any, Any], Any], right: Part) -> Part:
-    """A number that is computed from two others."""
-    return Part(
-        left.at,
-        "number",
-        lambda values: compute(left.of(values), right.of(values)),
-        "a number",
-        fixed=left.fixed and right.fixed,
-    )
+def computed_part(at: int, compute: Callable[..., Any], *numbers: Part) -> Part:
+    """A number that is computed from others: at once where they are written.
+
+    What divides by zero or goes beyond a float has no value, and what it stands in is undecided.
+    """
+
+    def of(values: Values) -> Any:
+        return compute(*(number.of(values) for number in numbers))
+
+    if all(number.fixed for number in numbers):
+        with suppress(ArithmeticError):
+            return fixed_part(at, of({}))
+    return Part(at, "number", of, "a number")
 
 
 def decided(of: Callable[[Values], Any]) -> Callable[[Values], bool | None]:

@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from raudio.audio.build import build_front_end
 from raudio.config.schema import Experiment
 from raudio.core import seeding
+from raudio.core.errors import ConfigError
 from raudio.models.build import build_model
+from raudio.models.compose import Composed
 from raudio.tasks.build import build_task
 
 if TYPE_CHECKING:
@@ -65,6 +67,35 @@ class System(nn.Module):
         return features, frames
 
     @torch.no_grad()
+    def scores(self, inputs: Tensor, lengths: Tensor, transformed: bool = False) -> Tensor:
+        """Scores (B, C) of windows, in full float32; arguments as `features`.
+
+        The mode is the caller's: a bundle's system is in evaluation mode already.
+        """
+        with _without_tf32():
+            logits = self.model(*self.features(inputs, lengths, transformed))
+            scores: Tensor = self.task.scores(logits)
+        return scores
+
+    @torch.no_grad()
+    def embed(self, waves: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """What the model's head is given, a vector (B, D) a window, and the scores (B, C) that the
+        head makes of it, in full float32; arguments as `forward`.
+
+        Raises:
+            ConfigError: the model is not made of an encoder and a head.
+        """
+        if not isinstance(self.model, Composed):
+            raise ConfigError(
+                f"the model is a {type(self.model).__name__} and gives no embeddings; make it a "
+                "raudio.models.compose.Composed, of an encoder, a pooling and a head"
+            )
+        with _without_tf32():
+            vectors = self.model.embed(*self.features(waves, lengths))
+            scores: Tensor = self.task.scores(self.model.head(vectors))
+        return vectors, scores
+
+    @torch.no_grad()
     def score(
         self, feed: Feed, batch_size: int, device: torch.device | str
     ) -> tuple[Tensor, Tensor]:
@@ -86,12 +117,10 @@ class System(nn.Module):
         self.eval()
         scores, clips = [], []
         try:
-            with _without_tf32():
-                for batch in feed.windows(batch_size):
-                    inputs, lengths = batch.inputs.to(device), batch.lengths.to(device)
-                    logits = self.model(*self.features(inputs, lengths, batch.transformed))
-                    scores.append(self.task.scores(logits).cpu())
-                    clips.append(torch.as_tensor(batch.clips))
+            for batch in feed.windows(batch_size):
+                inputs, lengths = batch.inputs.to(device), batch.lengths.to(device)
+                scores.append(self.scores(inputs, lengths, batch.transformed).cpu())
+                clips.append(torch.as_tensor(batch.clips))
         finally:
             self.train(training)
         if not scores:

@@ -12,7 +12,7 @@ from memory_feed import MemoryFeed, tones
 from torch import Tensor, nn
 
 from raudio.config import schema
-from raudio.core.errors import NonFiniteError
+from raudio.core.errors import ConfigError, NonFiniteError
 from raudio.data.feeds import Batch
 from raudio.system import System, average_windows, build_system
 from raudio.tasks.classification import Classification
@@ -62,6 +62,25 @@ def test_average_of_windows_by_hand() -> None:
     mean, clips = average_windows(scores, torch.tensor([7, 2, 7, 7, 2]))
     assert clips.tolist() == [2, 7]
     torch.testing.assert_close(mean, torch.tensor([[0.95, 0.05], [0.2, 0.8]]))
+
+
+@pytest.mark.parametrize("name", schema.VARIANTS["model"])
+def test_the_head_makes_the_scores_of_what_is_embedded(name: str) -> None:
+    settings = dataclasses.replace(experiment(seed=3), model=schema.VARIANTS["model"][name]())
+    system = build_system(settings, labels="abc").eval()
+    waves, lengths = torch.randn(3, 800), torch.tensor([800, 500, 800])
+    vectors, scores = system.embed(waves, lengths)
+    with torch.no_grad():
+        torch.testing.assert_close(system.model.head(vectors).softmax(dim=1), scores)
+        torch.testing.assert_close(system(waves, lengths).softmax(dim=1), scores)
+    torch.testing.assert_close(system.scores(waves, lengths), scores)
+
+
+def test_a_model_that_is_not_composed_has_no_embeddings() -> None:
+    system = build_system(experiment(), labels="abc").eval()
+    system.model = nn.Identity()
+    with pytest.raises(ConfigError, match=r"Identity and gives no embeddings.*Composed"):
+        system.embed(torch.randn(1, 800), torch.tensor([800]))
 
 
 @pytest.mark.parametrize("model", schema.VARIANTS["model"])

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import pickle
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from raudio.config.validate import dump_yaml, experiment_from, to_mapping
 from raudio.core.errors import RunError
 from raudio.export import bundle as bundles
 from raudio.export.bundle import export, read_bundle
+from raudio.export.card import model_card
 from raudio.system import build_system
 
 LABELS = ("down", "noise|loud", "up")
@@ -228,6 +230,34 @@ def test_the_card_names_data_licence_metrics_and_use(tmp_path: Path) -> None:
     assert "`noise|loud`" in card
     assert "| `model.width` | `4` |" in card
     assert "raudio.load(" in card
+
+
+def test_the_card_has_intervals_and_the_classes_of_the_valid_split() -> None:
+    metrics = {
+        "epoch": 3,
+        "trial": "0001",
+        "metric": "valid/accuracy",
+        "mode": "max",
+        "dataset": "f" * 64,
+        "metrics": {"valid/accuracy": 0.75, "valid/loss": 0.5, "train/loss": 1.5},
+        "details": {"confusion": [[30, 10, 0], [10, 30, 0], [0, 0, 0]]},
+    }
+    card = model_card(experiment(), LABELS, metrics, manifest=None, parameters=7)
+    row = re.search(r"\| `valid/accuracy` \| 0\.75 \| (0\.\d+) to (0\.\d+) \|", card)
+    assert row is not None
+    # Of 60 of 80 clips: 1.96 * sqrt(0.75 * 0.25 / 80) to each side.
+    assert [float(one) for one in row.groups()] == pytest.approx([0.655, 0.845], abs=0.015)
+    assert "| `train/loss` | 1.5 |  |" in card
+    assert re.search(
+        r"\| `down` \| 40 \| 0\.750 \| 0\.750 \| 0\.750 \| 0\.6\d+ to 0\.8\d+ \|", card
+    )
+    assert "| `up` | 0 | – | – | – | – |" in card
+    assert card == model_card(experiment(), LABELS, metrics, manifest=None, parameters=7)
+
+    metrics["details"] = {}  # a task that tells nothing more
+    assert "| `valid/accuracy` | 0.75 |\n" in model_card(
+        experiment(), LABELS, metrics, manifest=None, parameters=7
+    )
 
 
 # --- what opening refuses ----------------------------------------------------------------------

@@ -6,17 +6,27 @@ for model reporting").
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from raudio.config.axes import text
 from raudio.config.schema import Experiment
 from raudio.config.validate import to_mapping
 from raudio.core.units import format_seconds
+from raudio.tasks import bootstrap
+from raudio.tasks.counts import Counts
 
 _TASKS = {
     "classification": ("Audio classification: one label a clip", "audio-classification"),
 }
+
+_CONFIDENCE = f"{bootstrap.CONFIDENCE:.0%} interval"
+#: Classes that are listed with their metrics.
+_MOST_CLASSES = 200
 
 
 def model_card(
@@ -65,7 +75,7 @@ def model_card(
         ],
         [f"## Labels ({len(labels)})", "", ", ".join(_code(label) for label in labels)],
         ["## Training data", "", *_data(experiment, metrics, manifest)],
-        ["## Metrics", "", *_metrics(metrics)],
+        ["## Metrics", "", *_metrics(metrics, labels)],
         ["## Settings", "", *_settings(experiment)],
     ]
     return "\n\n".join("\n".join(lines) for lines in sections) + "\n"
@@ -86,17 +96,68 @@ def _data(
     return _table(("", ""), rows)
 
 
-def _metrics(metrics: Mapping[str, Any]) -> list[str]:
-    """The metrics of the exported epoch; those of the training split only where named so."""
-    rows = [(_code(name), f"{value:.6g}") for name, value in sorted(metrics["metrics"].items())]
-    return [
+def _metrics(metrics: Mapping[str, Any], labels: Sequence[str]) -> list[str]:
+    """The metrics of the exported epoch with their intervals, and the classes."""
+    values = sorted(metrics["metrics"].items())
+    about = [
         f"Of epoch {metrics['epoch']} of trial {metrics['trial']}, which was chosen by "
         f"{_code(metrics['metric'])} ({metrics['mode']}): on the split that chose it a model looks "
         "better than it is. `raudio evaluate BUNDLE DATASET --split test` measures it on clips "
         "that no trial has seen.",
         "",
-        *_table(("metric", "value"), rows),
     ]
+    found = _valid(metrics, labels)
+    if found is None:
+        rows = [(_code(name), f"{value:.6g}") for name, value in values]
+        return [*about, *_table(("metric", "value"), rows)]
+    drawn = bootstrap.counts_of_draws(found)
+    spread = {f"valid/{name}": _interval(one) for name, one in drawn.metrics().items()}
+    measured = [(_code(name), f"{value:.6g}", spread.get(name, "")) for name, value in values]
+    return [
+        *about,
+        *_table(("metric", "value", _CONFIDENCE), measured),
+        "",
+        f"The intervals are of the {int(found.sum())} clips of the valid split, drawn with "
+        f"replacement {bootstrap.DRAWS:,} times (percentile bootstrap). They take clips as "
+        "independent: where several come from one speaker or site, they are too narrow.",
+        "",
+        *_classes(found, drawn, labels),
+    ]
+
+
+def _valid(metrics: Mapping[str, Any], labels: Sequence[str]) -> NDArray[np.int64] | None:
+    """(C, C) the valid split's confusion matrix; None where the task has none, or it is empty."""
+    counts = np.array(metrics["details"].get("confusion", []))
+    if counts.shape != (len(labels), len(labels)) or not counts.sum():
+        return None
+    return counts
+
+
+def _classes(found: NDArray[np.int64], drawn: Counts, labels: Sequence[str]) -> list[str]:
+    counts = Counts.of(found)
+    heads = ("class", "clips", "precision", "recall", "F1", f"F1, {_CONFIDENCE}")
+    rows = [
+        (
+            _code(label),
+            str(int(counts.true[place])),
+            *(_share(of[place]) for of in (counts.precision, counts.recall, counts.f1)),
+            _interval(drawn.f1[:, place]),
+        )
+        for place, label in enumerate(labels)
+    ]
+    left_out = len(rows) - _MOST_CLASSES
+    more = ["", f"{left_out} further classes are left out."] if left_out > 0 else []
+    return [*_table(heads, rows[:_MOST_CLASSES]), *more]
+
+
+def _share(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.3f}"
+
+
+def _interval(values: NDArray[np.float64]) -> str:
+    """A metric's interval, of its values over the draws."""
+    found = bootstrap.interval(values)
+    return "–" if found is None else f"{found[0]:.3f} to {found[1]:.3f}"
 
 
 def _settings(experiment: Experiment) -> list[str]:
@@ -117,10 +178,10 @@ def _flat(prefix: str, values: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
             yield f"{prefix}.{key}", value
 
 
-def _table(head: tuple[str, str], rows: Iterable[tuple[str, str]]) -> list[str]:
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     """A Markdown table; a bar inside a cell is no border."""
     lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
-    return [f"| {head[0]} | {head[1]} |", "| --- | --- |", *lines]
+    return ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head), *lines]
 
 
 def _text(value: str) -> str:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raudio.core.errors import DataError, unknown
+from raudio.tasks.counts import Counts
 
 #: Clips that `details` names.
 MOST_WRONG = 50
@@ -113,23 +114,17 @@ class Classification(nn.Module):
     def metrics(self, scores: Tensor, y: Tensor) -> dict[str, float]:
         """Metrics of a whole split.
 
-        - accuracy: share of clips whose highest score is the true class;
-        - macro_f1: mean F1 over the classes that occur as truth or as prediction;
-        - uar: unweighted average recall, the mean over the classes that occur as truth;
-        - loss: mean negative logarithm of the true class's score.
+        Accuracy, macro_f1 and uar as `Counts.metrics` has them; loss: mean negative logarithm of
+        the true class's score.
 
         Args:
             scores: (N, C) probabilities.
             y: (N,) class indices.
         """
-        confusion = self.confusion(scores, y).double()
-        hits, true, predicted = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
-        seen, occurs = true > 0, true + predicted > 0
+        counts = Counts.of(self.confusion(scores, y).cpu().numpy())
         chosen = scores.double().gather(1, y[:, None]).clamp_min(torch.finfo(torch.float32).tiny)
         return {
-            "accuracy": float(hits.sum() / true.sum()),
-            "macro_f1": float((2 * hits[occurs] / (true + predicted)[occurs]).mean()),
-            "uar": float((hits[seen] / true[seen]).mean()),
+            **{name: float(value) for name, value in counts.metrics().items()},
             "loss": float(-chosen.log().mean()),
         }
 

@@ -7,7 +7,7 @@ Shapes: B clips (or windows) of a batch, T samples, F frames, N features, C outp
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
@@ -115,17 +115,10 @@ class System(nn.Module):
         """
         training = self.training
         self.eval()
-        scores, clips = [], []
         try:
-            for batch in feed.windows(batch_size):
-                inputs, lengths = batch.inputs.to(device), batch.lengths.to(device)
-                scores.append(self.scores(inputs, lengths, batch.transformed).cpu())
-                clips.append(torch.as_tensor(batch.clips))
+            return score_windows(self.scores, self.task.n_outputs, feed, batch_size, device)
         finally:
             self.train(training)
-        if not scores:
-            return torch.empty(0, self.task.n_outputs), torch.empty(0, dtype=torch.int64)
-        return average_windows(torch.cat(scores), torch.cat(clips))
 
 
 def _without_tf32() -> AbstractContextManager[None]:
@@ -137,6 +130,30 @@ def _without_tf32() -> AbstractContextManager[None]:
         deterministic=cudnn.deterministic,
         allow_tf32=False,
     )
+
+
+def score_windows(
+    scores: Callable[[Tensor, Tensor, bool], Tensor],
+    n_outputs: int,
+    feed: Feed,
+    batch_size: int,
+    device: torch.device | str,
+) -> tuple[Tensor, Tensor]:
+    """What `System.score` gives, of whatever scores a batch as `System.scores` does.
+
+    Args:
+        scores: of (B, ...) inputs with (B,) lengths, transformed or not: (B, C).
+        n_outputs: C.
+        feed, batch_size, device: as `System.score`.
+    """
+    found, clips = [], []
+    for batch in feed.windows(batch_size):
+        inputs, lengths = batch.inputs.to(device), batch.lengths.to(device)
+        found.append(scores(inputs, lengths, batch.transformed).cpu())
+        clips.append(torch.as_tensor(batch.clips))
+    if not found:
+        return torch.empty(0, n_outputs), torch.empty(0, dtype=torch.int64)
+    return average_windows(torch.cat(found), torch.cat(clips))
 
 
 def average_windows(scores: Tensor, clips: Tensor) -> tuple[Tensor, Tensor]:

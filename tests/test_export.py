@@ -21,8 +21,9 @@ from raudio.config import schema
 from raudio.config.validate import dump_yaml, experiment_from, to_mapping
 from raudio.core.errors import RunError
 from raudio.export import bundle as bundles
-from raudio.export.bundle import export, read_bundle
+from raudio.export.bundle import read_bundle
 from raudio.export.card import model_card
+from raudio.export.make import export
 from raudio.system import build_system
 
 LABELS = ("down", "noise|loud", "up")

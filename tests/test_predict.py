@@ -25,7 +25,7 @@ from raudio.audio import windows
 from raudio.cli.main import app
 from raudio.core.errors import ConfigError, DataError, UserError
 from raudio.export import predictor as predictors
-from raudio.export.bundle import export
+from raudio.export.make import export
 from raudio.export.predictor import Predictor, cut, load
 
 ROOT = Path(__file__).parents[1]

@@ -18,8 +18,8 @@ def export(
     """
     import sys
 
-    from raudio.export.bundle import export as write
     from raudio.export.bundle import read_bundle
+    from raudio.export.make import export as write
 
     path = write(run, out, trial)
     metrics = read_bundle(path).metrics

@@ -1,11 +1,13 @@
-"""The bundle: a trained model as a folder of plain data, to be used, handed on and published.
+"""The bundle: trained models as a folder of plain data, to be used, handed on and published.
 
 | file | holds |
 | --- | --- |
 | weights.safetensors | every tensor of the system: front end, model, task |
 | experiment.json | the resolved experiment, as `raudio.config.validate.to_mapping` writes it |
+| weights-2.safetensors, experiment-2.json, ... | the further members of an ensemble |
+| model.onnx, model.pt2 | where asked for: all members as one graph, from waves to scores |
 | labels.json | the labels, in the order of the scores |
-| metrics.json | the trial, its epoch, and what was measured on which dataset |
+| metrics.json | the trials, their epochs, what was measured on which dataset, versions, costs |
 | README.md | the model card |
 | checksums.json | the format's version, and the SHA-256 of every other file |
 
@@ -19,29 +21,26 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import safetensors.torch
 from safetensors import SafetensorError
 
-from raudio import checkpoint, records
-from raudio.config.augment import Augment
-from raudio.config.chain import PATHS
+from raudio import records
 from raudio.config.schema import Experiment
-from raudio.config.validate import experiment_from, load_yaml, to_mapping
-from raudio.core.copies import local_run
-from raudio.core.errors import ConfigError, DataError, RunError, closest
+from raudio.config.validate import experiment_from
+from raudio.core.errors import ConfigError, DataError, RunError, closest, unknown
 from raudio.core.storage import is_remote
-from raudio.records import History, TrialHistory
+from raudio.export.precision import restored
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from raudio.export.systems import WaveSystem
     from raudio.system import System
 
 FORMAT_VERSION = 1
@@ -51,7 +50,51 @@ LABELS = "labels.json"
 METRICS = "metrics.json"
 CARD = "README.md"
 CHECKSUMS = "checksums.json"
+ONNX = "model.onnx"
+EXPORTED = "model.pt2"
+#: What every bundle holds.
 FILES = (WEIGHTS, EXPERIMENT, LABELS, METRICS, CARD, CHECKSUMS)
+#: What a bundle's system can be made from, by the name of the format.
+FORMATS = {"safetensors": WEIGHTS, "onnx": ONNX, "torch-export": EXPORTED}
+#: The keys of metrics.json.
+METRICS_KEYS = frozenset(
+    {
+        "trial",
+        "metric",
+        "mode",
+        "value",
+        "epoch",
+        "weights",
+        "metrics",
+        "details",
+        "dataset",
+        "plugins",
+        "raudio",
+        "versions",
+        "cost",
+        "members",
+        "measured",
+        "formats",
+        "precision",
+    }
+)
+
+#: Bytes that each file of text may have.
+TEXT_LIMIT = 64 << 20
+_FURTHER = re.compile(r"(weights|experiment)-([2-9]|[1-9][0-9]{1,3})\.(safetensors|json)")
+
+
+@dataclass(frozen=True)
+class Member:
+    """A system of a bundle.
+
+    Attributes:
+        experiment: resolved, without plugins; of a local dataset's path the name alone.
+        weights: the system's tensors by name.
+    """
+
+    experiment: Experiment
+    weights: dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -59,256 +102,163 @@ class Bundle:
     """A bundle's content, checked.
 
     Attributes:
-        path: its folder.
-        experiment: resolved, without plugins; of a local dataset's path the name alone.
+        path: its folder or URI, as it was given.
+        folder: where its files are.
         labels: in the order of the scores.
         metrics: what `metrics.json` holds: trial, metric, mode, value, epoch, metrics, dataset, and
             details (of a classification: confusion matrix and most wrong clips of the valid split).
-        weights: the system's tensors by name.
+        members: one, or those of an ensemble; they hear the same windows.
+        sums: the SHA-256 of each file.
     """
 
     path: str
-    experiment: Experiment
+    folder: Path
     labels: tuple[str, ...]
     metrics: dict[str, Any]
-    weights: dict[str, Tensor]
+    members: tuple[Member, ...]
+    sums: dict[str, str]
 
-    def system(self) -> System:
-        """The system with these weights, on the CPU, in evaluation mode.
+    @property
+    def experiment(self) -> Experiment:
+        """Of the first member; what all hear is the same."""
+        return self.members[0].experiment
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """Of the first member."""
+        return self.members[0].weights
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """What `system` can make it from."""
+        return tuple(name for name, file in FORMATS.items() if file in self.sums)
+
+    def system(self, format: str | None = None) -> System | WaveSystem:
+        """What scores with these weights, on the CPU, in evaluation mode.
+
+        Args:
+            format: "safetensors", which is what None means: the system as PyTorch runs it, or an
+                `Ensemble` of several; "onnx"; "torch-export".
+
+        Returns:
+            For a single member's safetensors a `System`; otherwise a `WaveSystem`, which has the
+            same `score`, `task`, `to` and `front_end`, this last None.
 
         Raises:
-            RunError: the weights or labels don't fit the experiment.
+            ConfigError: there is no such format, the bundle doesn't hold it, or what computes it is
+                not installed.
+            RunError: weights, labels or graph don't fit the experiment, or the graph is not one
+                that is safe to open.
         """
+        from raudio.export.systems import Ensemble
+
+        name = format or "safetensors"
+        if name not in self.formats:
+            here = f"bundle {self.path!r}: {unknown('format', name, self.formats)}"
+            cure = " (`raudio export RUN --format ...` adds one)" if name in FORMATS else ""
+            raise ConfigError(here + cure)
+        if name == "safetensors":
+            systems = [self._member(number) for number in range(len(self.members))]
+            return systems[0] if len(systems) == 1 else Ensemble(systems)
+        from raudio.export import safe
+
+        content = (self.folder / FORMATS[name]).read_bytes()
+        if hashlib.sha256(content).hexdigest() != self.sums[FORMATS[name]]:
+            _damaged(self.path, FORMATS[name])
+        open_graph = safe.open_onnx if name == "onnx" else safe.open_exported
+        where = f"bundle {self.path!r}: {FORMATS[name]}"
+        return open_graph(content, self._member(0).task, where=where)
+
+    def _member(self, number: int) -> System:
         from raudio.system import build_system
 
+        weights, experiment = member_files(number)
+        member = self.members[number]
         try:
-            system = build_system(self.experiment, labels=self.labels)
-            system.load_state_dict(self.weights, strict=True)
+            system = build_system(member.experiment, labels=self.labels)
+            system.load_state_dict(member.weights, strict=True)
         except (ConfigError, DataError, RuntimeError) as error:
             raise RunError(
-                f"bundle {self.path!r}: {WEIGHTS} and {EXPERIMENT} don't fit each other: "
-                f"{_one_line(error)}; export it again"
+                f"bundle {self.path!r}: {weights} and {experiment} don't fit each other: "
+                f"{one_line(error)}; export it again"
             ) from error
         return system.eval()
 
 
-# --- writing -----------------------------------------------------------------------------------
-
-
-def export(
-    run: str | os.PathLike[str], out: str | os.PathLike[str], trial: str | None = None
-) -> Path:
-    """Writes the bundle of a run's best trial, or of the named one.
-
-    The bundle appears under its name when it is complete and has been opened once.
-
-    Args:
-        run: run folder of a search or a training.
-        out: the bundle's folder, which must not exist.
-        trial: id of a trial ("0007" or "7"); None: the best one that still has its checkpoint.
-
-    Returns:
-        The bundle's folder.
-
-    Raises:
-        RunError: not a run, no such trial, no checkpoint to export, or `out` exists.
-    """
-    if is_remote(out):
-        raise RunError(f"--out {os.fspath(out)!r} is a URI; give a local folder, and copy it then")
-    target = Path(out)
-    if os.path.lexists(target):
-        raise RunError(f"{str(target)!r} exists already; remove it, or give another --out")
-    folder = records.check_run(local_run(run, lambda file: not file.endswith(records.LAST)))
-    history = records.read_history(folder)
-    chosen, best = (
-        best_checkpoint(folder, history)
-        if trial is None
-        else _named_checkpoint(folder, history, trial)
-    )
-    content = _content(folder, history, chosen, checkpoint.load(best))
-
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
-    try:
-        for name, data in content.items():
-            (temporary / name).write_bytes(data)
-        read_bundle(temporary).system()
-        temporary.chmod(0o755)
-        temporary.rename(target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return target
-
-
-def best_checkpoint(run: Path, history: History) -> tuple[TrialHistory, Path]:
-    """The best trial that has not failed and still has its best checkpoint, and that file.
-
-    Raises:
-        RunError: there is none.
-    """
-    for trial in history.ranked():
-        path = records.trial_folder(run, trial.id) / records.BEST
-        if trial.state != records.FAILED and path.is_file():
-            return trial, path
-    failed = [trial for trial in history.trials.values() if trial.state == records.FAILED]
-    if failed and len(failed) == len(history.trials):
-        why = f"all {len(failed)} trials failed ({failed[0].kind}: {failed[0].reason})"
-    else:
-        why = f"none of its {len(history.trials)} trials has finished an epoch"
-    raise RunError(f"run {str(run)!r} has nothing to export: {why}; see raudio status {run}")
-
-
-def _named_checkpoint(run: Path, history: History, trial: str) -> tuple[TrialHistory, Path]:
-    name = records.trial_id(int(trial)) if trial.isdecimal() else trial
-    if name not in history.trials:
-        raise RunError(
-            f"run {str(run)!r} has no trial {trial!r}{closest(name, history.trials)}; "
-            f"see raudio status {run}"
-        )
-    path = records.trial_folder(run, name) / records.BEST
-    if not path.is_file():
-        kept = [
-            other.id
-            for other in history.ranked()
-            if (records.trial_folder(run, other.id) / records.BEST).is_file()
-        ]
-        raise RunError(
-            f"trial {name!r} of run {str(run)!r} has no checkpoint: it finished no epoch, or was "
-            f"not among the best (search.keep); trials with one: {', '.join(kept) or 'none'}"
-        )
-    return history.trials[name], path
-
-
-def _content(
-    run: Path, history: History, trial: TrialHistory, state: Mapping[str, Any]
-) -> dict[str, bytes]:
-    """Every file of the bundle; the same trial gives the same bytes."""
-    from raudio.export.card import model_card
-
-    place = records.trial_folder(run, trial.id) / records.EXPERIMENT_YAML
-    try:
-        text = place.read_text()
-    except OSError as error:
-        raise RunError(f"cannot read {str(place)!r}: {error.strerror}") from error
-    experiment = load_yaml(text, Experiment, where=str(place), plugins=True)
-    plugins = [Path(plugin).name for plugin in experiment.plugins]
-    # A bundle is handed on: where the data lay on this machine is nobody's business.
-    data = experiment.dataset
-    where = _name_of(data.path) if isinstance(data.path, str) else tuple(map(_name_of, data.path))
-    experiment = replace(
-        experiment,
-        plugins=(),
-        dataset=replace(data, path=where, labels=None),
-        augment=_without_folders(experiment.augment),
-    )
-    metrics = {
-        "trial": trial.id,
-        "metric": history.metric,
-        "mode": history.mode,
-        "value": state["metrics"].get(history.metric),
-        "epoch": state["epoch"],
-        "metrics": dict(state["metrics"]),
-        "details": dict(state.get("details", {})),
-        "dataset": state["dataset"],
-        "plugins": plugins,
-        "raudio": history.version,
-    }
-    labels = list(state["labels"])
-    tensors = {name: tensor.contiguous().clone() for name, tensor in state["model"].items()}
-    content = {
-        WEIGHTS: safetensors.torch.save(tensors, metadata={"format": "pt"}),
-        EXPERIMENT: _json(to_mapping(experiment)),
-        LABELS: _json(labels),
-        METRICS: _json(metrics),
-        CARD: model_card(
-            experiment,
-            labels,
-            metrics,
-            manifest=_manifest(run),
-            parameters=sum(tensor.numel() for tensor in tensors.values()),
-        ).encode(),
-    }
-    sums = {name: hashlib.sha256(data).hexdigest() for name, data in content.items()}
-    content[CHECKSUMS] = _json({"format_version": FORMAT_VERSION, "files": sums})
-    return content
-
-
-def _manifest(run: Path) -> dict[str, Any] | None:
-    """The run's copy of its dataset's manifest; None where the run has none."""
-    path = run / records.DATASET_JSON
-    try:
-        manifest = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise RunError(f"{str(path)!r} is damaged: {error}") from error
-    return manifest if isinstance(manifest, dict) else None
-
-
-def _json(value: Any) -> bytes:
-    return (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
-
-
-# --- reading -----------------------------------------------------------------------------------
-
-
-def _without_folders(augment: Augment) -> Augment:
-    """The same augmentations; of a local source (of noises, ...) the name alone."""
-    found = {field.name: getattr(augment, field.name) for field in fields(augment)}
-    return replace(
-        augment,
-        **{
-            name: replace(settings, source=_name_of(settings.source))
-            for name, settings in found.items()
-            if getattr(settings, "source", None)
-        },
-        chain=_steps_without_folders(augment.chain),
-    )
-
-
-def _steps_without_folders(steps: Mapping[str, Any]) -> dict[str, Any]:
-    found = {name: dict(step) for name, step in steps.items()}
-    for step in found.values():
-        step |= {name: _name_of(step[name]) for name in PATHS if step.get(name)}
-        if "of" in step:
-            step["of"] = _steps_without_folders(step["of"])
-    return found
-
-
-def _name_of(path: str) -> str:
-    return path if is_remote(path) else Path(path).name
+def member_files(number: int) -> tuple[str, str]:
+    """The names of a member's weights and experiment; the first member is 0."""
+    if number == 0:
+        return WEIGHTS, EXPERIMENT
+    return f"weights-{number + 1}.safetensors", f"experiment-{number + 1}.json"
 
 
 def read_bundle(path: str | os.PathLike[str]) -> Bundle:
     """Reads a bundle, having checked that all of it is there, is unchanged, and nothing else.
+
+    Args:
+        path: its folder.
 
     Raises:
         RunError: it is none, or incomplete, damaged, foreign, of another format, or it needs a
             component that is not registered; one sentence.
     """
     text = os.fspath(path)
-    sums = _checksums(text)
+    if is_remote(path):
+        raise RunError(f"bundle {text!r} is a URI; copy it to a local folder first")
+    folder = Path(text)
+    _check_folder(text, folder)
+    sums = _checksums(text, folder)
+    graphs = set(FORMATS.values()) - {WEIGHTS}
     content = {}
     for name, expected in sums.items():
-        content[name] = (Path(text) / name).read_bytes()
-        if hashlib.sha256(content[name]).hexdigest() != expected:
+        if name in graphs:  # read again when asked for
+            with open(folder / name, "rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+        else:
+            content[name] = _read(text, folder, name)
+            found = hashlib.sha256(content[name]).hexdigest()
+        if found != expected:
+            _damaged(text, name)
+    metrics = _metrics(text, content[METRICS])
+    plugins = metrics.get("plugins")
+    names = [member_files(number) for number in range(_members(sums))]
+    members = tuple(
+        Member(
+            _experiment(text, experiment, content[experiment], plugins),
+            _weights(text, weights, content[weights]),
+        )
+        for weights, experiment in names
+    )
+    for (_, name), member in zip(names, members, strict=True):
+        if heard(member.experiment) != heard(members[0].experiment):
             raise RunError(
-                f"bundle {text!r} is damaged: {name} is not what was exported "
-                f"(its SHA-256 is another than {CHECKSUMS} says); copy or export it again"
+                f"bundle {text!r}: {name} and {EXPERIMENT} hear different windows, or have "
+                "different tasks; export it again"
             )
-    labels = _labels(text, content[LABELS])
-    metrics = _parsed(text, METRICS, content[METRICS])
-    if not isinstance(metrics, dict):
-        raise RunError(f"bundle {text!r}: {METRICS} holds no table; export it again")
-    experiment = _experiment(text, content[EXPERIMENT], metrics.get("plugins"))
-    return Bundle(text, experiment, labels, metrics, _weights(text, content[WEIGHTS]))
+    return Bundle(text, folder, _labels(text, content[LABELS]), metrics, members, sums)
 
 
-def _checksums(path: str) -> dict[str, str]:
-    """The SHA-256 of each file, when exactly a bundle's files are there."""
-    folder = Path(path)
-    if is_remote(path):
-        raise RunError(f"bundle {path!r} is a URI; copy it to a local folder first")
+def heard(experiment: Experiment) -> dict[str, Any]:
+    """What the members of an ensemble have to agree on: the windows that they get, and the task."""
+    data = experiment.dataset
+    return {
+        "dataset.sample_rate": data.sample_rate,
+        "dataset.clip_seconds": data.clip_seconds,
+        "dataset.precision": data.precision,
+        "dataset.pad": data.pad,
+        "task": experiment.task.name,
+    }
+
+
+def _damaged(path: str, name: str) -> NoReturn:
+    raise RunError(
+        f"bundle {path!r} is damaged: {name} is not what was exported "
+        f"(its SHA-256 is another than {CHECKSUMS} says); copy or export it again"
+    )
+
+
+def _check_folder(path: str, folder: Path) -> None:
+    """Refuses what is no folder of a bundle's files."""
     if not folder.is_dir():
         near = closest(path, (str(p.parent) for p in folder.parent.glob(f"*/{CHECKSUMS}")))
         raise RunError(f"no bundle at {path!r}{near}; `raudio export RUN --out BUNDLE` makes one")
@@ -325,38 +275,107 @@ def _checksums(path: str) -> dict[str, str]:
     if CHECKSUMS not in found:
         raise RunError(f"{path!r} is not a bundle: it has no {CHECKSUMS}")
     for name, regular in sorted(found.items()):
-        if name not in FILES:
+        if not is_bundle_file(name):
             raise RunError(f"bundle {path!r} holds a foreign file, {name!r}: remove it")
         if not regular:
             raise RunError(f"bundle {path!r}: {name} is a link or a folder, not a file; copy it")
-    table = _parsed(path, CHECKSUMS, (folder / CHECKSUMS).read_bytes())
+
+
+def is_bundle_file(name: str) -> bool:
+    """Whether a bundle may hold a file of this name."""
+    return name in FILES or name in FORMATS.values() or bool(_FURTHER.fullmatch(name))
+
+
+def _checksums(path: str, folder: Path) -> dict[str, str]:
+    """The SHA-256 of each file, when exactly those that are there are a whole bundle's."""
+    sums = checked_sums(path, _read(path, folder, CHECKSUMS))
+    with os.scandir(folder) as entries:
+        found = {entry.name for entry in entries} - {CHECKSUMS}
+    for name in sorted(set(sums) - found):
+        raise RunError(f"bundle {path!r} is incomplete: {name} is missing; copy or export it again")
+    for name in sorted(found - set(sums)):
+        raise RunError(
+            f"bundle {path!r} holds a foreign file, {name!r}, that {CHECKSUMS} does not list: "
+            "remove it"
+        )
+    return sums
+
+
+def checked_sums(path: str, content: bytes) -> dict[str, str]:
+    """What a checksums.json lists: the SHA-256 of every file of a whole bundle.
+
+    Raises:
+        RunError: it is of another format, or not that of a bundle.
+    """
+    table = _parsed(path, CHECKSUMS, content)
     version = table.get("format_version") if isinstance(table, dict) else None
-    if version != FORMAT_VERSION:
+    if type(version) is not int or version != FORMAT_VERSION:
         raise RunError(
             f"bundle {path!r} has format {version!r}, and this raudio reads format "
             f"{FORMAT_VERSION}: use the raudio that wrote it, or export it again"
         )
+    _known_keys(path, CHECKSUMS, table, {"format_version", "files"})
     sums = table.get("files")
     listed = set(sums) if isinstance(sums, dict) else set()
     expected = set(FILES) - {CHECKSUMS}
+    for number in range(1, _members(listed)):
+        expected |= set(member_files(number))
+    expected |= {name for name in FORMATS.values() if name in listed}
     if listed != expected:
         odd = ", ".join(sorted(repr(name) for name in listed ^ expected))
         raise RunError(
             f"bundle {path!r}: {CHECKSUMS} lists other files than a bundle's ({odd}); "
             "export it again"
         )
-    for name in sorted(expected - set(found)):
-        raise RunError(f"bundle {path!r} is incomplete: {name} is missing; copy or export it again")
-    return {name: sums[name] for name in FILES if name in expected}
+    for name, value in sums.items():
+        if not isinstance(value, str) or not re.fullmatch("[0-9a-f]{64}", value):
+            raise RunError(f"bundle {path!r}: {CHECKSUMS} has no SHA-256 of {name}; copy it again")
+    return {name: sums[name] for name in sorted(sums)}
+
+
+def _members(names: Collection[str]) -> int:
+    """How many members the files of a bundle are of, by the highest number."""
+    found = (_FURTHER.fullmatch(name) for name in names)
+    return max((int(match[2]) for match in found if match), default=1)
+
+
+def _read(path: str, folder: Path, name: str) -> bytes:
+    place = folder / name
+    if not name.endswith(".safetensors") and place.stat().st_size > TEXT_LIMIT:
+        raise RunError(
+            f"bundle {path!r}: {name} has {place.stat().st_size:,} bytes, and {TEXT_LIMIT:,} are "
+            "the most that is read of a file of text; export it again"
+        )
+    return place.read_bytes()
 
 
 def _parsed(path: str, name: str, content: bytes) -> Any:
+    def no_number(text: str) -> NoReturn:
+        raise ValueError(f"{text} is no number")
+
     try:
-        return json.loads(content)
+        return json.loads(content, parse_constant=no_number)
     except (ValueError, RecursionError) as error:
         raise RunError(
-            f"bundle {path!r}: {name} is not JSON ({_one_line(error)}); export it again"
+            f"bundle {path!r}: {name} is not JSON ({one_line(error)}); export it again"
         ) from error
+
+
+def _known_keys(path: str, name: str, table: dict[str, Any], known: Collection[str]) -> None:
+    for key in table:
+        if key not in known:
+            raise RunError(
+                f"bundle {path!r}: {name} has a foreign key, {key!r}{closest(key, known)}; "
+                "use the raudio that wrote it, or export it again"
+            )
+
+
+def _metrics(path: str, content: bytes) -> dict[str, Any]:
+    metrics = _parsed(path, METRICS, content)
+    if not isinstance(metrics, dict):
+        raise RunError(f"bundle {path!r}: {METRICS} holds no table; export it again")
+    _known_keys(path, METRICS, metrics, METRICS_KEYS)
+    return metrics
 
 
 def _labels(path: str, content: bytes) -> tuple[str, ...]:
@@ -370,44 +389,47 @@ def _labels(path: str, content: bytes) -> tuple[str, ...]:
     return tuple(labels)
 
 
-def _experiment(path: str, content: bytes, plugins: Any) -> Experiment:
-    mapping = _parsed(path, EXPERIMENT, content)
+def _experiment(path: str, name: str, content: bytes, plugins: Any) -> Experiment:
+    mapping = _parsed(path, name, content)
     if not isinstance(mapping, dict):
-        raise RunError(f"bundle {path!r}: {EXPERIMENT} holds no settings; export it again")
+        raise RunError(f"bundle {path!r}: {name} holds no settings; export it again")
     if mapping.get("plugins"):
         raise RunError(
-            f"bundle {path!r}: {EXPERIMENT} names plugins, {mapping['plugins']!r}, and opening a "
+            f"bundle {path!r}: {name} names plugins, {mapping['plugins']!r}, and opening a "
             "bundle runs no code: export it again"
         )
     try:
         experiment = experiment_from(mapping, plugins=False)
     except (ConfigError, TypeError, AttributeError) as error:
-        cure = (
-            f"it was trained with {', '.join(map(str, plugins))}: register its components first"
-            if isinstance(plugins, list) and plugins
-            else "it was written by another version of raudio, or changed"
-        )
-        raise RunError(f"bundle {path!r}: {EXPERIMENT}: {_one_line(error)}; {cure}") from error
-    for name in ("sample_rate", "clip_seconds"):
-        if getattr(experiment.dataset, name) is None:
-            raise RunError(f"bundle {path!r}: {EXPERIMENT} has no dataset.{name}; export it again")
+        if isinstance(plugins, list) and plugins:
+            files = ", ".join(map(str, plugins))
+            cure = (
+                f"it was trained with components of {files}, which a bundle does not hold: get the "
+                f"file from whoever exported it, look at it, and give it with --plugin {plugins[0]}"
+                f" (in Python: import it first)"
+            )
+        else:
+            cure = "it was written by another version of raudio, or changed"
+        raise RunError(f"bundle {path!r}: {name}: {one_line(error)}; {cure}") from error
+    for setting in ("sample_rate", "clip_seconds"):
+        if getattr(experiment.dataset, setting) is None:
+            raise RunError(f"bundle {path!r}: {name} has no dataset.{setting}; export it again")
     return experiment
 
 
-def _weights(path: str, content: bytes) -> dict[str, Tensor]:
+def _weights(path: str, name: str, content: bytes) -> dict[str, Tensor]:
     try:
-        weights: dict[str, Tensor] = safetensors.torch.load(content)
+        return restored(safetensors.torch.load(content))
     except (SafetensorError, KeyError, ValueError) as error:
         # A pickle starts with its protocol's opcode, PyTorch's files with that of a zip archive.
         pickled = content[:1] == b"\x80" or content[:2] == b"PK"
         what = "is a pickle, which could run code" if pickled else f"cannot be read ({error})"
         raise RunError(
-            f"bundle {path!r}: {WEIGHTS} {what}; only safetensors are opened, export it again"
+            f"bundle {path!r}: {name} {what}; only safetensors are opened, export it again"
         ) from error
-    return weights
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
     """An error's message on one line."""
     parts = [line.strip().removeprefix("- ") for line in str(error).splitlines()]
     return "; ".join(part for part in parts if part) or type(error).__name__

@@ -36,7 +36,7 @@ _GROUP_WINDOWS = 1024
 _PIECE_SECONDS = 30.0
 
 
-def load(path: str | os.PathLike[str], device: str = "cpu") -> Predictor:
+def load(path: str | os.PathLike[str], device: str = "cpu", format: str | None = None) -> Predictor:
     """Opens a bundle, to predict with it. Runs no code from it.
 
     A component that is not raudio's own must be registered before (`raudio.register`).
@@ -44,13 +44,15 @@ def load(path: str | os.PathLike[str], device: str = "cpu") -> Predictor:
     Args:
         path: the bundle's folder.
         device: where to compute: "cpu", "cuda", "cuda:1", or "auto" (a GPU where there is one).
+        format: what computes it, of those that the bundle holds: "safetensors" (PyTorch; what None
+            means), "onnx" or "torch-export".
 
     Raises:
         RunError: no bundle, or one that is damaged, foreign or of another format.
-        ConfigError: there is no such device.
+        ConfigError: there is no such device, or no such format in the bundle.
     """
     where = device_of(device)
-    return Predictor(read_bundle(path), where)
+    return Predictor(read_bundle(path), where, format)
 
 
 def device_of(name: str) -> torch.device:
@@ -82,7 +84,9 @@ class Predictor:
         clip_seconds: length of a window.
     """
 
-    def __init__(self, bundle: Bundle, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, bundle: Bundle, device: torch.device | str = "cpu", format: str | None = None
+    ) -> None:
         self.bundle = bundle
         self.labels = bundle.labels
         data = bundle.experiment.dataset
@@ -91,7 +95,7 @@ class Predictor:
         self.sample_rate = data.sample_rate
         self.clip_seconds = data.clip_seconds
         self.device = torch.device(device)
-        self.system = bundle.system().to(self.device)
+        self.system = bundle.system(format).to(self.device)
 
     def predict(
         self,

@@ -342,7 +342,7 @@ def _export(job: Job, folder: Path, state: str, display: Display) -> Path | None
     """The best trial as a bundle in the run, made anew when the run went on."""
     if not job.configuration.run.export or state == "failed":
         return None
-    from raudio.export.bundle import export
+    from raudio.export.make import export
 
     bundle, new = folder / BUNDLE, folder / f".{BUNDLE}"
     shutil.rmtree(new, ignore_errors=True)

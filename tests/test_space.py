@@ -194,6 +194,30 @@ def test_a_plain_override_takes_its_setting_out_of_the_search() -> None:
     assert compose.experiment_for(overrides, {}).model.name == "crnn"
 
 
+def test_a_condition_on_what_is_given_holds_in_the_variants_that_have_it(write: Write) -> None:
+    """A given setting of one searched variant has its value there, and what hangs on it is drawn."""
+    path = write(
+        {"model": "choice(cnn, crnn)", "model.width": "choice(8, 16)"},
+        ({"model": "crnn"}, {"model.rnn_layers": "choice(1, 2)"}),
+        ({"model.rnn_layers": 2}, {"model.rnn_units": "choice(32, 64)"}),
+        ({"model.rnn_units": 64}, {"optimizer.lr": "choice(0.01, 0.1)"}),
+    )
+
+    def cells(*given: str) -> int:
+        return len(load(path, overrides=given).grid())
+
+    assert load(path, overrides=["model.rnn_layers=2"]).describe()[2:] == [
+        ("model.rnn_units", "choice(32, 64)", "model=crnn"),
+        ("optimizer.lr", "choice(0.01, 0.1)", "model.rnn_units=64"),
+    ]
+    assert cells("model.rnn_layers=2") == 2 + 2 * (1 + 2)
+    assert cells("model.rnn_layers=3") == 2 + 2
+    assert cells("model.rnn_layers=2", "model=crnn") == 2 * (1 + 2)
+    # each variant has the value: no condition is left
+    narrow = write({"model": "choice(cnn, crnn)"}, ({"model.width": 16}, {"seed": "choice(0, 1)"}))
+    assert load(narrow).describe()[1] == ("seed", "choice(0, 1)", "")
+
+
 @pytest.mark.parametrize("nothing", ["null", "none"])
 def test_nothing_is_a_value_too(nothing: str) -> None:
     _, space, _ = spaces.resolve(["space=optimizer", f"training.clip_norm={nothing}"])

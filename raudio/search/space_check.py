@@ -11,7 +11,7 @@ from raudio.config.axes import Interval, Value, text
 from raudio.config.setting import Setting
 from raudio.core.errors import closest
 from raudio.search import constraints, points
-from raudio.search.constraints import settings_anywhere, value_in
+from raudio.search.constraints import settings_anywhere
 from raudio.search.space import Param, Space, condition_text, values_of
 from raudio.search.space_axes import attempt, checked_choice, typed_axis
 from raudio.search.space_draft import Draft, Entry
@@ -58,13 +58,29 @@ def checked(draft: Draft, overrides: Sequence[str], problems: list[str]) -> Spac
         count = len(problems)
         when: dict[str, tuple[Value, ...]] = {}
         possible = True
+        searched = {p.key: p.values for p in params if compose.options(p.key)}
         for key, wanted in entry.when.items():
             if key in axes and key not in seen:
                 problems.append(f"{entry.where}: {key} is drawn later; move this down")
-            when[key] = _asked(draft, entry.where, key, wanted, base, axes, problems)
-            drawn = [value for param in params if param.key == key for value in param.values]
-            met = drawn if key in axes else [value_in(base, key, overrides)]
-            possible &= any(value in met for value in when[key])
+            asked = _asked(draft, entry.where, key, wanted, base, axes, problems)
+            when[key] = tuple(value for value in asked if value in when.get(key, asked))
+            if key in axes:
+                drawn = [value for param in params if param.key == key for value in param.values]
+                possible &= any(value in drawn for value in when[key])
+                continue
+            # What is given has its value in those variants of a searched group that have it.
+            holding = [
+                each.when
+                for each in constraints.fixed([key], searched, overrides, draft.groups())
+                if each.values[0] in asked
+            ]
+            possible &= bool(holding)
+            for group in {group for each in holding for group in each}:
+                variants = {variant for each in holding for variant in each[group]}
+                among = when.get(group, searched[group])
+                if not variants.issuperset(among):
+                    when[group] = tuple(variant for variant in among if variant in variants)
+                    possible &= bool(when[group])
         seen.setdefault(entry.key, []).append(entry)
         if len(problems) > count:
             continue  # what follows from a faulty condition is no problem of its own

@@ -195,7 +195,7 @@ def test_a_plain_override_takes_its_setting_out_of_the_search() -> None:
 
 
 def test_a_condition_on_what_is_given_holds_in_the_variants_that_have_it(write: Write) -> None:
-    """A given setting of one searched variant has its value there, and what hangs on it is drawn."""
+    """A given setting of one searched variant has its value there, with what asks for it."""
     path = write(
         {"model": "choice(cnn, crnn)", "model.width": "choice(8, 16)"},
         ({"model": "crnn"}, {"model.rnn_layers": "choice(1, 2)"}),
@@ -536,10 +536,10 @@ def test_constraints_that_cannot_be_read(write: Write, constraint: Any, parts: l
 
 def test_constraints_that_leave_nothing_are_refused(write: Write) -> None:
     never = ("model.width > 4", "model.width < 8")
-    with pytest.raises(ConfigError, match=r"nothing of 6 cells: 'model\.width < 8' never holds"):
+    with pytest.raises(ConfigError, match=r"nothing of 6 cells: 'model\.width < 8' holds in none"):
         load(write(TWO, constraints=never)).grid()
     together = ("model.width > 8", "model.width < 16")
-    with pytest.raises(ConfigError, match=r"nothing of 6 cells: together they exclude everything"):
+    with pytest.raises(ConfigError, match=r"nothing of 6 cells: none meets them all"):
         load(write(TWO, constraints=together)).grid()
 
 

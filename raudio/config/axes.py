@@ -6,6 +6,7 @@ import math
 import re
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 Value: TypeAlias = Any  # None, bool, int, float, str, or a tuple of them
@@ -60,10 +61,8 @@ class Range:
 
     def values(self) -> tuple[float, ...]:
         """The numbers, in order; computed in decimals, so that steps of 0.1 stay 0.1, 0.2, 0.3."""
-        start, _, step = self._decimals()
         whole = all(isinstance(part, int) for part in (self.start, self.stop, self.step))
-        numbers = (start + index * step for index in range(len(self)))
-        return tuple(int(number) if whole else float(number) for number in numbers)
+        return _numbers(*self._decimals(), len(self), whole)
 
     def _decimals(self) -> tuple[Decimal, Decimal, Decimal]:
         return Decimal(str(self.start)), Decimal(str(self.stop)), Decimal(str(self.step))
@@ -71,6 +70,14 @@ class Range:
     def __str__(self) -> str:
         step = "" if self.step == 1 else f", step={text(self.step)}"
         return f"range({text(self.start)}, {text(self.stop)}{step})"
+
+
+@lru_cache(maxsize=256)  # a space asks for them with every draw
+def _numbers(
+    start: Decimal, _: Decimal, step: Decimal, count: int, whole: bool
+) -> tuple[float, ...]:
+    numbers = (start + index * step for index in range(count))
+    return tuple(int(number) if whole else float(number) for number in numbers)
 
 
 Axis: TypeAlias = Choice | Interval | Range

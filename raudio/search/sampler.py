@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,13 @@ from optuna.trial import TrialState
 
 from raudio.config.axes import text
 from raudio.config.schema import Search
+from raudio.core import seeding
 from raudio.core.errors import ConfigError
+from raudio.search.draws import draws
 from raudio.search.journal import Journal
 from raudio.search.points import first
 from raudio.search.prior import PriorTrial
-from raudio.search.samplers import STATEFUL, build, sources
+from raudio.search.samplers import INSISTENT, STATEFUL, build, sources
 from raudio.search.space import Space
 
 #: A failed trial is infeasible to Optuna, which TPE keeps away from. It never looks at one that
@@ -34,9 +37,6 @@ _STATES = {
     "failed": TrialState.PRUNED,
 }
 _INFEASIBLE = "failed"
-
-#: Draws that may be refused, for one trial or for examples, before the constraints are to blame.
-_MOST_DRAWS = 1000
 
 
 class Sampler:
@@ -105,24 +105,29 @@ class Sampler:
             refused: how many draws the constraints had refused for that recorded trial.
 
         Raises:
-            ConfigError: a thousand draws have not met the space's constraints.
+            ConfigError: the space's constraints allow hardly any draw, or none.
         """
         number = len(self._trials)
         if params is None and self._grid is not None:
             params = self._grid[number]
-        point = self._grid is None and number < len(self._space.points)
+        points = self._space.points if self._grid is None else ()
+        point = points[number] if number < len(points) else None
         stateful = self._settings.sampler in STATEFUL
-        for attempt in range(0 if stateful else refused, _MOST_DRAWS):
+        attempt = 0 if stateful else refused
+        while True:
+            if attempt == INSISTENT and params is None:
+                seed = seeding.generator(self._settings.seed, "draw", number)
+                params = next(draws(self._space, seed, point))
             given = params is not None and attempt >= refused
             if given and params is not None:
                 self._study.enqueue_trial(self._space.enqueued(params))
-            elif point:
-                self._study.enqueue_trial(self._space.enqueued(self._space.points[number]))
+            elif point is not None:
+                self._study.enqueue_trial(self._space.enqueued(point))
             self._study.sampler = build(
                 self._settings, number, self._distributions, attempt, self._begin
             )
             trial = self._study.ask()
-            if point or (given and (stateful or not ended)):
+            if point is not None or (given and (stateful or not ended)):
                 # What the sampler keeps of each draw (its place in a sequence, its generation, what
                 # it drew for a trial that runs) is kept for this one as well.
                 _ = trial.relative_params
@@ -133,10 +138,7 @@ class Sampler:
                 self.refused = attempt
                 return drawn
             self._study.tell(trial, state=TrialState.FAIL)
-        raise ConfigError(
-            f"space {self._space.name}: {_MOST_DRAWS} draws for trial {name} have not met its "
-            "constraints; relax one, or widen the space"
-        )
+            attempt += 1
 
     def _frozen(self, trial: PriorTrial) -> optuna.trial.FrozenTrial:
         """A trial of an earlier run, told as `tell` tells of this one's."""
@@ -192,42 +194,26 @@ class Sampler:
 
 
 def examples(space: Space, count: int, seed: int) -> list[dict[str, Any]]:
-    """Settings of `count` trials, drawn at random; fewer where the constraints allow hardly any.
+    """Settings of `count` trials, drawn at random.
 
     Raises:
-        ConfigError: they allow none of a thousand draws.
+        ConfigError: the constraints allow hardly any draw, or none.
     """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
-    found: list[dict[str, Any]] = []
-    refused: list[dict[str, Any]] = []
-    while len(found) < count and len(refused) < _MOST_DRAWS:
-        drawn = space.suggest(study.ask())
-        (found if space.allows(drawn) else refused).append(drawn)
-    if not found:
-        raise space.nothing_left(refused, "draws")
-    return found
+    return list(islice(draws(space, seeding.generator(seed, "examples")), count))
 
 
 def check_points(space: Space, seed: int) -> None:
     """Whether each known-good point has a completion that meets the constraints.
 
     Raises:
-        ConfigError: a thousand draws of what a point leaves open have found none.
+        ConfigError: no draw of what a point leaves open does.
     """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     for point in space.points:
-        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
-        refused: list[dict[str, Any]] = []
-        while len(refused) < _MOST_DRAWS:
-            study.enqueue_trial(space.enqueued(point))
-            drawn = space.suggest(study.ask())
-            if space.allows(drawn):
-                break
-            refused.append(drawn)
-        else:
+        try:
+            next(draws(space, seeding.generator(seed, "point"), point))
+        except ConfigError as error:
             given = " ".join(f"{key}={text(value)}" for key, value in point.items())
-            raise ConfigError(f"point {given}: {space.nothing_left(refused, 'draws')}")
+            raise ConfigError(f"point {given}: {error}") from error
 
 
 def finite(value: float | None) -> float | None:

@@ -32,8 +32,9 @@ STATEFUL = ("qmc", "cmaes", "nsga2", "nsga3")
 #: Completed trials that CMA-ES needs to begin from them: it begins from the best tenth.
 WARM = 10
 
-#: Draws for a trial that are left to the sampler, which may insist on what constraints refuse.
-_INSISTENT = 10
+#: Draws for a trial that are left to the sampler, which may insist on what constraints refuse; then
+#: it gets one at random that they allow.
+INSISTENT = 10
 
 
 def build(
@@ -54,7 +55,7 @@ def build(
     """
     again = (attempt,) if attempt else ()
     seed = seeding.key(search.seed, "sampler", number, *again) % 2**32
-    if attempt >= _INSISTENT:
+    if attempt >= INSISTENT:
         return RandomSampler(seed=seed)
     with warnings.catch_warnings():
         # `group`, `with_margin` and the like are experimental, `sigma0` goes with Optuna 6.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from raudio.config import chain, compose, validate
 from raudio.config.axes import Axis, Choice, Interval, Range, Value, text
@@ -13,11 +13,27 @@ from raudio.config.expressions import Expression
 from raudio.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    import optuna
     from optuna.distributions import BaseDistribution
 
 #: Cells of the largest grid, and values of the longest range: more were a mistake.
 MOST_CELLS = 100_000
+
+
+class Trial(Protocol):
+    """What is asked for the values of a trial: an Optuna trial, or what stands for one."""
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        """One of the choices."""
+
+    def suggest_int(
+        self, name: str, low: int, high: int, *, step: int = 1, log: bool = False
+    ) -> int:
+        """A whole number; both bounds are included."""
+
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> float:
+        """A number."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +81,7 @@ class Space:
     fixed: tuple[Param, ...] = ()
     points: tuple[Mapping[str, Value], ...] = ()
 
-    def suggest(self, trial: optuna.Trial) -> dict[str, Value]:
+    def suggest(self, trial: Trial) -> dict[str, Value]:
         """Draws one trial's settings, key -> value; a param with one value needs no draw."""
         drawn: dict[str, Value] = {}
         for param in self.params:
@@ -132,7 +148,9 @@ class Space:
             )
         allowed = [cell for cell in cells if self.allows(cell)]
         if not allowed:
-            raise self.nothing_left(cells, "cells")
+            broken = [self.broken(cell) for cell in cells]
+            never = [each for each in self.constraints if all(each in those for those in broken)]
+            raise self.nothing_left(never, f"{len(cells)} cells")
         return allowed
 
     def size(self) -> int | None:
@@ -151,17 +169,17 @@ class Space:
             return None
         return self._count(0, {}, frozenset(key for param in self.params for key in param.when))
 
-    def nothing_left(self, tried: Sequence[Mapping[str, Value]], what: str) -> ConfigError:
-        """The error of constraints that allow none of the cells or draws that were tried."""
-        never = [
-            each
-            for each in self.constraints
-            if all(each in broken for broken in map(self.broken, tried))
-        ]
-        said = f"{str(never[0])!r} never holds" if never else "together they exclude everything"
+    def nothing_left(self, never: Sequence[Expression], tried: str) -> ConfigError:
+        """The error of constraints that allow none of what was tried.
+
+        Args:
+            never: the constraints that none of it meets.
+            tried: how much of what.
+        """
+        said = f"{str(never[0])!r} holds in none" if never else "none meets them all"
         return ConfigError(
-            f"space {self.name}: its constraints leave nothing of {len(tried)} {what}: "
-            f"{said}; relax one, or widen the space"
+            f"space {self.name}: its constraints leave nothing of {tried}: {said}; relax one, or "
+            "widen the space"
         )
 
     def to_mapping(self) -> dict[str, Any]:
@@ -252,7 +270,7 @@ def _as_drawn(axis: Axis, value: Value) -> Value:
     return low + round((value - low) / step) * step
 
 
-def _draw(trial: optuna.Trial, param: Param) -> Value:
+def _draw(trial: Trial, param: Param) -> Value:
     axis = param.axis
     if isinstance(axis, Choice):
         choices = {_storable(value): value for value in axis.values}
@@ -261,7 +279,7 @@ def _draw(trial: optuna.Trial, param: Param) -> Value:
         if axis.integer:
             return trial.suggest_int(param.name, int(axis.low), int(axis.high), log=axis.log)
         return trial.suggest_float(param.name, axis.low, axis.high, log=axis.log)
-    values = sorted(axis.values())
+    values = axis.values() if axis.step > 0 else axis.values()[::-1]
     step = abs(axis.step)
     if isinstance(values[0], int):
         return trial.suggest_int(param.name, values[0], int(values[-1]), step=int(step))

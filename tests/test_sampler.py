@@ -27,7 +27,7 @@ from raudio.config.schema import Search
 from raudio.core.errors import ConfigError
 from raudio.search.draws import draws
 from raudio.search.sampler import Sampler, examples
-from raudio.search.samplers import notes
+from raudio.search.samplers import check, notes
 from raudio.search.space import Param, Space
 
 SPACE = Space(
@@ -275,6 +275,43 @@ def test_notes_say_what_is_drawn_by_itself() -> None:
     assert not notes(Search(sampler="gp", scheduler="none"), Space("x", params=SPACE.params[:2]))
     assert not notes(Search(), SPACE)
     assert not notes(Search(sampler="qmc"), SPACE)
+    branches = Param("model.rnn_layers", Choice((1, 3)), {"model": ("cnn",)}, "other")
+    both, _ = notes(Search(sampler="gp"), replace(SPACE, params=(*SPACE.params, branches)))
+    assert both.endswith(": model.rnn_layers (when model=crnn, or when model=cnn)")
+
+
+@pytest.mark.parametrize(
+    ("settings", "key", "trials"),
+    [
+        ({}, "search.tpe.startup=8", 8),
+        ({"sampler": "gp"}, "search.gp.startup=10", 10),
+        ({"sampler": "nsga2"}, "search.nsga.population=20", 20),
+        ({"sampler": "nsga3", "nsga": NSGA(population=5)}, "search.nsga.population=5", 5),
+    ],
+)
+def test_a_search_too_short_to_learn_is_told_of(
+    settings: dict[str, Any], key: str, trials: int
+) -> None:
+    few = [note for note in notes(Search(**settings, trials=trials), SPACE) if "at random" in note]
+    assert f"{key} trials on: the {trials} of this search are drawn at random" in few[-1]
+    assert not any(key in note for note in notes(Search(**settings, trials=trials + 1), SPACE))
+    assert not any(key in note for note in notes(Search(**settings, time_budget="1h"), SPACE))
+
+
+def test_more_trials_than_there_are_are_told_of() -> None:
+    (note,) = notes(Search(trials=13, sampler="random"), GRID)
+    assert note.startswith("the space has 12 different trials, search.trials=13: what is drawn")
+    assert not notes(Search(trials=12, sampler="random"), GRID)
+    assert not notes(Search(trials=13, sampler="grid"), GRID)
+
+
+def test_cmaes_needs_a_number_that_every_trial_has() -> None:
+    check(Search(sampler="cmaes"), SPACE)
+    conditional = Param("optimizer.lr", Interval(0.1, 1.0), {"model": ("crnn",)}, "optimizer.lr")
+    words = Space("words", params=(SPACE.params[0], conditional))
+    with pytest.raises(ConfigError, match=r"search\.sampler=cmaes .* space words has none"):
+        check(Search(sampler="cmaes"), words)
+    check(Search(sampler="gp"), words)
 
 
 @pytest.mark.parametrize("kind", [*SAMPLERS])

@@ -17,7 +17,7 @@ from raudio.config import compose
 from raudio.config.schema import ASHA, Median, Search
 from raudio.core.errors import ConfigError
 from raudio.search.brackets import allocation
-from raudio.search.scheduler import Scheduler, grace_period
+from raudio.search.scheduler import Scheduler, check_grace, grace_period
 
 
 def scheduler(mode: str = "max", epochs: int = 9, grace: int = 1, **settings: Any) -> Scheduler:
@@ -378,3 +378,49 @@ def test_equal_values_are_judged_as_ray_judges_them(mode: str, factor: float) ->
         ray.on_trial_add(None, trial)
         verdict = ray.on_trial_result(None, trial, {"epoch": 1, "m": float(value)})
         assert ours.report(trial.trial_id, 1, float(value)) == (verdict == TrialScheduler.CONTINUE)
+
+
+@pytest.mark.parametrize(
+    ("grace", "epochs", "cure"),
+    [(13, 12, "give at most 11"), (12, 12, "at most 11"), (1, 1, "train longer")],
+)
+def test_a_grace_as_long_as_a_trial_is_refused(grace: int, epochs: int, cure: str) -> None:
+    with pytest.raises(ConfigError, match=rf"search\.grace={grace} .* {epochs} epochs?.* {cure}"):
+        check_grace(Search(grace=grace), epochs)
+    check_grace(Search(grace=11), 12)
+    check_grace(Search(), 1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "epochs", "grace", "note"),
+    [
+        ({}, 12, 1, "asha: rungs at epochs 1, 3, 9 of 12; one in 3 passes each"),
+        ({}, 1, 1, "asha stops nobody: it begins at epoch 1, the last of a trial"),
+        (
+            {"asha": ASHA(brackets=2)},
+            27,
+            2,
+            "asha: 2 brackets, with rungs at epochs 2, 6, 18; epochs 6, 18 of 27; one in 3 passes "
+            "each",
+        ),
+        (
+            {"scheduler": "hyperband"},
+            8,
+            2,
+            "hyperband: 3 brackets, with rungs at epochs 2, 6; epoch 6 of 8, and one that stops "
+            "nobody; one in 3 passes each",
+        ),
+        ({"scheduler": "median"}, 8, 2, "median: compares after each epoch from 2 on"),
+        ({"scheduler": "median"}, 2, 2, "median stops nobody: it begins at epoch 2"),
+    ],
+)
+def test_what_is_compared_when_is_said(
+    settings: dict[str, Any], epochs: int, grace: int, note: str
+) -> None:
+    said = scheduler(epochs=epochs, grace=grace, **settings).note
+    assert said is not None
+    assert said.startswith(f"search.scheduler={note}")
+
+
+def test_nothing_is_said_where_nothing_is_compared() -> None:
+    assert scheduler(scheduler="none").note is None

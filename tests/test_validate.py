@@ -151,11 +151,6 @@ def test_more_coefficients_than_bands() -> None:
         compose.compose(["features=mfcc", "features.n_mels=20"])
 
 
-def test_grace_beyond_the_last_epoch() -> None:
-    with pytest.raises(ConfigError, match=r"search\.grace=13 .* training\.epochs=12"):
-        compose.compose(["search.grace=13"])
-
-
 @pytest.mark.parametrize(
     ("given", "message"),
     [

@@ -68,12 +68,13 @@ def _print(job: Job, examples: list[dict[str, Any]]) -> None:
     from raudio.config.validate import dump_yaml
     from raudio.core.errors import ConfigError
     from raudio.search.planner import trials_in_all
+    from raudio.search.space import MOST_CELLS
     from raudio.training.budget import count_epochs
 
     console = Console(highlight=False)
     console.print("[bold]What all trials have in common[/bold] (the first choice of each group)")
     console.print(dump_yaml(job.experiment), markup=False)
-    console.print(f"[bold]Space {job.space.name}[/bold]: {_count(job.space)} different trials")
+    console.print(f"[bold]Space {job.space.name}[/bold]: {_count(job.space)}")
     rows = job.space.describe()
     width = max((len(key) for key, _, _ in rows), default=0)
     for key, axis, condition in rows:
@@ -94,6 +95,8 @@ def _print(job: Job, examples: list[dict[str, Any]]) -> None:
         console.print(f"- {line}", markup=False, soft_wrap=True)
     search, fit = job.configuration.search, job.plan
     wanted = trials_in_all(search)
+    if search.sampler == "grid":
+        wanted = min(wanted or MOST_CELLS, len(job.space.grid()))
     limits = {
         "time_budget": search.time_budget,
         "epochs_budget": search.epochs_budget,
@@ -102,11 +105,12 @@ def _print(job: Job, examples: list[dict[str, Any]]) -> None:
         "patience": search.patience,
     }
     given = [f"search.{name}={value}" for name, value in limits.items() if value is not None]
-    trials = "trials" if wanted is None else f"{wanted} trials"
+    trials = "trials" if wanted is None else f"{wanted} trial{'' if wanted == 1 else 's'}"
     trials += f" (until {' or '.join(given)})" if given else ""
+    epochs = count_epochs(job.experiment.training)
     console.print(
-        f"\n[bold]Search[/bold]: {trials} of up to "
-        f"{count_epochs(job.experiment.training)} epochs by {search.sampler}, "
+        f"\n[bold]Search[/bold]: {trials} of up to {epochs} epoch{'' if epochs == 1 else 's'} by "
+        f"{search.sampler}, "
         + (f"{fit.slots} at once, " if fit else "")
         + f"scheduler {search.scheduler}, {job.mode} {job.metric}",
         soft_wrap=True,
@@ -134,7 +138,8 @@ def _count(space: Space) -> str:
     """How many different trials there are, and how many more without the constraints."""
     size, cells = space.size(), space.cells()
     if cells is None:
-        return "endless"
+        return "endless different trials"
     if size is None:
-        return f"up to {cells}"
-    return f"{size}" if size == cells else f"{size} (of {cells}; the others break a constraint)"
+        return f"up to {cells} different trials"
+    count = f"{size} different trial{'' if size == 1 else 's'}"
+    return count if size == cells else f"{count} (of {cells}; the others break a constraint)"

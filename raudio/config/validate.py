@@ -365,17 +365,11 @@ def _check_mixture(data: schema.Dataset, problems: list[str]) -> None:
 
 
 def _check_search(configuration: Configuration, problems: list[str]) -> None:
-    search, training = configuration.search, configuration.experiment.training
+    search = configuration.search
     for name in ("time_budget", "cost_budget"):
         budget = getattr(search, name)
         if budget is not None:
             _attempt(lambda: parse_seconds(budget, f"search.{name}"), problems)  # noqa: B023
-    if search.grace is not None and training.steps is None and search.grace > training.epochs:
-        problems.append(
-            f"search.grace={search.grace} is more than training.epochs={training.epochs}, "
-            f"so no trial could be stopped; give at most {training.epochs}, "
-            "or search.scheduler=none"
-        )
     _check_readers(search, "sampler", samplers.READERS, problems)
     _check_readers(search, "scheduler", schedulers.READERS, problems)
 

@@ -36,7 +36,7 @@ from raudio.search.planner import Plan, plan, trials_in_all
 from raudio.search.prior import Prior
 from raudio.search.replicates import notes as replicates_notes
 from raudio.search.sampler import check_points, examples
-from raudio.search.scheduler import Scheduler, check_population, grace_period
+from raudio.search.scheduler import Scheduler, check_grace, check_population, grace_period
 from raudio.search.space import Space
 from raudio.training.budget import count_epochs
 
@@ -139,6 +139,7 @@ def check(overrides: Sequence[str], *, single: bool = False, echo: Callable[[str
         )
     else:
         configuration, space, plain = spaces.resolve(overrides)
+        check_grace(configuration.search, count_epochs(configuration.experiment.training))
     _check_folder(configuration)
     job = job_on_data(configuration, plain, space, echo)
     return job if single else _with_prior(job)
@@ -176,6 +177,7 @@ def job_on_data(
         check_points(space, search.seed)
     goal = _goal(search, experiment)
     search = _with_scheduler(search, goal)
+    samplers.check(search, space)
     local = configuration.cluster.address == "local"
     capacity = local_capacity(configuration.cluster) if local else None
     if capacity is not None:  # before the data, which may take long to prepare
@@ -231,8 +233,8 @@ def job_on_data(
         ),
         folds=folds,
     )
-    scheduler_for(job)  # refuses what cannot be
-    return job
+    note = scheduler_for(job).note  # refuses what cannot be
+    return dataclasses.replace(job, notes=(*job.notes, note)) if note else job
 
 
 def _on(experiment: Experiment, manifest: Manifest, store: int | None) -> Experiment:

@@ -23,7 +23,9 @@ from optuna.trial import FrozenTrial, TrialState
 from raudio.config.axes import Choice
 from raudio.config.schema import Search
 from raudio.core import seeding
-from raudio.search.space import Space, condition_text
+from raudio.core.errors import ConfigError
+from raudio.search.planner import trials_in_all
+from raudio.search.space import Param, Space, condition_text
 
 #: Samplers that keep state in the study with every draw, which a rebuilt study must have as well.
 #: The others look at trials' settings and values alone, and at what they drew for running trials.
@@ -161,22 +163,36 @@ class _WholeSpaceQMC(QMCSampler):  # type: ignore[misc]
         return self._distributions
 
 
+def check(search: Search, space: Space) -> None:
+    """Refuses a sampler that would model nothing of a space.
+
+    Raises:
+        ConfigError: CMA-ES without a number.
+    """
+    if search.sampler == "cmaes" and not any(_modelled(search, param) for param in space.params):
+        raise ConfigError(
+            f"search.sampler=cmaes models numbers that every trial has, and space {space.name} has "
+            "none; write interval(low, high) or range(low, high) where a choice is of numbers, or "
+            "take search.sampler=tpe"
+        )
+
+
 def notes(search: Search, space: Space) -> list[str]:
     """What to know of the chosen sampler on this space: a sentence each, for `raudio plan`."""
     found = []
     if search.sampler in ("cmaes", "gp", "nsga2", "nsga3"):
-        apart = {}
+        apart: dict[str, list[str]] = {}
         for param in space.params:
-            if param.when:
-                apart[param.key] = f"when {condition_text(param.when)}"
-            elif search.sampler == "cmaes" and isinstance(param.axis, Choice):
-                apart[param.key] = "a choice"
+            if len(param.values) != 1 and not _modelled(search, param):
+                why = f"when {condition_text(param.when)}" if param.when else "a choice"
+                apart.setdefault(param.key, []).append(why)
         if apart:
-            listed = "; ".join(f"{key} ({why})" for key, why in apart.items())
+            listed = "; ".join(f"{key} ({', or '.join(why)})" for key, why in apart.items())
             found.append(
                 f"search.sampler={search.sampler} models the settings that every trial has; each "
                 f"of these is drawn by itself, at random: {listed}"
             )
+    found += _beginning(search, space)
     if search.sampler in ("gp", "nsga2", "nsga3") and search.scheduler != "none":
         found.append(
             f"search.sampler={search.sampler} learns from completed trials alone: those that "
@@ -186,5 +202,39 @@ def notes(search: Search, space: Space) -> list[str]:
         found.append(
             "search.sampler=cmaes does not look at search.limits: it learns from trials that break "
             "them as from the others"
+        )
+    return found
+
+
+def _modelled(search: Search, param: Param) -> bool:
+    """Whether the sampler models a setting with the others; else it draws it by itself."""
+    choice = search.sampler == "cmaes" and isinstance(param.axis, Choice)
+    return len(param.values) != 1 and not param.when and not choice
+
+
+def _beginning(search: Search, space: Space) -> list[str]:
+    """What a search of so few trials will not come to."""
+    trials = trials_in_all(search)
+    if trials is None:
+        return []
+    found = []
+    random = {
+        "tpe": ("search.tpe.startup", search.tpe.startup),
+        "gp": ("search.gp.startup", search.gp.startup),
+        "nsga2": ("search.nsga.population", search.nsga.population),
+        "nsga3": ("search.nsga.population", search.nsga.population),
+    }
+    key, first = random.get(search.sampler, ("", 0))
+    if first >= trials - len(space.points) and not search.prior and first:
+        found.append(
+            f"search.sampler={search.sampler} learns from {key}={first} trials on: the "
+            f"{trials} of this search are drawn at random"
+        )
+    size = space.size()
+    if size is not None and size < trials and search.sampler != "grid":
+        again = "answered from the record" if search.reuse else "trained again"
+        found.append(
+            f"the space has {size} different trial{'' if size == 1 else 's'}, search.trials="
+            f"{trials}: what is drawn again is {again}; search.sampler=grid has each once"
         )
     return found

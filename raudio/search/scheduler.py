@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterable
 
 from raudio.config.schema import Search
 from raudio.core.errors import ConfigError
@@ -23,6 +24,21 @@ def grace_period(search: Search, epochs: int, warmup: float) -> int:
     if search.grace is not None:
         return min(search.grace, epochs)
     return min(epochs, max(1, math.ceil(epochs / 16), math.floor(warmup * epochs) + 1))
+
+
+def check_grace(search: Search, epochs: int) -> None:
+    """Refuses a grace that lasts as long as a trial.
+
+    Raises:
+        ConfigError: so it does.
+    """
+    if search.grace is not None and search.grace >= epochs:
+        cure = f"give at most {epochs - 1}" if epochs > 1 else "train longer"
+        raise ConfigError(
+            f"search.grace={search.grace} leaves nothing of a trial of {epochs} "
+            f"epoch{'' if epochs == 1 else 's'} in which it could be stopped; {cure}, or "
+            "search.scheduler=none"
+        )
 
 
 def check_population(search: Search) -> None:
@@ -71,6 +87,8 @@ class Scheduler:
                 f"epochs, with the first rung at {grace} and search.reduction_factor="
                 f"{search.reduction_factor:g}, {most} differ; give at most {most}"
             )
+        self._kind, self._epochs, self._grace = search.scheduler, epochs, grace
+        self._factor = search.reduction_factor
         self._rule: Brackets | MedianRule | Population | None = None
         if search.scheduler in ("asha", "hyperband") and grace < epochs:
             count = search.asha.brackets if search.scheduler == "asha" else None
@@ -100,6 +118,28 @@ class Scheduler:
         return self._rule if isinstance(self._rule, Population) else None
 
     @property
+    def note(self) -> str | None:
+        """When it compares trials, as a sentence; None where it never does, as it should not."""
+        if self._kind == "none":
+            return None
+        said = f"search.scheduler={self._kind}"
+        if self._grace >= self._epochs:
+            return f"{said} stops nobody: it begins at epoch {self._grace}, the last of a trial"
+        match self._rule:
+            case Population() as population:
+                at = filter(population.compares, range(1, self._epochs))
+                return f"{said}: a trial may copy at {_at(at)} of {self._epochs}"
+            case Brackets() as brackets:
+                each = "; ".join(_at(rungs) for rungs in brackets.milestones if rungs)
+                several = len(brackets.milestones)
+                head = f"{several} brackets, with rungs" if several > 1 else "rungs"
+                last = "" if brackets.milestones[-1] else ", and one that stops nobody"
+                share = f"one in {self._factor:g} passes each"
+                return f"{said}: {head} at {each} of {self._epochs}{last}; {share}"
+            case _:
+                return f"{said}: compares after each epoch from {self._grace} on"
+
+    @property
     def others(self) -> str:
         """What a stopped trial was worse than."""
         if isinstance(self._rule, MedianRule):
@@ -123,3 +163,8 @@ class Scheduler:
     def rungs(self, bracket: int = 0) -> list[tuple[int, int]]:
         """(epoch, trials that have been compared there) of a bracket, from its first rung on."""
         return self._rule.rungs(bracket) if isinstance(self._rule, Brackets) else []
+
+
+def _at(epochs: Iterable[int]) -> str:
+    found = [str(epoch) for epoch in epochs]
+    return f"epoch{'' if len(found) == 1 else 's'} {', '.join(found)}"

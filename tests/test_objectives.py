@@ -12,14 +12,14 @@ import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from rich.console import Console
-from search_kit import METRIC, Clock, KilledError, Session, outcome, possible
+from search_kit import EPOCHS, METRIC, Clock, KilledError, Session, outcome, possible
 
 from raudio.config.axes import Choice, Interval
 from raudio.config.goal import Goal
 from raudio.config.samplers import CMAES, NSGA
 from raudio.config.schema import Search
 from raudio.core.errors import ConfigError
-from raudio.records import JOURNAL, read_history
+from raudio.records import BEST, JOURNAL, read_history
 from raudio.report import tables
 from raudio.search.job import Job, check
 from raudio.search.space import Param, Space
@@ -74,6 +74,32 @@ def test_the_front_of_a_run_is_optuna_s(tmp_path: Path, clock: Clock) -> None:
     assert f"Pareto front of {METRIC}, cost/params: {first['id']}" in tables.summary(
         history, tmp_path
     )
+
+
+def test_the_whole_front_can_be_exported(tmp_path: Path, clock: Clock) -> None:
+    """Its checkpoints stay beside those of the best, and no others."""
+    history = session(tmp_path, clock, sampler="random", scheduler="none", keep=1).finish()
+    kept = {path.parent.name for path in tmp_path.glob(f"trials/*/{BEST}")}
+    assert kept == set(history.front())
+    assert len(kept) > 1
+
+
+def test_no_trial_beats_the_best_in_every_respect(tmp_path: Path, clock: Clock) -> None:
+    """Where several are equally good, the least costly is the best."""
+
+    def equal(params: Any) -> list[float]:
+        return [0.5] * EPOCHS
+
+    one = session(tmp_path, clock, sampler="random", scheduler="none", keep=1)
+    one.drive(values=equal)
+    one.engine.close("completed", None)
+    one.records.close()
+    history = read_history(tmp_path)
+    best = history.best()
+    assert best is not None
+    assert list(history.front()) == [best.id]
+    whole = [trial for trial in history.trials.values() if trial.state == "completed"]
+    assert best.costs["cost/params"] == min(trial.costs["cost/params"] for trial in whole)
 
 
 def test_what_is_over_a_limit_from_the_start_trains_no_epoch(tmp_path: Path, clock: Clock) -> None:

@@ -5,6 +5,7 @@ Only plain values here: a run's records hold a goal, and what reads them needs n
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -64,6 +65,13 @@ class Goal:
         if not all(name in metrics for name in self.objectives):
             return None
         return tuple(metrics[name] for name in self.objectives)
+
+    def further(self, metrics: Mapping[str, float]) -> tuple[float, ...]:
+        """What decides among equals in the first objective: the others, lower being better."""
+        return tuple(
+            (1.0 if mode == "min" else -1.0) * metrics[name] if name in metrics else math.inf
+            for name, mode in list(self.objectives.items())[1:]
+        )
 
     def front(self, values: Mapping[T, Sequence[float]]) -> list[T]:
         """The Pareto front: those that no other beats in one objective and equals in the rest, the

@@ -476,7 +476,11 @@ class Search:
     reuse: bool = setting(
         True, "an experiment that a trial has completed is answered from the record, not run again"
     )
-    keep: int = setting(3, "best trials whose checkpoints are kept", min=1)
+    keep: int = setting(
+        3,
+        "best trials whose checkpoints are kept; with several objectives, beside the Pareto front",
+        min=1,
+    )
     max_failures: int = setting(
         5,
         "stop when so many trials in a row have failed with the same error; of other kinds of "

@@ -263,27 +263,30 @@ class History:
 
     def _place(
         self, configuration: Configuration, confirmed: Mapping[str, float]
-    ) -> tuple[int, float, str]:
-        """What configurations are sorted by."""
+    ) -> tuple[int, float, tuple[float, ...], str]:
+        """What configurations are sorted by: among equals in the first objective the others count,
+        so that none beats the best one in every respect."""
         sign = 1.0 if self.mode == "min" else -1.0
+        further = self.goal.further(self.measures(configuration)) if self.goal.several else ()
         if configuration.id in confirmed:
-            return 0, sign * confirmed[configuration.id], configuration.id
+            return 0, sign * confirmed[configuration.id], further, configuration.id
         value = configuration.value(self.metric, self.mode)
         if configuration.state == FAILED:
-            return 5, 0.0, configuration.id
+            return 5, 0.0, further, configuration.id
         if value is None:
-            return 4, 0.0, configuration.id
+            return 4, 0.0, further, configuration.id
         if self.broken_limits(configuration.trials[0]):
-            return 3, sign * value, configuration.id
+            return 3, sign * value, further, configuration.id
         completed = sum(trial.state == COMPLETED for trial in configuration.trials)
         whole = self.repeats == 1 or completed >= self.repeats
-        return 1 if whole else 2, sign * value, configuration.id
+        return 1 if whole else 2, sign * value, further, configuration.id
 
-    def front(self) -> dict[str, tuple[float, ...]]:
-        """The Pareto front of the completed configurations that keep the limits: their ids, the
-        best in the first objective first, and the values of their objectives."""
+    def front(self, names: Iterable[str] | None = None) -> dict[str, tuple[float, ...]]:
+        """The Pareto front of the completed configurations, or some of them, that keep the limits:
+        their ids, the best in the first objective first, and the values of their objectives."""
         values = {}
-        for name, configuration in self.configurations.items():
+        for name in self.configurations if names is None else names:
+            configuration = self.configurations[name]
             measures = self.measures(configuration) if configuration.state == COMPLETED else {}
             found = self.goal.values(measures)
             if found is not None and not self.goal.broken(measures):

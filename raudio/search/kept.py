@@ -20,13 +20,13 @@ class Kept:
     """Removes the checkpoints that nothing will ask for.
 
     An ended trial does not go on, so its last checkpoint goes; the best one of a configuration
-    stays while that is among the best, or to be settled, or confirmed. A settled one that has lost
-    its place never gets it back, so only trials that may have checkpoints are compared: this is
-    asked at every end of a trial.
+    stays while that is among the best, or on the Pareto front of several objectives, or to be
+    settled, or confirmed. A settled one that has lost its place never gets it back, so only trials
+    that may have checkpoints are compared: this is asked at every end of a trial.
 
     Args:
         run: the run folder.
-        keep: configurations whose best checkpoints stay.
+        keep: configurations whose best checkpoints stay, beside those of the front.
         history: of the run, as it is at any moment.
     """
 
@@ -56,12 +56,15 @@ class Kept:
                 (trial_folder(self._run, trial.id) / name).unlink(missing_ok=True)
         seen: set[tuple[str, str | None]] = set()
         places = 0
+        several = self._history.goal.several
+        front = self._history.front({t.configuration for t in ended}) if several else {}
         for trial in self._history.ranked(ended):
             if trial.state != FAILED and trial.configuration in unsettled:
                 continue
             first = (trial.configuration, trial.confirms) not in seen
             seen.add((trial.configuration, trial.confirms))
             places += first and trial.confirms is None
-            if trial.state == FAILED or not first or places > self._keep:
+            loses = places > self._keep and trial.configuration not in front
+            if trial.state == FAILED or not first or loses:
                 (trial_folder(self._run, trial.id) / BEST).unlink(missing_ok=True)
                 self._files.discard(trial.id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -161,9 +162,38 @@ def test_damage_before_the_last_line_is_an_error_that_names_the_line(tmp_path: P
     path.write_text(lines[0] + "oops\n" + lines[2])
     with pytest.raises(RunError, match=r"records\.jsonl' is damaged: line 2"):
         read_history(tmp_path)
-    path.write_text(lines[0] + '{"event": "report", "time": 1, "id": "0000"}\n' + lines[2])
-    with pytest.raises(RunError, match=r"line 2 \(report\) cannot be understood"):
+    path.write_text(
+        lines[0] + lines[1] + '{"event": "report", "time": 1, "id": "0000"}\n' + lines[2]
+    )
+    with pytest.raises(RunError, match=r"line 3 \(report\) cannot be understood"):
         read_history(tmp_path)
+
+
+WHOLE = (start(), trial(0), report(0, 1, 0.5), end(0, "pruned"), trial(1), report(1, 1, 0.6))
+
+
+@pytest.mark.parametrize(
+    ("events", "said"),
+    [
+        (WHOLE[1:], "line 1 (trial_start) cannot be here: no search_start"),
+        ((WHOLE[0], *WHOLE[2:]), "line 2 (report) cannot be here: no trial_start of trial 0000"),
+        (
+            (WHOLE[0], *WHOLE[4:]),
+            "line 2 (trial_start) cannot be here: no trial_start of",
+        ),
+        (WHOLE[:4] + WHOLE[3:], "line 5 (trial_end) cannot be here: trial 0000 had ended"),
+        (WHOLE[:4] + WHOLE[1:], "line 5 (trial_start) cannot be here: trial 0000 had ended"),
+    ],
+)
+def test_lines_that_are_lost_or_doubled_are_damage_that_is_told_of(
+    tmp_path: Path, events: tuple[dict[str, Any], ...], said: str
+) -> None:
+    """A search that went on without them would not be the one that was interrupted."""
+    write(tmp_path / "whole", *WHOLE)
+    assert len(read_history(tmp_path / "whole").trials) == 2
+    write(tmp_path / "damaged", *events)
+    with pytest.raises(RunError, match=re.escape(said)):
+        read_history(tmp_path / "damaged")
 
 
 def test_a_folder_that_is_no_run_is_named_with_the_closest_run(tmp_path: Path) -> None:

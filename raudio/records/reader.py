@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from raudio.core.errors import RunError
 from raudio.records.history import History
-from raudio.records.layout import INTERRUPTED, RECORDS, RUNNING, check_run
+from raudio.records.layout import ENDED, INTERRUPTED, RECORDS, RUNNING, check_run, trial_id
 from raudio.records.lock import is_locked
 from raudio.records.writer import parse, whole_lines
+
+_OF_A_TRIAL = ("trial_start", "report", "retry", "lost", "exploit", "trial_end")
 
 
 class RecordReader:
@@ -54,16 +56,37 @@ class RecordReader:
                     f"{str(path)!r} is damaged: line {self._lines} is not a record; "
                     "restore the file, or remove that line"
                 )
+            damaged = f"{str(path)!r} is damaged: line {self._lines} ({record['event']})"
             try:
-                self.history.apply(record)
+                why = _out_of_place(record, self.history)
+                if why is None:
+                    self.history.apply(record)
             except (KeyError, TypeError, ValueError, AttributeError) as error:
-                raise RunError(
-                    f"{str(path)!r} is damaged: line {self._lines} "
-                    f"({record['event']}) cannot be understood: {error!r}"
-                ) from error
+                raise RunError(f"{damaged} cannot be understood: {error!r}") from error
+            if why is not None:
+                raise RunError(f"{damaged} cannot be here: {why}; restore the file")
             yield record
         if self.history.state in (RUNNING, INTERRUPTED):  # it has not ended since it last started
             self.history.state = RUNNING if alive else INTERRUPTED
+
+
+def _out_of_place(record: Mapping[str, Any], history: History) -> str | None:
+    """Why a record cannot come after those that `history` has taken in: others before it are lost,
+    or it is there twice, and a search that went on would be another one. None: it can."""
+    event = record["event"]
+    if event == "search_start":
+        return None
+    if not history.sessions:
+        return "no search_start is before it"
+    if event not in _OF_A_TRIAL:
+        return None
+    name, due = record["id"], trial_id(len(history.trials))
+    trial = history.trials.get(name)
+    if trial is None and (event != "trial_start" or name != due):
+        return f"no trial_start of trial {name if event != 'trial_start' else due} is before it"
+    if trial is not None and event in ("trial_start", "trial_end") and trial.state in ENDED:
+        return f"trial {name} had ended before it, as {trial.state}"
+    return None
 
 
 def read_records(run: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:

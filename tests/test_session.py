@@ -1,13 +1,16 @@
-"""What a Ray session gives to the processes that it starts."""
+"""What a Ray session gives to the processes that it starts, and how it ends when Ray does."""
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from raudio.cluster.session import MALLOC, session
+from raudio.cluster.session import MALLOC, SessionError, session
 from raudio.config.schema import Cluster
 
 
@@ -34,3 +37,58 @@ def test_workers_start_with_glibcs_thresholds_fixed(tmp_path: Path) -> None:
             }
         assert capacity.store is not None
         assert capacity.store > 1 << 26
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("process", ["raylet", "gcs_server"])
+@pytest.mark.parametrize("heeds", [True, False], ids=["heeds", "waits"])
+def test_when_ray_dies_the_block_ends(tmp_path: Path, process: str, heeds: bool) -> None:
+    """Also a block that takes the first interruption for a hint, and waits for Ray meanwhile."""
+    before = signal.getsignal(signal.SIGINT)
+    hints = 0
+
+    def hint(*_: Any) -> None:
+        nonlocal hints
+        hints += 1
+        if hints == 2:
+            raise KeyboardInterrupt
+
+    began = time.monotonic()
+
+    def block() -> None:
+        nonlocal began
+        from ray._private import worker
+
+        signal.signal(signal.SIGINT, hint)
+        (info,) = worker._global_node.all_processes[process]
+        os.kill(info.process.pid, signal.SIGKILL)
+        began = time.monotonic()
+        while not (heeds and hints):
+            time.sleep(0.1)
+
+    died = pytest.raises(SessionError, match=f"process {process} on this machine has died")
+    try:
+        with died, session(Cluster(cpus=1), tmp_path / "ray.log"):
+            block()
+        assert time.monotonic() - began < 60
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_when_ray_does_not_start_it_is_said_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    def fail(**_: Any) -> None:
+        raise Exception("The current node timed out during startup.\nMore of it.")
+
+    monkeypatch.setattr(ray, "init", fail)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    log = tmp_path / "ray.log"
+    with (
+        pytest.raises(SessionError, match=r"did not start .* timed out during startup\. \(trace"),
+        session(Cluster(cpus=1), log),
+    ):
+        raise AssertionError("there is no Ray")
+    assert "More of it." in log.read_text()

@@ -24,7 +24,7 @@ from raudio.cli.resume import resume
 from raudio.cli.search import search
 from raudio.cli.status import status
 from raudio.cli.train import train
-from raudio.core.errors import UserError
+from raudio.core.errors import RaudioError, UserError
 
 app = typer.Typer(
     name="raudio",
@@ -72,9 +72,9 @@ def main() -> None:
     """Runs the command line: exit status 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
     try:
         app()
-    except UserError as error:
+    except RaudioError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(2 if isinstance(error, UserError) else 1)
 
 
 if __name__ == "__main__":

@@ -8,12 +8,15 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
+import threading
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
 from raudio.cluster.capacity import Capacity, cluster_capacity, local_capacity
 from raudio.config.schema import Cluster
-from raudio.core.errors import ConfigError
+from raudio.core.errors import ConfigError, RaudioError
 
 #: glibc's default thresholds make processes that allocate and free batch-sized buffers fall, at
 #: random, into a mode that faults every page anew, up to twice slower. Fixed thresholds do not.
@@ -33,6 +36,15 @@ _ENVIRONMENT = {
     **MALLOC,
 }
 
+#: Processes without which there is no Ray.
+_VITAL = ("gcs_server", "raylet")
+#: Seconds between two looks at them, and that a block has to end before it is broken off.
+_LOOK, _PATIENCE = 0.5, 5.0
+
+
+class SessionError(RaudioError):
+    """Ray on this machine did not start, or has died."""
+
 
 @contextlib.contextmanager
 def session(settings: Cluster, log: Path, *, dashboard: bool = False) -> Iterator[Capacity]:
@@ -46,6 +58,7 @@ def session(settings: Cluster, log: Path, *, dashboard: bool = False) -> Iterato
 
     Raises:
         ConfigError: no cluster answers at the address.
+        SessionError: Ray on this machine did not start, or died during the block.
     """
     set_here = {name: value for name, value in _ENVIRONMENT.items() if name not in os.environ}
     os.environ.update(set_here)
@@ -54,8 +67,8 @@ def session(settings: Cluster, log: Path, *, dashboard: bool = False) -> Iterato
     started = not ray.is_initialized()
     try:
         if started:
-            _connect(settings, dashboard)
-        with _logs_in(log):
+            _connect(settings, log, dashboard)
+        with _logs_in(log), _watched() if started else contextlib.nullcontext():
             yield present_capacity(settings)
     finally:
         if started:
@@ -64,21 +77,75 @@ def session(settings: Cluster, log: Path, *, dashboard: bool = False) -> Iterato
             os.environ.pop(name, None)
 
 
-def _connect(settings: Cluster, dashboard: bool) -> None:
+@contextlib.contextmanager
+def _watched() -> Iterator[None]:
+    """Ends the block in a SessionError when a vital process of a local Ray dies.
+
+    Ray itself may wait for it without a word, or end the driver after a minute. So the block is
+    interrupted as by Ctrl-C: once, and again when it has not ended some seconds later.
+    """
+    from ray._private import worker
+
+    node, ended = worker._global_node, threading.Event()
+
+    def dead() -> str:
+        processes = [] if node is None else node.dead_processes()
+        return " and ".join(name for name, _ in processes if name in _VITAL)
+
+    def watch() -> None:
+        while not ended.wait(_LOOK):
+            if dead():
+                signal.raise_signal(signal.SIGINT)
+                if not ended.wait(_PATIENCE):
+                    signal.raise_signal(signal.SIGINT)
+                return
+
+    # Signals reach the main thread alone.
+    if threading.current_thread() is threading.main_thread():
+        threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    except BaseException as error:
+        if name := dead():
+            raise SessionError(_died(name)) from error
+        raise
+    else:
+        if name := dead():
+            raise SessionError(_died(name))
+    finally:
+        ended.set()
+
+
+def _died(process: str) -> str:
+    return (
+        f"Ray's process {process} on this machine has died (perhaps the system ended it for want "
+        "of memory: see its log)"
+    )
+
+
+def _connect(settings: Cluster, log: Path, dashboard: bool) -> None:
     import ray
 
     common = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     if settings.address == "local":
         (node,) = local_capacity(settings).nodes
-        ray.init(
-            address="local",  # never a cluster that a left-over address file points to
-            num_cpus=int(node.cpus),
-            _memory=node.memory,  # what was planned with, whatever happens to be free now
-            include_dashboard=dashboard,
-            dashboard_host="127.0.0.1",
-            _node_ip_address="127.0.0.1",
-            **common,
-        )
+        try:
+            ray.init(
+                address="local",  # never a cluster that a left-over address file points to
+                num_cpus=int(node.cpus),
+                _memory=node.memory,  # what was planned with, whatever happens to be free now
+                include_dashboard=dashboard,
+                dashboard_host="127.0.0.1",
+                _node_ip_address="127.0.0.1",
+                **common,
+            )
+        except Exception as error:  # Ray has no class of its own for it
+            with log.open("a", encoding="utf-8") as file:
+                file.write(traceback.format_exc())
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise SessionError(
+                f"Ray did not start on this machine: {reason} (traceback in {log})"
+            ) from error
         return
     try:
         # A cluster's processes have their own environment: what must be set before one starts is

@@ -22,7 +22,7 @@ from rich.console import Console
 
 import raudio
 from raudio.cluster.capacity import Capacity
-from raudio.cluster.session import present_capacity, session
+from raudio.cluster.session import SessionError, present_capacity, session
 from raudio.config.signature import signature
 from raudio.core.errors import RunError
 from raudio.core.storage import is_remote
@@ -192,6 +192,8 @@ def _run(job: Job, place: InPlace | Mirror, *, quiet: bool, resumed: bool) -> Se
             reason: str | None = "the driver was ended by an error"
             try:
                 state, reason = _trials(job, place, engine, display)
+            except SessionError as error:
+                reason = str(error)
             except KeyboardInterrupt:
                 state, reason = "stopped", "interrupted"
                 display.say(f"interrupted; go on with it: raudio resume {place.name}")

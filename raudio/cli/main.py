@@ -22,6 +22,7 @@ from raudio.cli.predict import predict
 from raudio.cli.report import report
 from raudio.cli.resume import resume
 from raudio.cli.search import search
+from raudio.cli.serve import serve
 from raudio.cli.status import status
 from raudio.cli.train import train
 from raudio.core.errors import RaudioError, UserError
@@ -46,6 +47,7 @@ app.command("export")(export)
 app.command("curves")(curves)
 app.command("predict")(predict)
 app.command("evaluate")(evaluate)
+app.command("serve")(serve)
 app.add_typer(data.app, name="data")
 app.command("list")(list_)
 app.command("doctor")(doctor)

@@ -341,6 +341,8 @@ def test_bad_spaces_are_told_with_their_place(
         ("[1]", "params"),
         ("", "params"),
         ("params: : x", "YAML"),
+        ("params: {seed: '1,2'}\nparams: {}", "'params' is given twice, at line 2"),
+        ("params: {seed: choice(1, 2)}", "seed=choice(1: a bracket is not closed; within { } YAML"),
         ("params: [1]", "map settings to axes"),
         ("params: {seed: '1,2'}\nconditions: [{if: 1}]", "`when:` and `params:`"),
         ("params: {seed: '1,2'}\nconditions: {when: 1}", "a list"),
@@ -352,6 +354,10 @@ def test_files_that_are_no_spaces(tmp_path: Path, content: str, part: str) -> No
     text = message(f"space={path}")
     assert "odd.yaml" in text
     assert part in text
+
+
+def test_a_folder_is_no_space(tmp_path: Path) -> None:
+    assert "is a folder; give a YAML file in it" in message(f"space={tmp_path}")
 
 
 def test_problems_of_overrides_and_space_are_in_one_message() -> None:

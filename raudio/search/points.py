@@ -13,11 +13,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from raudio.config import compose
 from raudio.config.axes import Choice, Interval, Value, text
 from raudio.core.errors import ConfigError, closest
+from raudio.core.written import read_yaml
 from raudio.records import RECORDS, read_history
 from raudio.search.constraints import settings_anywhere
 from raudio.search.space import Param, Space
@@ -79,8 +78,8 @@ def _settings(item: str) -> Mapping[str, Any]:
 
 def _listed(path: Path) -> list[Mapping[str, Any]]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        content = read_yaml(path)
+    except ConfigError as error:
         near = closest(path.name, [other.name for other in path.parent.glob("*.y*ml")])
         raise ConfigError(
             f"no settings, no readable YAML file and no run folder{near}: {error}"

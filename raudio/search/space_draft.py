@@ -54,7 +54,7 @@ class Draft:
                 try:
                     entries.append(Entry(where, str(key), compose.parse_axis(key, value), when))
                 except ConfigError as error:
-                    problems.append(f"{where}: {error}")
+                    problems.append(f"{where}: {_cut(key, value) or error}")
         validate.raise_problems(problems)
 
         replaced: dict[str, Axis] = {}
@@ -99,3 +99,13 @@ class Draft:
                 if good:
                     found[entry.key] = good[0]
         return found
+
+
+def _cut(key: Any, value: Any) -> str | None:
+    """What to say of an axis whose end YAML has taken for something else."""
+    if not isinstance(value, str) or value.count("(") <= value.count(")"):
+        return None
+    return (
+        f"{key}={value}: a bracket is not closed; within {{ }} YAML ends a value at a comma: put "
+        "it in quotes, or on a line of its own"
+    )

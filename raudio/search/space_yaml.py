@@ -10,6 +10,7 @@ import yaml
 
 from raudio.config.axes import Value, text
 from raudio.core.errors import ConfigError, closest, unknown
+from raudio.core.written import read_yaml
 
 _KEYS = ("about", "params", "conditions", "constraints", "points")
 
@@ -36,14 +37,16 @@ def content(name: str) -> Mapping[str, Any]:
     is_path = name.endswith((".yaml", ".yml")) or "/" in name
     path = Path(name) if is_path else shipped
     if not path.is_file():
+        if path.is_dir():
+            raise ConfigError(f"space={name} is a folder; give a YAML file in it")
         if is_path:
             near = sorted(other.name for other in path.parent.glob("*.y*ml"))
             raise ConfigError(f"space={name}: no such file{closest(path.name, near)}")
         raise ConfigError(f"space={name}: {unknown('space', name, names())}; or give a path")
     try:
-        mapping = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"space={name}: {path} is not readable as YAML: {error}") from error
+        mapping = read_yaml(path)
+    except ConfigError as error:
+        raise ConfigError(f"space={name}: {error}") from error
     if not isinstance(mapping, dict) or not mapping:
         raise ConfigError(f"space={name}: {path} holds no `params:`")
     return mapping

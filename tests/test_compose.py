@@ -120,6 +120,7 @@ def test_quotes_home_and_interpolation_in_paths(monkeypatch: pytest.MonkeyPatch)
         ("lr=3", ["unknown setting 'lr'", "closest: 'optimizer.lr'"]),
         ("dataset=data/fsdd", ["dataset=data/fsdd", "dataset.path=..."]),
         ("trials", ["KEY=VALUE"]),
+        ("search.sead=1", ["closest: 'search.seed'); there are 45"]),
         ("+model.x=1", ["+model.x=1", "write model.x=1"]),
         ("~model", ["KEY=VALUE"]),
         ("model@x=cnn", ["model@x"]),
@@ -343,3 +344,13 @@ def test_local_sources_of_augmentations_become_absolute(
     assert experiment.augment.reverb.source == "s3://bucket/rooms"
     for kept in ("augment.reverb.source=none", "augment.reverb.source=choice(a,b)"):
         assert compose.with_absolute_paths([kept]) == [kept]
+
+
+def test_absolute_paths_leave_the_rest_as_it_was_typed() -> None:
+    """What is no override stays none, so that the message says so."""
+    assert compose.with_absolute_paths(["trials", "a=", "seed=1"]) == ["trials", "a=", "seed=1"]
+
+
+def test_one_limit_needs_no_brackets() -> None:
+    assert compose.compose(["search.limits=params < 1e5"]).search.limits == ("params < 1e5",)
+    assert compose.compose(['search.limits=["a < 1", "b < 2"]']).search.limits == ("a < 1", "b < 2")

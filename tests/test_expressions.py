@@ -189,6 +189,7 @@ def test_metrics_have_slashes_and_settings_are_divided() -> None:
         ("rnn_layers = '2'", ["model.rnn_layers is a number, 2 is not"]),
         ("rnn_layers = two", ["unknown setting 'two'"]),
         ("width = 4", ["'width' may be features.width or model.width", "character 1"]),
+        ("model=cnn requires rnn_layers=1 requires rnn_layers=2", ["here, at"]),
         ("valid/acuracy > 0.5", ["'valid/acuracy'", "closest: 'valid/accuracy'"]),
         ("rnn_layers", ["model.rnn_layers is no condition"]),
         ("rnn_layers and model=cnn", ["model.rnn_layers is no condition"]),

@@ -464,7 +464,9 @@ def test_a_budget_of_seconds_holds_a_batch_of_the_longest_clips(dataset: Manifes
     resolve(experiment_on(Dataset(clip_seconds=9), batch_seconds=2 * longest), dataset)
     with pytest.raises(ConfigError, match=r"batch_seconds=0\.031 .* give at least 0\.032"):
         resolve(experiment_on(Dataset(clip_seconds=9), batch_seconds=0.031), dataset)
-    resolve(experiment_on(Dataset(clip_seconds=0.01), batch_seconds=0.031), dataset)
+    short = experiment_on(Dataset(clip_seconds=0.01), batch_seconds=0.031)
+    brief = settings_schema.LogMel(window=0.005)
+    resolve(dataclasses.replace(short, features=brief), dataset)
 
 
 @pytest.mark.parametrize("training", [{"batch_size": 7}, {"batch_seconds": 9.0}])
@@ -485,6 +487,19 @@ def test_the_steps_are_those_of_the_most_workers(
     assert np.diff(elastic.ends, prepend=0).min() >= 4
     if "batch_size" in training:  # 10 clips: 7, and 3 that are too few for four workers
         assert (plan(1).ends.tolist(), elastic.ends.tolist()) == ([7, 10], [7])
+
+
+def test_what_the_data_decides_goes_with_what_is_set(dataset: Manifest) -> None:
+    """The sample rate and the clip length are checked as if they had been given."""
+    facts = dataclasses.replace(dataset, sample_rates={8000: 3}, seconds_p95=0.02)
+    wide = dataclasses.replace(
+        experiment_on(Dataset()), features=settings_schema.LogMel(f_max=5000, window=0.01)
+    )
+    with pytest.raises(ConfigError, match=r"f_max=5000 is too high .* at most 4000"):
+        resolve(wide, facts)
+    long = dataclasses.replace(wide, features=settings_schema.LogMel(window=0.5))
+    with pytest.raises(ConfigError, match=r"clip_seconds=0\.02 is shorter than one analysis"):
+        resolve(long, facts)
 
 
 def test_resolve(dataset: Manifest) -> None:

@@ -156,6 +156,18 @@ def test_too_many_decoding_cpus() -> None:
     assert planned(4, feed="streamed", data_cpus=nearest).slots == 1
 
 
+def test_several_changes_where_one_does_not_do() -> None:
+    """Whatever the memory, which is not known here."""
+    asked = {"workers": 4, "gpus": 2, "memory": "2GB", "data_cpus": 8}
+    with pytest.raises(ConfigError) as caught:
+        planned(1, feed="streamed", **asked)
+    said = (
+        r"dataset\.feed=resident resources\.workers=1 resources\.gpus=0 resources\.data_cpus=1 fits"
+    )
+    assert re.search(said, str(caught.value)), caught.value
+    assert planned(1, **{**asked, "workers": 1, "gpus": 0, "data_cpus": 1}).slots == 1
+
+
 def test_gpus_that_are_not_there() -> None:
     with pytest.raises(
         ConfigError, match=r"resources\.gpus=1 .*has 0; at most resources\.gpus=0 fits"
@@ -238,6 +250,14 @@ def test_slots_on_several_nodes(
         ((FOUR,), "resident", {"memory": "9GB"}, "4 x 4 CPUs with 8.0 GB", {"memory": "8000MB"}),
         ((FOUR,), "streamed", {"cpus": 4, "workers": 4}, "(streamed) ask", {"cpus": 3}),
         ((HEAD,), "streamed", {"data_cpus": 4}, "ask for 5 CPUs", {"data_cpus": 3}),
+        # two on each node, one of which has the driver beside them
+        (
+            (replace(FOUR, count=2),),
+            "resident",
+            {"workers": 4, "memory": "9GB"},
+            "no room",
+            {"memory": "3865MB"},
+        ),
     ],
 )
 def test_what_does_not_fit_on_several_nodes(

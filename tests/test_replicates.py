@@ -433,6 +433,8 @@ def test_notes_say_what_a_configuration_costs() -> None:
     assert said.startswith("a configuration is 6 trials (search.repeat=2, 3 folds)")
     (said,) = notes(Search(confirm=2, confirm_seeds=4), ())
     assert said == "the best 2 are then trained anew, 4 trials each, to confirm them"
+    (said,) = notes(Search(confirm=2, trials=1), ())
+    assert said == "the best one is then trained anew, 3 trials each, to confirm it"
 
 
 @pytest.mark.parametrize(

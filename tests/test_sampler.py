@@ -293,7 +293,7 @@ def test_a_search_too_short_to_learn_is_told_of(
     settings: dict[str, Any], key: str, trials: int
 ) -> None:
     few = [note for note in notes(Search(**settings, trials=trials), SPACE) if "at random" in note]
-    assert f"{key} trials on: the {trials} of this search are drawn at random" in few[-1]
+    assert f"{key} trials on: with search.trials={trials} all are drawn at random" in few[-1]
     assert not any(key in note for note in notes(Search(**settings, trials=trials + 1), SPACE))
     assert not any(key in note for note in notes(Search(**settings, time_budget="1h"), SPACE))
 

@@ -42,7 +42,7 @@ from raudio.core.errors import ConfigError, unknown
 
 _CONF = Path(__file__).resolve().parent / "conf"
 #: Lists of free texts, of which one alone needs no brackets.
-_LISTS = ("search.constraints", "search.points")
+_LISTS = ("search.constraints", "search.limits", "search.points")
 _FUNCTIONS = ("choice", "range", "interval", "tag", "int", "float", "str", "bool", "sort", "glob")
 _GRAMMAR = (
     "an axis is written choice(a, b), range(start, stop, step=s), interval(low, high) or "
@@ -124,7 +124,7 @@ def with_absolute_paths(overrides: Sequence[str]) -> list[str]:
     """
     found = []
     for item in overrides:
-        key, _, value = item.partition("=")
+        key, equals, value = item.partition("=")
         if key.startswith("augment.") and key.endswith(".source"):
             source = values_of([item]).get(key)
             if (
@@ -133,7 +133,7 @@ def with_absolute_paths(overrides: Sequence[str]) -> list[str]:
                 and not ("://" in source or "${" in source)
             ):
                 value = quoted(os.path.abspath(os.path.expanduser(source)))
-        found.append(f"{key}={value}")
+        found.append(f"{key}{equals}{value}")
     return found
 
 

@@ -130,7 +130,8 @@ class _Parser:
     def whole(self) -> Callable[[Values], bool | None]:
         found = self._requires()
         if self._now.kind != "end":
-            near = closest(self._now.text, _KEYWORDS) if self._now.kind == "word" else ""
+            word = self._now.text if self._now.kind == "word" else ""
+            near = closest(word, _KEYWORDS) if word and word not in _KEYWORDS else ""
             raise self._error(f"{self._now.text!r} is not expected here{near}", self._now.at)
         return self._condition(found).of
 
@@ -276,7 +277,8 @@ class _Parser:
             return fixed_part(part.at, beside.choices[word])
         keys = self._keys(word)
         if len(keys) > 1:
-            raise self._error(f"{word!r} may be {' or '.join(keys)}; write which", part.at)
+            shown = " or ".join(keys[:3]) + (f" or {len(keys) - 3} others" if keys[3:] else "")
+            raise self._error(f"{word!r} may be {shown}; write which", part.at)
         if keys:
             self.used.add(keys[0])
             return self._named(part.at, keys[0])

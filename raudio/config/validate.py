@@ -227,7 +227,7 @@ def _experiment(mapping: Mapping[str, Any], problems: list[str]) -> Experiment:
     if len(problems) > start:
         return typing.cast(Experiment, None)  # the caller raises the problems
     experiment = Experiment(**values)
-    _check_together(experiment, problems)
+    check_together(experiment, problems)
     return experiment
 
 
@@ -268,7 +268,7 @@ def _value(setting: Setting, value: Any, problems: list[str]) -> Any:
         return setting.default
 
 
-def _check_together(experiment: Experiment, problems: list[str]) -> None:
+def check_together(experiment: Experiment, problems: list[str]) -> None:
     """Settings that are fine one by one and cannot go together."""
     data, features, training = experiment.dataset, experiment.features, experiment.training
     f_min, f_max = getattr(features, "f_min", 0.0), getattr(features, "f_max", None)

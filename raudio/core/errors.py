@@ -34,6 +34,10 @@ class NonFiniteError(RaudioError):
     """The loss or a gradient became NaN or infinite: the trial has failed."""
 
 
+#: Names that a sentence lists although one of them must be meant.
+_MANY = 20
+
+
 def closest(name: str, options: Iterable[str]) -> str:
     """` (closest: 'cnn10')` when one of `options` resembles `name`, else an empty string."""
     matches = difflib.get_close_matches(str(name), [str(o) for o in options], n=1, cutoff=0.5)
@@ -41,6 +45,10 @@ def closest(name: str, options: Iterable[str]) -> str:
 
 
 def unknown(kind: str, name: str, options: Iterable[str]) -> str:
-    """One sentence for a name that no `options` hold: value, closest match, options."""
+    """One sentence for a name that no `options` hold: value, closest match, options; of many, where
+    one is close, only how many."""
     names = sorted(str(o) for o in options)
-    return f"unknown {kind} {name!r}{closest(name, names)}; there are: {', '.join(names) or 'none'}"
+    near = closest(name, names)
+    if near and len(names) > _MANY:
+        return f"unknown {kind} {name!r}{near}; there are {len(names)}"
+    return f"unknown {kind} {name!r}{near}; there are: {', '.join(names) or 'none'}"

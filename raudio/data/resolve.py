@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
+from raudio.config import validate
 from raudio.config.schema import Experiment
 from raudio.core.errors import ConfigError
 from raudio.core.units import Seconds
@@ -29,7 +30,8 @@ def resolve(experiment: Experiment, manifest: Manifest, store: int | None = None
         store: as in `choose_feed`.
 
     Raises:
-        ConfigError: as `choose_feed`, or `training.batch_seconds` is too little for a batch.
+        ConfigError: as `choose_feed`, `training.batch_seconds` is too little for a batch, or a
+            setting does not go with the sample rate or the clip length.
     """
     settings = experiment.dataset
     sample_rate, clip_seconds = settings.sample_rate, settings.clip_seconds
@@ -44,7 +46,11 @@ def resolve(experiment: Experiment, manifest: Manifest, store: int | None = None
     resolved = dataclasses.replace(
         settings, sample_rate=sample_rate, clip_seconds=clip_seconds, shuffle_window=window
     )
-    return dataclasses.replace(experiment, dataset=resolved)
+    experiment = dataclasses.replace(experiment, dataset=resolved)
+    problems: list[str] = []
+    validate.check_together(experiment, problems)  # with what the data has decided
+    validate.raise_problems(problems)
+    return experiment
 
 
 def clip_length(manifest: Manifest) -> Seconds:

@@ -60,9 +60,9 @@ class Need:
     @property
     def text(self) -> str:
         """`2 CPUs, 1 GPU and 500.0 MB`."""
-        gpus = f", {_several(self.workers * self.gpus, 'GPU')}" if self.gpus else ""
+        gpus = f", {several(self.workers * self.gpus, 'GPU')}" if self.gpus else ""
         memory = format_bytes(self.workers * self.memory)
-        return f"{_several(self.all_cpus, 'CPU')}{gpus} and {memory}"
+        return f"{several(self.all_cpus, 'CPU')}{gpus} and {memory}"
 
 
 def need_of(resources: Resources, feed: str, held: int, workers: int | None = None) -> Need:
@@ -159,16 +159,17 @@ def nodes_text(capacity: Capacity) -> str:
     kinds = []
     for node in capacity.nodes:
         kind = f"{node.count} x " if capacity.several else ""
-        kind += _several(node.cpus, "CPU")
+        kind += several(node.cpus, "CPU")
         if node.gpus:
-            kind += f" and {_several(node.gpus, 'GPU')}"
+            kind += f" and {several(node.gpus, 'GPU')}"
         if node.memory is not None:
             kind += f" with {format_bytes(node.memory)} for trials"
         kinds.append(kind)
     return f"{capacity.where} ({', '.join(kinds)})"
 
 
-def _several(count: float, what: str) -> str:
+def several(count: float, what: str) -> str:
+    """`1 CPU`, `2.5 CPUs`."""
     return f"{count:g} {what}{'' if count == 1 else 's'}"
 
 
@@ -185,10 +186,11 @@ def refusal(capacity: Capacity, resources: Resources, feed: str, held: int) -> s
     if need.workers * need.gpus > capacity.gpus:
         why = (
             f"{workers} resources.gpus={need.gpus:g} ask for "
-            f"{need.workers * need.gpus:g} GPUs a trial, but {where} has {capacity.gpus:g}"
+            f"{several(need.workers * need.gpus, 'GPU')} a trial, but {where} has {capacity.gpus:g}"
         )
     elif need.all_cpus > capacity.cpus:
-        why = f"{asked} ask for {need.all_cpus:g} CPUs a trial, but {where} has {capacity.cpus:g}"
+        cpus_asked = several(need.all_cpus, "CPU")
+        why = f"{asked} ask for {cpus_asked} a trial, but {where} has {capacity.cpus:g}"
     elif need.gpus > gpus:
         why = f"resources.gpus={need.gpus:g}, {on_one} {where} has {gpus:g} GPUs"
     elif need.cpus > cpus:
@@ -218,11 +220,15 @@ def _nearest(capacity: Capacity, resources: Resources, feed: str, held: int) -> 
 def _changes(resources: Resources, capacity: Capacity) -> Iterator[dict[str, Any]]:
     """Smaller demands: none, one setting from its largest value down, several, and the least."""
     assert resources.gpus is not None
-    memory = [
-        {"memory": f"{size // parts // 10**6}MB"}
-        for size in sorted({node.memory or 0 for node in capacity.nodes}, reverse=True)
+    nodes = {node.memory or 0 for node in capacity.nodes}
+    driver = DRIVER_MEMORY if resources.distributed else 0
+    shares = {
+        max(0, size - beside) // parts // 10**6
+        for size in nodes
+        for beside in (0, driver)
         for parts in range(1, resources.min_workers + 1)
-    ]
+    }
+    memory = [{"memory": f"{share}MB"} for share in sorted(shares, reverse=True) if share]
     fixed = isinstance(resources.workers, int)
     workers = [
         {"workers": count if fixed else (count, resources.max_workers)}
@@ -243,7 +249,7 @@ def _changes(resources: Resources, capacity: Capacity) -> Iterator[dict[str, Any
             yield {**fewer, **{name: least[name] for name in names}}
     yield {"gpus": 0}
     yield from memory
-    for size in memory:
+    for size in memory or [{}]:
         yield {"workers": 1, **least, **size}
         yield {"workers": 1, **least, **size, "gpus": 0}
 

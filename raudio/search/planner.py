@@ -21,6 +21,7 @@ from raudio.search.packing import (
     need_of,
     nodes_text,
     refusal,
+    several,
     trials_on,
     workers_for,
 )
@@ -144,12 +145,16 @@ def plan(
         gpus, why = _shared(capacity, resources, gpu_share)
         need = replace(need, gpus=gpus)
         fit = trials_on(capacity.nodes, need)
-    slots, limit = fit, f"{fit} of {need.text} fit on {nodes_text(capacity)}"
+    slots, limit = (
+        fit,
+        f"{fit} of {need.text} fit{'s' if fit == 1 else ''} on {nodes_text(capacity)}",
+    )
     if search.concurrency is not None:
         if search.concurrency > fit:
             raise ConfigError(
-                f"search.concurrency={search.concurrency}, but {fit} trials of {need.text} fit on "
-                f"{capacity.where}; give at most {fit}, or leave it out"
+                f"search.concurrency={search.concurrency}, but {several(fit, 'trial')} of "
+                f"{need.text} fit{'s' if fit == 1 else ''} on {capacity.where}; give at most "
+                f"{fit}, or leave it out"
             )
         slots, limit = search.concurrency, f"search.concurrency; {limit}"
     trials = _trials_at_most(search, folds)

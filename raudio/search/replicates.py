@@ -23,6 +23,7 @@ from raudio.records import (
     History,
     TrialHistory,
 )
+from raudio.search.planner import trials_in_all
 
 
 class Replicates:
@@ -148,7 +149,7 @@ def notes(search: Search, folds: Sequence[int]) -> tuple[str, ...]:
         )
     if search.confirm:
         each = search.confirm_seeds * max(1, len(folds))
-        said.append(
-            f"the best {search.confirm} are then trained anew, {each} trials each, to confirm them"
-        )
+        best = min(search.confirm, trials_in_all(search) or search.confirm)
+        which, them = ("one is", "it") if best == 1 else (f"{best} are", "them")
+        said.append(f"the best {which} then trained anew, {each} trials each, to confirm {them}")
     return tuple(said)

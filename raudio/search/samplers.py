@@ -227,8 +227,8 @@ def _beginning(search: Search, space: Space) -> list[str]:
     key, first = random.get(search.sampler, ("", 0))
     if first >= trials - len(space.points) and not search.prior and first:
         found.append(
-            f"search.sampler={search.sampler} learns from {key}={first} trials on: the "
-            f"{trials} of this search are drawn at random"
+            f"search.sampler={search.sampler} learns from {key}={first} trials on: with "
+            f"search.trials={trials} all are drawn at random"
         )
     size = space.size()
     if size is not None and size < trials and search.sampler != "grid":

@@ -22,7 +22,7 @@ def over_clips(
     values: np.ndarray, groups: np.ndarray | None = None, draws: int = 4000
 ) -> tuple[float, float]:
     """The interval of the mean."""
-    positions = bootstrap.resamples(len(values), draws=draws, groups=groups)  # type: ignore[arg-type]
+    positions = bootstrap.resamples(len(values), draws=draws, groups=groups)
     found = bootstrap.interval(np.array([values[one].mean() for one in positions]))
     assert found is not None
     return found

@@ -13,7 +13,12 @@ from browser import CHROMIUM, Browser
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from made_run import add_bundle, make_run
+from test_evaluate import prepared, recordings
+from test_export import make_run as trained_run
 
+from raudio.export.evaluate import evaluate
+from raudio.export.make import export
+from raudio.report import evaluation_page
 from raudio.report.page import page
 from raudio.report.run import read_run
 
@@ -159,6 +164,40 @@ def test_a_heading_sorts_its_table_by_keyboard_and_back(browser: Browser, report
         browser.call("Input.dispatchKeyEvent", type="keyDown", text="\r", **key)
         browser.call("Input.dispatchKeyEvent", type="keyUp", **key)
         assert browser.evaluate(column) == sorted(before, reverse=order) != before
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of an evaluation with every section."""
+    tmp = tmp_path_factory.mktemp("evaluated")
+    bundle = export(trained_run(tmp / "run", {"0000": 0.5}), tmp / "bundle")
+    data = prepared(recordings(tmp / "recordings", clips=12), tmp / "data")
+    result = evaluate(bundle, data, "test", robustness=True, draws=20)
+    out = tmp / "evaluation.html"
+    out.write_text(evaluation_page.page(result, clips=2))
+    return out
+
+
+@pytest.mark.parametrize(("width", "dark"), SCREENS)
+def test_an_evaluation_is_drawn_and_can_be_read(
+    browser: Browser, evaluated: Path, width: int, dark: bool
+) -> None:
+    browser.open(evaluated, width=width, dark=dark)
+    boxes = {box["name"]: box for box in browser.evaluate(BOXES)}
+    assert set(boxes) == {"robustness-plot", "confusion", "reliability"}
+    for box in boxes.values():
+        assert box["width"] > 100, box
+        assert box["drawn"] > 0, box
+    assert browser.evaluate("document.documentElement.scrollWidth") <= width
+    complaints = ("Log.entryAdded", "Runtime.exceptionThrown", "Runtime.consoleAPICalled")
+    assert [event for event in browser.events if event[0] in complaints] == []
+    loaded = "[...document.querySelectorAll('img')].map(one => one.naturalWidth > 0)"
+    assert browser.evaluate(loaded) == [True, True]
+    back = browser.evaluate("getComputedStyle(document.body).backgroundColor")
+    texts = browser.evaluate(TEXTS)
+    assert [one for one in texts if contrast(one["colour"], one["back"]) < 4.5] == []
+    marks = browser.evaluate(MARKS)
+    assert [one for one in marks if contrast(one["colour"], back) < 3] == []
 
 
 def luminance(colour: str) -> float:

@@ -130,7 +130,7 @@ def prepare(
         "group": group_column,
         "time": time_column,
     }
-    with _progress("preparing") as progress:
+    with progress_bar("preparing") as progress:
         manifest = make(
             source,
             out,
@@ -204,7 +204,7 @@ def inspect(
     from raudio.data.inspect.text import render
     from raudio.data.locate import locate
 
-    with _progress("preparing") as progress:
+    with progress_bar("preparing") as progress:
         manifest = locate(Dataset(path=dataset), _echo, progress)
     manifest = on_fold(manifest, fold)
     found = look(manifest, clip_seconds=clip_seconds)
@@ -235,7 +235,7 @@ def synth(
     from raudio.data.synth import CLIPS
     from raudio.data.synth import synth as make
 
-    with _progress("making") as progress:
+    with progress_bar("making") as progress:
         manifest = make(out, clips or CLIPS, seed, echo=_echo, progress=progress)
     _summary(manifest.path, manifest.clips, manifest.seconds, len(manifest.labels))
 
@@ -298,7 +298,7 @@ def fetch(
         drop_archives=drop_archives,
         options=Options(format=format, sample_rate=sample_rate, skip_bad=skip_bad),
         echo=_echo,
-        stage=_progress,
+        stage=progress_bar,
     )
     for skipped in manifest.skipped:
         _echo(f"skipped {skipped.file}: {skipped.reason}")
@@ -335,7 +335,7 @@ def _echo(text: str) -> None:
 
 
 @contextmanager
-def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
+def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
     """A bar on stderr, shown only to a person and gone at the end."""
     from rich.console import Console
     from rich.progress import Progress

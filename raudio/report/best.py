@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -126,17 +125,20 @@ def _wrong(run: Run, count: int) -> list[Markup]:
     if not wrong:
         return []
     found = [tag("h3", "Most wrong clips", class_="apart")]
-    heard = []
+    found_clips: list[clips.Excerpt] = []
     if count:
         try:
-            heard = clips.excerpts(run, wrong[:count])
+            found_clips = clips.excerpts(run, wrong[:count])
         except (UserError, OSError) as error:
             found.append(parts.note(f"The clips cannot be heard here: {error}"))
     else:
         found.append(parts.note("`raudio report --clips N` adds players and spectrograms."))
-    if heard:
-        pairs = zip(wrong, heard, strict=False)
-        return [*found, tag("div", [_heard(labels, *pair) for pair in pairs], class_="clips")]
+    if found_clips:
+        players = [
+            heard(labels[one["true"]], labels[one["predicted"]], one["score"], excerpt)
+            for one, excerpt in zip(wrong, found_clips, strict=False)
+        ]
+        return [*found, tag("div", players, class_="clips")]
     rows = [
         [
             str(one["clip"]),
@@ -152,9 +154,8 @@ def _wrong(run: Run, count: int) -> list[Markup]:
     return [*found, parts.table(caption, heads, rows, numbers=[2, 4])]
 
 
-def _heard(labels: Sequence[str], wrong: Mapping[str, Any], excerpt: clips.Excerpt) -> Markup:
-    """A clip to hear and to see."""
-    true, predicted = labels[wrong["true"]], labels[wrong["predicted"]]
+def heard(true: str, predicted: str, score: float, excerpt: clips.Excerpt) -> Markup:
+    """A clip to hear and to see, with its class and the one that it was given with a score."""
     picture = clips.as_uri("image/png", excerpt.picture)
     audio = clips.as_uri("audio/flac", excerpt.audio)
     about = [excerpt.clip, excerpt.group, format_seconds(excerpt.seconds)]
@@ -165,7 +166,7 @@ def _heard(labels: Sequence[str], wrong: Mapping[str, Any], excerpt: clips.Excer
             tag("strong", true),
             " taken for ",
             tag("strong", predicted),
-            f" with score {wrong['score']:.2f}",
+            f" with score {score:.2f}",
         ),
         void("img", src=picture, alt=f"Spectrogram of {excerpt.clip}"),
         tag("audio", controls=True, preload="none", src=audio, aria_label=f"Clip {excerpt.clip}"),

@@ -9,6 +9,7 @@ import base64
 import io
 import struct
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +23,7 @@ from raudio.core.errors import DataError
 from raudio.core.units import Hertz, Seconds
 from raudio.data.folds import on_fold
 from raudio.data.locate import locate
-from raudio.data.manifest import Manifest
+from raudio.data.manifest import Manifest, Shard
 from raudio.data.rows import read_shard
 from raudio.report.run import Run
 
@@ -71,7 +72,18 @@ def excerpts(run: Run, wrong: list[dict[str, Any]]) -> list[Excerpt]:
     manifest = on_fold(locate(experiment_from(experiment).dataset), own.get("fold"))
     if manifest.fingerprint != run.bundle.get("dataset"):
         raise DataError(f"dataset {manifest.path!r} has changed since the run")
-    return [_excerpt(manifest, int(one["clip"])) for one in wrong]
+    return of_shards(manifest, manifest.shards_of("valid"), [int(one["clip"]) for one in wrong])
+
+
+def of_shards(
+    manifest: Manifest, shards: Sequence[Shard], positions: Sequence[int]
+) -> list[Excerpt]:
+    """The clips at these positions, counted over the shards.
+
+    Raises:
+        DataError: there is no such clip, or it can't be decoded.
+    """
+    return [_excerpt(manifest, shards, position) for position in positions]
 
 
 def as_uri(kind: str, content: bytes) -> str:
@@ -79,9 +91,9 @@ def as_uri(kind: str, content: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def _excerpt(manifest: Manifest, position: int) -> Excerpt:
+def _excerpt(manifest: Manifest, shards: Sequence[Shard], position: int) -> Excerpt:
     start = 0
-    for shard in manifest.shards_of("valid"):
+    for shard in shards:
         if position < start + shard.clips:
             path = manifest.shard_path(shard)
             table = read_shard(path, ["clip_id", "group", "audio", "sample_rate"])
@@ -96,7 +108,7 @@ def _excerpt(manifest: Manifest, position: int) -> Excerpt:
             group = str(row["group"] or "")
             return Excerpt(row["clip_id"], group, len(wave) / rate, file.getvalue(), picture)
         start += shard.clips
-    raise DataError(f"dataset {manifest.path!r} has no valid clip {position}")
+    raise DataError(f"dataset {manifest.path!r} has no clip {position} there")
 
 
 def spectrogram(wave: NDArray[np.float32], sample_rate: Hertz) -> NDArray[np.uint8]:

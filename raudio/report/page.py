@@ -54,7 +54,8 @@ def page(run: Run, others: Sequence[Run] = (), *, clips: int = 0) -> str:
         sections.headline(run),
     )
     shown = [part for part in parts if part is not None]
-    return _document(name, header, shown, run)
+    about = f"by raudio {run.history.version} from {run.name}."
+    return document(f"{name} · raudio report", header, shown, about, first="leaderboard")
 
 
 def check_comparable(run: Run, others: Sequence[Run]) -> None:
@@ -72,7 +73,16 @@ def check_comparable(run: Run, others: Sequence[Run]) -> None:
             )
 
 
-def _document(name: str, header: Markup, shown: Sequence[Markup], run: Run) -> str:
+def document(title: str, header: Markup, shown: Sequence[Markup], about: str, *, first: str) -> str:
+    """A whole page.
+
+    Args:
+        title: of the window.
+        header: what stands above the contents.
+        shown: its sections, as `parts.section` makes them.
+        about: who wrote it, and of what, to go behind the time.
+        first: id of the section that a reader by keyboard can jump to.
+    """
     style, script = (_resource(file) for file in ("page.css", "page.js"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = (
@@ -85,17 +95,17 @@ def _document(name: str, header: Markup, shown: Sequence[Markup], run: Run) -> s
         void("meta", http_equiv="Content-Security-Policy", content=policy),
         void("meta", name="viewport", content="width=device-width, initial-scale=1"),
         void("link", rel="icon", href="data:,"),
-        tag("title", f"{name} · raudio report"),
+        tag("title", title),
         tag("style", Markup(style)),
     )
     written = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
     body = tag(
         "body",
-        tag("a", "Skip to the leaderboard", href="#leaderboard", class_="skip"),
+        tag("a", f"Skip to the {first}", href=f"#{first}", class_="skip"),
         header,
         tag("nav", tag("ul", [_link(part) for part in shown]), aria_label="Contents"),
         tag("main", shown),
-        tag("footer", f"Written {written} by raudio {run.history.version} from {run.name}."),
+        tag("footer", f"Written {written} {about}"),
         tag("script", Markup(script)),
     )
     return join([Markup("<!doctype html>\n"), tag("html", head, body, lang="en"), "\n"])

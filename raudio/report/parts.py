@@ -121,3 +121,15 @@ def prose(text: str) -> Markup:
 def definitions(pairs: Iterable[tuple[str, Content]]) -> Markup:
     """Names and what they are."""
     return tag("dl", [tag("div", tag("dt", name), tag("dd", about)) for name, about in pairs])
+
+
+def tiles(figures: Iterable[tuple[str, str, str]]) -> Markup:
+    """Figures that stand out: what each is, its value, and a word on it."""
+    return tag(
+        "dl",
+        [
+            tag("div", tag("dt", name), tag("dd", value, class_="big"), tag("dd", more))
+            for name, value, more in figures
+        ],
+        class_="tiles",
+    )

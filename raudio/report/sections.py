@@ -389,14 +389,7 @@ def headline(run: Run) -> Markup:
         ("epochs", str(len(run.points)), "over all trials"),
         ("wall time", format_seconds(run.history.seconds), _limit(run.history.budget.seconds)),
     ]
-    return tag(
-        "dl",
-        [
-            tag("div", tag("dt", name), tag("dd", value, class_="big"), tag("dd", more))
-            for name, value, more in tiles
-        ],
-        class_="tiles",
-    )
+    return parts.tiles(tiles)
 
 
 def _of(trials: int | None) -> str:

@@ -11,8 +11,7 @@ Shapes: N clips, D draws, C classes, M metrics.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -27,7 +26,7 @@ DRAWS = 1000
 
 
 def resamples(
-    clips: int, *, draws: int = DRAWS, seed: int = 0, groups: Sequence[Any] | None = None
+    clips: int, *, draws: int = DRAWS, seed: int = 0, groups: ArrayLike | None = None
 ) -> Iterator[NDArray[np.int64]]:
     """The positions of the clips of each draw; the same in every call.
 

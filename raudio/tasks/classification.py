@@ -76,6 +76,10 @@ class Classification(nn.Module):
         label = row.get("label")
         if label not in self._index:
             clip = row.get("clip_id", "")
+            if label is None:
+                several = ": its labels are a list, and a classification has one a clip"
+                why = several if row.get("labels") is not None else ""
+                raise DataError(f"clip {clip!r} has no label{why}")
             raise DataError(f"clip {clip!r}: {unknown('label', str(label), self.labels)}")
         return self._index[label]
 

@@ -47,6 +47,7 @@ def serve(
     import os
     import sys
 
+    import raudio
     from raudio.core.errors import ConfigError
     from raudio.core.extras import require
     from raudio.core.units import parse_bytes
@@ -66,7 +67,7 @@ def serve(
 
     use_plugins(plugin or ())
     limits = Limits(size, max_seconds, timeout, concurrency or cpus(), queue)
-    app = build_app(load(bundle, device, format), limits, secret)
+    app = build_app(load(bundle, device, format), limits, secret, raudio.__version__)
     with server.listen(host, port) as listening:
         where = server.url_of(listening)
         if secret is None and not server.is_loopback(listening):

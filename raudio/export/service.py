@@ -46,7 +46,6 @@ from starlette.exceptions import HTTPException as AnyHTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-import raudio
 from raudio.audio.decode import info
 from raudio.core.errors import DataError
 from raudio.core.machine import cpus
@@ -101,7 +100,10 @@ class Limits:
 
 
 def build_app(
-    predictor: Predictor, limits: Limits | None = None, token: str | None = None
+    predictor: Predictor,
+    limits: Limits | None = None,
+    token: str | None = None,
+    version: str = "unknown",
 ) -> FastAPI:
     """The service as an ASGI application.
 
@@ -110,13 +112,14 @@ def build_app(
         limits: what requests may take.
         token: what a request must show as `Authorization: Bearer TOKEN`, but for /health and the
             documentation; None: nothing.
+        version: of raudio, to be told.
     """
-    service = _Service(predictor, limits or Limits())
+    service = _Service(predictor, limits or Limits(), version)
     guards = [] if token is None else [Depends(_guard(token))]
     app = FastAPIOffline(
         title="raudio",
         summary="Labels for recordings",
-        version=raudio.__version__,
+        version=version,
         redoc_url=None,
         lifespan=service.lifespan,
     )
@@ -172,8 +175,9 @@ class _Meters:
 class _Service:
     """A predictor behind limits."""
 
-    def __init__(self, predictor: Predictor, limits: Limits) -> None:
+    def __init__(self, predictor: Predictor, limits: Limits, version: str) -> None:
         self.predictor = predictor
+        self.version = version
         self.limits = limits
         self.meters = _Meters()
         # What nobody waits for any more keeps its thread until it ends: no more than these compute.
@@ -197,7 +201,7 @@ class _Service:
         """What is served."""
         bundle, limits = self.predictor.bundle, self.limits
         return {
-            "raudio": raudio.__version__,
+            "raudio": self.version,
             "bundle": Path(bundle.path).name,
             "trial": bundle.metrics.get("trial"),
             "task": bundle.experiment.task.name,

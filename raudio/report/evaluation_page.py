@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import raudio
 from raudio.config.schema import Dataset
 from raudio.core.errors import DataError, UserError
 from raudio.core.units import format_value
@@ -59,7 +58,7 @@ def page(result: Mapping[str, Any], *, labels: str | None = None, clips: int = 0
         f"{name} · raudio evaluate",
         header,
         [part for part in shown if part is not None],
-        f"by raudio {raudio.__version__}.",
+        f"by raudio of {result['bundle']} on {result['dataset']}.",
         first="metrics",
     )
 
@@ -162,7 +161,7 @@ def _broken(result: Mapping[str, Any]) -> Plot | None:
             svg.words(left - 10, y + 4, condition, anchor="end", most=42),
             svg.line([(left, y), (width - right, y)], "grid"),
             svg.line([(at(ends[0]), y), (at(ends[1]), y)], "incumbent", label),
-            svg.words(max(at(value), at(ends[1])) + 8, y + 4, figure(value), kind="value"),
+            svg.words(max(at(value), at(ends[1])) + 8, y + 4, figure(value), kind="value halo"),
         ]
         marks.append(Mark(at(value), y, "completed", "circle", label))
     for share, text in scale.ticks(6):

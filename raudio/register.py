@@ -19,6 +19,7 @@ from raudio.core.components import (
     OPTIMIZERS,
     SCHEDULES,
     TASKS,
+    TRACKERS,
 )
 
 augmentation = AUGMENTATIONS.register
@@ -27,5 +28,6 @@ model = MODELS.register
 optimizer = OPTIMIZERS.register
 schedule = SCHEDULES.register
 task = TASKS.register
+tracker = TRACKERS.register
 
-__all__ = ["augmentation", "front_end", "model", "optimizer", "schedule", "task"]
+__all__ = ["augmentation", "front_end", "model", "optimizer", "schedule", "task", "tracker"]

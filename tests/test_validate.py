@@ -203,11 +203,14 @@ def test_every_component_has_settings_of_its_name() -> None:
         assert set(variants) == set(registry.names())
         assert all(cls().name == name for name, cls in variants.items())
     assert set(schema.augmentations()) == set(schema.REGISTRIES["augment"].names())
+    named = {field.name for field in dataclasses.fields(schema.Tracking)} - {"trackers", "clips"}
+    assert named == set(schema.REGISTRIES["tracking"].names())
 
 
 COMPONENTS = [
     *((section, name) for section, found in schema.VARIANTS.items() for name in found),
     *(("augment", name) for name in schema.augmentations()),
+    *(("tracking", name) for name in schema.REGISTRIES["tracking"].names()),
 ]
 
 
@@ -220,6 +223,7 @@ def test_components_take_exactly_the_settings_of_the_schema(section: str, name: 
         for parameter in inspect.signature(component).parameters.values()
         if parameter.kind is parameter.KEYWORD_ONLY and parameter.default is not parameter.empty
     }
-    settings = getattr(schema.Augment(), name) if section == "augment" else None
+    whole = {"augment": schema.Augment(), "tracking": schema.Tracking()}.get(section)
+    settings = None if whole is None else getattr(whole, name)
     settings = settings or schema.VARIANTS[section][name]()
     assert taken == {key: v for key, v in dataclasses.asdict(settings).items() if key != "name"}

@@ -24,6 +24,7 @@ from raudio.cli.resume import resume
 from raudio.cli.search import search
 from raudio.cli.serve import serve
 from raudio.cli.status import status
+from raudio.cli.track import track
 from raudio.cli.train import train
 from raudio.core.errors import RaudioError, UserError
 
@@ -43,6 +44,7 @@ app.command("resume")(resume)
 app.command("status")(status)
 app.command("explain")(explain)
 app.command("report")(report)
+app.command("track")(track)
 app.command("export")(export)
 app.command("curves")(curves)
 app.command("predict")(predict)

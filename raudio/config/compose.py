@@ -41,6 +41,12 @@ from raudio.config.schema import Configuration, Experiment
 from raudio.core.errors import ConfigError, unknown
 
 _CONF = Path(__file__).resolve().parent / "conf"
+#: What a configuration has beside its experiment.
+_OUTSIDE = ("space", "search", "run", "tracking", "cluster")
+#: Groups that a list of names can be given to: the setting that is meant.
+_SHORT = {"tracking": "tracking.trackers"}
+#: Lists of names, which need no brackets.
+_NAMES = ("plugins", *_SHORT.values())
 #: Lists of free texts, of which one alone needs no brackets.
 _LISTS = ("search.constraints", "search.limits", "search.points")
 _FUNCTIONS = ("choice", "range", "interval", "tag", "int", "float", "str", "bool", "sort", "glob")
@@ -64,8 +70,34 @@ def compose(
         ConfigError: all that is wrong with it, in one message.
     """
     mapping, problems = composed(overrides, params or {})
-    outer = {key: mapping.pop(key) for key in ("space", "search", "run", "cluster")}
+    outer = {key: mapping.pop(key) for key in _OUTSIDE}
     return validate.configuration_from({"experiment": mapping, **outer}, found=problems)
+
+
+def tracking(overrides: Sequence[str], recorded: Mapping[str, Any]) -> schema.Tracking:
+    """The group `tracking` of a command line, over what a run has recorded of it.
+
+    Args:
+        overrides: `KEY=VALUE` each.
+        recorded: as `validate.to_mapping` wrote the group. Settings of trackers that the command
+            line does not choose are left out.
+
+    Raises:
+        ConfigError: as `compose`.
+    """
+    given = values_of(overrides)
+    mapping, problems = composed(overrides, {})
+    found = mapping["tracking"]
+    if "tracking.trackers" not in given:
+        found["trackers"] = recorded.get("trackers")
+    if "tracking.clips" not in given:
+        found["clips"] = recorded.get("clips", found["clips"])
+    chosen = found["trackers"]
+    for name in [chosen] if isinstance(chosen, str) else chosen or ():
+        for key, value in (recorded.get(name) or {}).items():
+            if f"tracking.{name}.{key}" not in given:
+                found.setdefault(name, {})[key] = value
+    return validate.tracking_from(found, problems)
 
 
 def experiment_for(overrides: Sequence[str], params: Mapping[str, Any]) -> Experiment:
@@ -75,7 +107,7 @@ def experiment_for(overrides: Sequence[str], params: Mapping[str, Any]) -> Exper
         ConfigError: as `compose`.
     """
     mapping, problems = composed(overrides, params)
-    for key in ("space", "search", "run", "cluster"):
+    for key in _OUTSIDE:
         del mapping[key]
     return validate.experiment_from(mapping, found=problems)
 
@@ -159,9 +191,10 @@ def composed(
         validate.use_plugins(given["plugins"].value)
     validate.adopt()
     chosen = _choices(given, params, problems)
-    mapping = copy.deepcopy(_defaults("", "", schema.Augment))
+    known_to = (schema.Augment, schema.Tracking)
+    mapping = copy.deepcopy(_defaults("", "", known_to))
     for group, name in chosen.items():
-        mapping[group] = copy.deepcopy(_defaults(group, name, schema.Augment)[group])
+        mapping[group] = copy.deepcopy(_defaults(group, name, known_to)[group])
     names = _variants(mapping)
     known = validate.settings(names)
     for key, item in given.items():
@@ -216,6 +249,7 @@ def _parsed(arguments: tuple[str, ...]) -> tuple[dict[str, _Given], tuple[str, .
     for argument in arguments:
         key, equals, value = argument.partition("=")
         key = key.strip()
+        key = _SHORT.get(key, key)
         if not equals or not key:
             problems.append(f"{argument!r} is not KEY=VALUE; write for example search.trials=32")
         elif key[0] in "+~":
@@ -254,9 +288,10 @@ def _value(key: str, value: str, problems: list[str]) -> Any:
     for inner, axis in _inside(key, override.value()):
         problems.append(f"{inner} is an axis inside a mapping; give it by itself: {inner}={axis}")
         return None
-    if key == "plugins" and isinstance(override.value(), ChoiceSweep):
-        return [str(item) for item in override.value().list]
-    return override.value()
+    parsed = override.value()
+    if key in _NAMES and isinstance(parsed, ChoiceSweep) and parsed.simple_form:
+        return [str(item) for item in parsed.list]
+    return parsed
 
 
 def _inside(key: str, value: Any) -> Iterator[tuple[str, Axis]]:
@@ -339,15 +374,16 @@ def _choices(
 
 
 @lru_cache(maxsize=256)
-def _defaults(group: str, name: str, augment: type) -> dict[str, Any]:
+def _defaults(group: str, name: str, grown: tuple[type, type]) -> dict[str, Any]:
     """What Hydra composes when `group` is `name`; both are empty for what holds with no override.
 
     Args:
         group, name: a group and the variant chosen for it. Groups do not depend on each other, so
             a search over several needs each variant once, not each combination.
-        augment: the class whose settings are known; a plugin's augmentation makes another one.
+        grown: the classes of `augment` and `tracking`; a plugin's augmentation or tracker makes
+            another one.
     """
-    _store(augment)
+    _store(grown[0])
     outer = GlobalHydra.instance().hydra  # that of a Hydra application which calls raudio
     GlobalHydra.instance().clear()
     try:

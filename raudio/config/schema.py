@@ -16,6 +16,7 @@ from raudio.config.augment import Augment as Augment  # plugins replace it here,
 from raudio.config.meta import group, setting
 from raudio.config.samplers import CMAES, GP, NSGA, QMC, SAMPLERS, TPE
 from raudio.config.schedulers import ASHA, PBT, SCHEDULERS, Median
+from raudio.config.tracking import Tracking as Tracking  # as Augment
 from raudio.core.components import (
     AUGMENTATIONS,
     FRONT_ENDS,
@@ -23,6 +24,7 @@ from raudio.core.components import (
     OPTIMIZERS,
     SCHEDULES,
     TASKS,
+    TRACKERS,
 )
 from raudio.core.registry import Registry
 
@@ -535,6 +537,7 @@ REGISTRIES: dict[str, Registry] = {
     "task": TASKS,
     "optimizer": OPTIMIZERS,
     "schedule": SCHEDULES,
+    "tracking": TRACKERS,
 }
 
 
@@ -569,4 +572,5 @@ class Configuration:
     space: str
     search: Search
     run: Run
+    tracking: Tracking
     cluster: Cluster

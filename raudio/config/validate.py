@@ -22,8 +22,10 @@ from raudio.config.axes import text
 from raudio.config.meta import Meta, group
 from raudio.config.schema import Configuration, Experiment
 from raudio.config.setting import Setting, check_ranges, settings_in, unwrap
+from raudio.core.components import TRACKERS
 from raudio.core.errors import ConfigError, closest, unknown
 from raudio.core.registry import Registry, load_plugins
+from raudio.core.secrets import has_credentials
 from raudio.core.units import parse_bytes, parse_seconds
 
 T = TypeVar("T", Experiment, Configuration)
@@ -152,7 +154,7 @@ def configuration_from(
     mapping: Mapping[str, Any], *, plugins: bool = False, found: Sequence[str] = ()
 ) -> Configuration:
     """The configuration that `mapping` describes; as `experiment_from`, with one key each for
-    `experiment`, `space`, `search`, `run` and `cluster`.
+    `experiment`, `space`, `search`, `run`, `tracking` and `cluster`.
 
     Raises:
         ConfigError: as `experiment_from`.
@@ -167,7 +169,7 @@ def configuration_from(
         space=str(mapping.get("space") or "default"),
         **{
             section: _built(settings_class(section), mapping.get(section), f"{section}.", problems)
-            for section in ("search", "run", "cluster")
+            for section in ("search", "run", "tracking", "cluster")
         },
     )
     known = [field.name for field in dataclasses.fields(Configuration)]
@@ -178,8 +180,19 @@ def configuration_from(
     ]
     if not problems:
         _check_search(configuration, problems)
+        _check_tracking(configuration.tracking, problems)
     raise_problems(problems)
     return configuration
+
+
+def tracking_from(mapping: Mapping[str, Any], found: Sequence[str] = ()) -> schema.Tracking:
+    """The group `tracking` that `mapping` describes; as `experiment_from`."""
+    problems = list(found)
+    tracking: schema.Tracking = _built(schema.Tracking, mapping, "tracking.", problems)
+    if not problems:
+        _check_tracking(tracking, problems)
+    raise_problems(problems)
+    return tracking
 
 
 class SettingsError(ConfigError):
@@ -394,6 +407,37 @@ def _check_readers(
                 )
 
 
+def _check_tracking(tracking: schema.Tracking, problems: list[str]) -> None:
+    """Whether the trackers are known, and the settings meant for them."""
+    chosen = tracking.trackers or ()
+    for name in chosen:
+        if name not in TRACKERS:
+            problems.append(
+                f"tracking={text(chosen)}: {unknown('tracker', name, TRACKERS.names())}; "
+                "records.jsonl is always written"
+            )
+    for key, setting in settings_in(schema.Tracking, "tracking.").items():
+        name, value = key.split(".")[1], attrgetter(key.removeprefix("tracking."))(tracking)
+        if key.count(".") == 2 and name not in chosen and value != setting.default:
+            # Not the value: it may hold a secret.
+            problems.append(
+                f"{key} is a setting of tracking={name}, but tracking={text(tracking.trackers)}; "
+                "leave it out, or add that tracker"
+            )
+    uri, project = tracking.mlflow.uri, tracking.wandb.project
+    if uri is not None and has_credentials(uri):
+        problems.append(
+            "tracking.mlflow.uri has a user or a password in it, which command lines, shells and "
+            "runs keep; give them as MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or the "
+            "whole URI as MLFLOW_TRACKING_URI"
+        )
+    if project is not None and (len(project) > 128 or set(project) & set("/\\#?%:")):
+        problems.append(
+            f"tracking.wandb.project={project}: a project's name has at most 128 characters, and "
+            "none of / \\ # ? % :"
+        )
+
+
 def _attempt(check: Callable[[], object], problems: list[str]) -> None:
     try:
         check()
@@ -477,22 +521,24 @@ def adopt() -> None:
         ConfigError: an argument's type is none that a setting can have.
     """
     for section, registry in schema.REGISTRIES.items():
-        if section == "augment":
-            present = {field.name for field in dataclasses.fields(schema.Augment)}
-            added = [
-                (name, cls, group(cls, registry.about(name)))
-                for name in registry.names()
-                if name not in present
-                for cls in [_settings_of(registry, name)]
-            ]
-            if added:
-                schema.Augment = dataclasses.make_dataclass(  # type: ignore[misc, assignment]
-                    "Augment", added, bases=(schema.Augment,), frozen=True, kw_only=True
-                )
+        if section in schema.VARIANTS:
+            for name in registry.names():
+                if name not in schema.VARIANTS[section]:
+                    schema.VARIANTS[section][name] = _settings_of(registry, name)
             continue
-        for name in registry.names():
-            if name not in schema.VARIANTS[section]:
-                schema.VARIANTS[section][name] = _settings_of(registry, name)
+        owner = {"augment": "Augment", "tracking": "Tracking"}[section]
+        known = getattr(schema, owner)
+        present = {field.name for field in dataclasses.fields(known)}
+        added = [
+            (name, cls, group(cls, registry.about(name)))
+            for name in registry.names()
+            if name not in present
+            for cls in [_settings_of(registry, name)]
+        ]
+        if added:
+            bases = (known,)
+            grown = dataclasses.make_dataclass(owner, added, bases=bases, frozen=True, kw_only=True)
+            setattr(schema, owner, grown)
 
 
 def _settings_of(registry: Registry, name: str) -> type:
@@ -504,7 +550,7 @@ def _settings_of(registry: Registry, name: str) -> type:
         include_extras=True,
     )
     fields: list[Any] = []
-    if registry.kind != "augmentation":
+    if registry.kind not in ("augmentation", "tracker"):  # they are on beside others
         fields.append(("name", str, dataclasses.field(default=name)))
     for parameter in inspect.signature(component).parameters.values():
         if parameter.default is inspect.Parameter.empty:

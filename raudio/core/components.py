@@ -100,3 +100,11 @@ SCHEDULES = Registry(
         "step": ("raudio.training.schedules:step", "multiplied by gamma at equal steps"),
     },
 )
+TRACKERS = Registry(
+    "tracker",
+    {
+        "wandb": ("raudio.tracking.wandb:WandB", "Weights & Biases, online or offline"),
+        "mlflow": ("raudio.tracking.mlflow:MLflow", "MLflow, a server or a local store"),
+        "tensorboard": ("raudio.tracking.tensorboard:TensorBoard", "TensorBoard's event files"),
+    },
+)

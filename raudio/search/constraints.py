@@ -16,7 +16,7 @@ from raudio.search.space import Param
 CONSTRAINTS = "search.constraints"
 
 #: Groups of settings that no trial has.
-_NOT_OF_TRIALS = ("space", "search", "run", "cluster")
+_NOT_OF_TRIALS = ("space", "search", "run", "tracking", "cluster")
 
 
 def checked(

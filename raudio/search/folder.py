@@ -55,7 +55,9 @@ RESUMABLE = (
     "run.export",
     "cluster.address",
     "cluster.cpus",
+    "tracking",
 )
+TRACKING = "tracking."
 
 
 def default_folder() -> str:
@@ -101,7 +103,7 @@ def recorded_job(folder: Path, overrides: Sequence[str]) -> Job:
     plain, axes = compose.split(overrides)
     changed = compose.values_of(plain)
     for key in (*changed, *axes):
-        if key not in RESUMABLE:
+        if key not in RESUMABLE and not key.startswith(TRACKING):
             raise ConfigError(
                 f"{key} cannot change when a run goes on: {unknown('setting', key, RESUMABLE)}"
             )
@@ -113,7 +115,12 @@ def recorded_job(folder: Path, overrides: Sequence[str]) -> Job:
         mapping, given, single = (recorded[key] for key in ("configuration", "overrides", "single"))
         for key, value in changed.items():
             group, _, name = key.partition(".")
-            (mapping if group in mapping else mapping["experiment"])[group][name] = value
+            if not key.startswith(TRACKING):
+                (mapping if group in mapping else mapping["experiment"])[group][name] = value
+        validate.use_plugins(mapping["experiment"].get("plugins") or ())
+        own = [item for item in plain if item.partition("=")[0].partition(".")[0] == "tracking"]
+        tracked = compose.tracking(own, mapping.get("tracking") or {})
+        mapping["tracking"] = validate.to_mapping(tracked)
     except (OSError, yaml.YAMLError, TypeError, KeyError) as error:
         raise RunError(f"{str(path)!r} is missing or damaged; this run cannot go on") from error
     if single and "search.trials" in changed:

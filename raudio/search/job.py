@@ -38,6 +38,7 @@ from raudio.search.replicates import notes as replicates_notes
 from raudio.search.sampler import check_points, examples
 from raudio.search.scheduler import Scheduler, check_grace, check_population, grace_period
 from raudio.search.space import Space
+from raudio.tracking import build as trackers
 from raudio.training.budget import count_epochs
 
 #: Augmentations that take recordings from a `source`.
@@ -169,6 +170,10 @@ def job_on_data(
         experiment = dataclasses.replace(experiment, plugins=plugins)
         others = [item for item in overrides if not item.startswith("plugins=")]
         overrides = [*others, compose.override("plugins", plugins)]
+    configuration = dataclasses.replace(
+        configuration, tracking=trackers.with_absolute_paths(configuration.tracking)
+    )
+    trackers.check(configuration.tracking)
     _check_replicates(search)
     if search.sampler == "grid":
         space.grid()

@@ -50,6 +50,7 @@ from raudio.search.planner import Plan, plan
 from raudio.search.replicates import Replicates
 from raudio.search.sampler import Sampler
 from raudio.search.slots import Slots, gpu_share
+from raudio.tracking.processes import Trackers
 from raudio.training.budget import count_epochs
 from raudio.training.worker import Data
 
@@ -148,7 +149,18 @@ def _display(quiet: bool) -> Display:
 def _run(job: Job, place: InPlace | Mirror, *, quiet: bool, resumed: bool) -> SearchResult:
     configuration, experiment, folder = job.configuration, job.experiment, place.folder
     epochs = count_epochs(experiment.training)
-    with RunLock(folder), _terminable(), _display(quiet) as display:
+    with (
+        RunLock(folder),
+        _terminable(),
+        _display(quiet) as display,
+        Trackers(
+            folder,
+            configuration.tracking,
+            plugins=experiment.plugins,
+            name=place.name,
+            say=display.say,
+        ) as trackers,
+    ):
         if resumed:
             write_search(job, folder)
         past = read_records(folder) if resumed else ()
@@ -158,6 +170,11 @@ def _run(job: Job, place: InPlace | Mirror, *, quiet: bool, resumed: bool) -> Se
         for note in job.notes:
             display.say(note)
         display.say(f"run {place.name}")
+
+        def watch(record: Mapping[str, Any]) -> None:
+            display.watch(record)
+            trackers.look()
+
         with RecordWriter(folder / RECORDS) as records:
             budget = configuration.search.time_budget
             engine = Engine(
@@ -184,7 +201,7 @@ def _run(job: Job, place: InPlace | Mirror, *, quiet: bool, resumed: bool) -> Se
                 past=past,
                 answers=job.prior.answers,
                 time_budget=None if budget is None else parse_seconds(budget),
-                watch=display.watch,
+                watch=watch,
             )
             engine.begin(raudio.__version__, job.metric, job.mode, epochs, job.goal)
             display.show(engine)

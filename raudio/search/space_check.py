@@ -36,6 +36,7 @@ _COMMON = {
     "space": "a search has one space",
     "search": "it belongs to the search, not to a trial",
     "run": "it belongs to the search, not to a trial",
+    "tracking": "it belongs to the search, not to a trial",
     "cluster": "it belongs to the search, not to a trial",
 }
 

@@ -38,7 +38,9 @@ _ENVIRONMENT = {
 
 #: Processes without which there is no Ray.
 _VITAL = ("gcs_server", "raylet")
-#: Seconds between two looks at them, and that a block has to end before it is broken off.
+#: The signal that tells the main thread that one has died.
+_DIED = signal.SIGUSR1
+#: Seconds between two looks at them, and from one signal to the next.
 _LOOK, _PATIENCE = 0.5, 5.0
 
 
@@ -81,8 +83,8 @@ def session(settings: Cluster, log: Path, *, dashboard: bool = False) -> Iterato
 def _watched() -> Iterator[None]:
     """Ends the block in a SessionError when a vital process of a local Ray dies.
 
-    Ray itself may wait for it without a word, or end the driver after a minute. So the block is
-    interrupted as by Ctrl-C: once, and again when it has not ended some seconds later.
+    Ray itself may wait for it without a word, or end the driver after a minute. So the main thread
+    is interrupted: by a signal of its own, as a job in the background may ignore that of Ctrl-C.
     """
     from ray._private import worker
 
@@ -95,13 +97,13 @@ def _watched() -> Iterator[None]:
     def watch() -> None:
         while not ended.wait(_LOOK):
             if dead():
-                signal.raise_signal(signal.SIGINT)
-                if not ended.wait(_PATIENCE):
-                    signal.raise_signal(signal.SIGINT)
-                return
+                signal.pthread_kill(main.ident or 0, _DIED)  # which also ends its sleep
+                ended.wait(_PATIENCE)
 
-    # Signals reach the main thread alone.
-    if threading.current_thread() is threading.main_thread():
+    main = threading.main_thread()  # signals reach no other
+    in_main = threading.current_thread() is main
+    before = signal.signal(_DIED, signal.default_int_handler) if in_main else None
+    if in_main:
         threading.Thread(target=watch, daemon=True).start()
     try:
         yield
@@ -109,11 +111,10 @@ def _watched() -> Iterator[None]:
         if name := dead():
             raise SessionError(_died(name)) from error
         raise
-    else:
-        if name := dead():
-            raise SessionError(_died(name))
     finally:
         ended.set()
+        if in_main:
+            signal.signal(_DIED, before)
 
 
 def _died(process: str) -> str:
@@ -178,9 +179,17 @@ def _logs_in(log: Path) -> Iterator[None]:
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(logging.INFO)
     logging.captureWarnings(True)
+    from ray._private import worker
+
+    # What goes wrong in a cluster, Ray prints on standard output, whoever reads that.
+    printed = worker.print_to_stdstream
+    worker.print_to_stdstream = lambda data, ignore_prefix: loggers[0].warning(
+        "\n".join(data["lines"])
+    )
     try:
         yield
     finally:
+        worker.print_to_stdstream = printed
         logging.captureWarnings(False)
         for logger, (handlers, propagate, level) in zip(loggers, before, strict=True):
             logger.handlers, logger.propagate = handlers, propagate

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from raudio.config.schema import Search
 from raudio.progress import Progress, curve, is_drawable
 from raudio.records import WAITS, ClusterRecord, History, RecordWriter, ReportRecord, TrialHistory
 from raudio.search.engine import Engine
-from raudio.search.live import Display
+from raudio.search.live import Display, screen
 from raudio.search.sampler import Sampler
 from raudio.search.scheduler import Scheduler
 from raudio.search.space import Param, Space
@@ -314,6 +315,29 @@ def test_text_is_no_markup(tmp_path: Path) -> None:
     begin(screen)
     screen.engine.fail(screen.trial(), "error", "IndexError: [red] list[0] [/x]")
     assert "IndexError: [red] list[0] [/x]" in screen.text.getvalue()
+
+
+@pytest.mark.parametrize("terminal", [True, False], ids=["terminal", "pipe"])
+@pytest.mark.parametrize("left", ["before", "meanwhile"])
+def test_a_search_goes_on_when_nobody_looks_any_more(
+    tmp_path: Path, terminal: bool, left: str
+) -> None:
+    """A terminal that is closed answers EIO, a pipe whose reader has gone EPIPE."""
+    there, here = os.openpty() if terminal else os.pipe()
+    if left == "before":
+        os.close(there)
+    with os.fdopen(here, "w") as file:
+        shown = Screen(tmp_path, terminal=terminal)
+        display = Display(screen(file))
+        with display:
+            display.say("hello")
+            display.show(shown.engine)
+            if left == "meanwhile":
+                os.close(there)
+            for word in ("one", "two", "three"):
+                display.say(word)
+                display.tick()
+        file.write("what else is written fails neither")
 
 
 @pytest.mark.parametrize("terminal", [True, False])

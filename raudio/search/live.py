@@ -5,10 +5,12 @@ Everything goes to standard error; standard output is for results.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.live import Live
@@ -21,11 +23,26 @@ _REFRESH = 0.25
 _SHARE = 0.05
 
 
+def screen(file: TextIO | None = None) -> Console:
+    """The console of a `Display`: on standard error, or a file."""
+    return _Screen(stderr=True, file=file)
+
+
+class _Screen(Console):
+    """Raises a broken pipe as any other error; rich would end the program."""
+
+    def on_broken_pipe(self) -> None:
+        raise  # it is called where the error is handled
+
+
 class Display:
     """The screen of a search; a context manager around the time in which trials run.
 
+    Whoever looks at it may leave (a terminal is closed, a pipe's reader ends): the search goes on
+    unseen.
+
     Args:
-        console: for standard error.
+        console: of `screen`.
         quiet: shows nothing.
     """
 
@@ -39,7 +56,8 @@ class Display:
     def say(self, text: str) -> None:
         """A line above the table."""
         if not self._quiet:
-            self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+            with self._seen():
+                self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def show(self, engine: Engine) -> None:
         """Starts drawing `engine`."""
@@ -53,13 +71,15 @@ class Display:
                 redirect_stdout=False,
                 redirect_stderr=False,
             )
-            self._live.start(refresh=True)
+            with self._seen():
+                self._live.start(refresh=True)
 
     def tick(self) -> None:
         """Draws the table anew, a few times a second at most."""
         began = time.monotonic()
         if self._live is not None and began >= self._next:
-            self._live.refresh()
+            with self._seen():
+                self._live.refresh()
             took = time.monotonic() - began
             self._next = began + max(_REFRESH, took / _SHARE)
 
@@ -81,5 +101,17 @@ class Display:
         traceback: TracebackType | None,
     ) -> None:
         if self._live is not None:
-            self._live.stop()
+            with self._seen():
+                self._live.stop()
             self._live = None
+
+    @contextlib.contextmanager
+    def _seen(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError:
+            self._quiet, self._live = True, None
+            self._console.quiet = True
+            # What was not written must not fail again when the program ends.
+            with contextlib.suppress(OSError), open(os.devnull, "w") as nowhere:
+                os.dup2(nowhere.fileno(), self._console.file.fileno())

@@ -18,8 +18,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 import raudio
 from raudio.cluster.capacity import Capacity
 from raudio.cluster.session import SessionError, present_capacity, session
@@ -44,7 +42,7 @@ from raudio.records import (
 from raudio.search.engine import Engine
 from raudio.search.folder import default_folder, make_run, recorded_job, write_search
 from raudio.search.job import Job, check, scheduler_for
-from raudio.search.live import Display
+from raudio.search.live import Display, screen
 from raudio.search.mirror import InPlace, Mirror, working_copy
 from raudio.search.planner import Plan, plan
 from raudio.search.replicates import Replicates
@@ -143,7 +141,7 @@ def _as_overrides(groups: Mapping[str, Any]) -> list[str]:
 
 
 def _display(quiet: bool) -> Display:
-    return Display(Console(stderr=True), quiet=quiet)
+    return Display(screen(), quiet=quiet)
 
 
 def _run(job: Job, place: InPlace | Mirror, *, quiet: bool, resumed: bool) -> SearchResult:

@@ -7,6 +7,7 @@ import itertools
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,45 +16,26 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from numpy.typing import NDArray
-from test_export import LABELS, make_run
+from predict_kit import LABELS, RATE, WINDOW, invoke, make_bundle, sound, write
 from typer.testing import CliRunner
 
-from raudio.audio import windows
 from raudio.cli.main import app
 from raudio.core.errors import ConfigError, DataError, UserError
-from raudio.export import predictor as predictors
-from raudio.export.make import export
-from raudio.export.predictor import Predictor, cut, load
+from raudio.export import recordings
+from raudio.export.predictor import Predictor, load
 
 ROOT = Path(__file__).parents[1]
-RATE, WINDOW = 8000, 4000
 
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run = make_run(tmp_path_factory.mktemp("runs") / "run", {"0000": 0.5})
-    return export(run, tmp_path_factory.mktemp("bundles") / "b")
+    return make_bundle(tmp_path_factory.mktemp("bundle"))
 
 
 @pytest.fixture(scope="module")
 def model(bundle: Path) -> Predictor:
     return load(bundle)
-
-
-def sound(samples: int, rate: int = RATE, seed: int = 0) -> NDArray[np.float64]:
-    """A chirp in noise: no two windows alike."""
-    t = np.arange(samples) / rate
-    noise = np.random.default_rng(seed).normal(0, 0.02, samples)
-    return 0.4 * np.sin(2 * np.pi * (200 + 150 * t + 40 * seed) * t) + noise
-
-
-def write(path: Path, wave: NDArray[Any], rate: int = RATE) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, wave, rate)
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -68,19 +50,6 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 # --- what is computed --------------------------------------------------------------------------
-
-
-@given(
-    frames=st.integers(1, 60),
-    window=st.integers(1, 20),
-    cuts=st.lists(st.integers(0, 60), max_size=6),
-)
-def test_windows_of_pieces_are_those_of_the_plan(frames: int, window: int, cuts: list[int]) -> None:
-    wave = np.arange(frames, dtype=np.float32)
-    pieces = np.split(wave, sorted(min(c, frames) for c in cuts))
-    planned = [wave[start : start + length] for start, length in windows.plan(frames, window)]
-    made = list(cut(pieces, window))
-    assert [w.tolist() for w in made] == [w.tolist() for w in planned]
 
 
 def by_hand(model: Predictor, path: Path) -> torch.Tensor:
@@ -137,10 +106,8 @@ def test_a_file_read_in_pieces_gives_what_it_gives_whole(
 ) -> None:
     path = write(tmp_path / "x.flac", sound(44100 * 7, 44100), 44100)
     whole = model.predict(path)
-    monkeypatch.setattr(predictors, "WHOLE_SAMPLES", 1000)
-    monkeypatch.setattr(predictors, "_PIECE_SECONDS", 0.7)
-    monkeypatch.setattr(predictors, "decode", None)
-    assert model.predict(path)["scores"] == pytest.approx(whole["scores"], abs=1e-4)
+    monkeypatch.setattr(recordings, "PIECE", 0.7)
+    assert model.predict(path) == whole
 
 
 @pytest.mark.parametrize(("rate", "channels"), [(8000, 2), (44100, 1), (48000, 3), (11025, 2)])
@@ -212,26 +179,26 @@ def test_a_file_that_breaks_in_its_middle_has_no_prediction(
 ) -> None:
     path = write(tmp_path / "x.flac", sound(RATE * 20))
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    monkeypatch.setattr(predictors, "WHOLE_SAMPLES", 5000)
-    monkeypatch.setattr(predictors, "_PIECE_SECONDS", 1.0)
+    monkeypatch.setattr(recordings, "PIECE", 1.0)
     first, second = model.predict([path, files["short"]], batch_size=2)
     assert set(first) == {"file", "error"}
     assert second["scores"] == pytest.approx(by_hand_scores(model, files["short"]), abs=1e-6)
 
 
-def test_an_endless_supply_is_taken_as_it_is_used(
-    model: Predictor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(predictors, "_GROUP_WINDOWS", 4)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_endless_supply_is_taken_as_it_is_used(model: Predictor, workers: int) -> None:
     taken = itertools.count()
 
     def endless() -> Iterator[NDArray[Any]]:
         for _ in taken:
             yield sound(WINDOW)
 
-    results = list(itertools.islice(model.stream(endless(), RATE), 10))
-    assert len(results) == 10
-    assert next(taken) <= 13
+    results = model.results(endless(), RATE, batch_size=4, workers=workers)
+    assert [each.position for each in itertools.islice(results, 10)] == list(range(10))
+    assert next(taken) <= 12 + 1 + 8 * workers
+    before = threading.active_count()
+    results.close()
+    assert threading.active_count() == before - workers
 
 
 def test_a_device_that_is_none(bundle: Path) -> None:
@@ -241,10 +208,6 @@ def test_a_device_that_is_none(bundle: Path) -> None:
 
 
 # --- raudio predict ----------------------------------------------------------------------------
-
-
-def invoke(*arguments: str | Path) -> Any:
-    return CliRunner().invoke(app, ["predict", *map(str, arguments)])
 
 
 def test_json_is_one_object_a_line(
@@ -307,7 +270,7 @@ def test_a_jsonl_file(bundle: Path, files: dict[str, Path], tmp_path: Path) -> N
     [
         (["{tmp}/shrot.wav"], "no such file: .*closest: .*short.wav"),
         (["{tmp}/empty"], "no audio in"),
-        (["{tmp}/short.wav", "--out", "{tmp}/x.xlsx"], r"ends in \.csv or \.jsonl"),
+        (["{tmp}/short.wav", "--out", "{tmp}/x.xlsx"], r"ends in \.csv, \.jsonl or \.parquet"),
         (["{tmp}/short.wav", "--out", "{tmp}/nowhere/x.csv"], "there is no folder"),
         (["{tmp}/short.wav", "--device", "tpu"], "device 'tpu'"),
         (["{tmp}/short.wav", "--plugin", "{tmp}/p.py"], "no such file"),

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raudio.audio.windows import crop_starts, fit, plan
+from raudio.audio.windows import Cutter, crop_starts, fit, plan
 
 
 @pytest.mark.parametrize(
@@ -66,3 +66,34 @@ def test_fit_pads_and_never_crops(dtype: type) -> None:
         assert fit(wave, 7, pad).dtype == dtype
         assert fit(wave, 2, pad) is wave
         assert fit(wave, 3, pad) is wave
+
+
+@given(
+    frames=st.integers(1, 60),
+    window=st.integers(1, 20),
+    stride=st.integers(1, 20),
+    cuts=st.lists(st.integers(0, 60), max_size=8),
+)
+def test_windows_of_chunks_are_those_of_the_plan(
+    frames: int, window: int, stride: int, cuts: list[int]
+) -> None:
+    stride = min(stride, window)
+    wave = np.arange(frames, dtype=np.float32)
+    cutter, made = Cutter(window, stride), []
+    for chunk in np.split(wave, sorted(min(cut, frames) for cut in cuts)):
+        made += [(start, w.tolist()) for start, w in cutter.push(chunk)]
+        assert all(start + len(w) <= cutter.samples for start, w in made), "before it was full"
+    made += [(start, w.tolist()) for start, w in cutter.close()]
+    assert cutter.samples == frames
+    assert made == [
+        (start, wave[start : start + length].tolist())
+        for start, length in plan(frames, window, stride)
+    ]
+
+
+@pytest.mark.parametrize("stride", [30, 100])
+def test_a_cutter_holds_no_more_than_two_windows(stride: int) -> None:
+    cutter = Cutter(100, stride)
+    for _ in range(1000):
+        cutter.push(np.zeros(7, np.float32))
+        assert sum(map(len, cutter._held)) <= 2 * 100 + 7

@@ -219,10 +219,10 @@ def _opened(source: Source, where: str) -> Iterator[tuple[soundfile.SoundFile, s
     """The open file and its name for messages; libsndfile's errors become `DataError`."""
     if isinstance(source, bytes):
         name = where or f"audio of {len(source)} bytes"
-        handle: io.BytesIO | str = io.BytesIO(source)
+        handle: io.BytesIO | bytes = io.BytesIO(source)
     else:
-        handle = os.fspath(source)
-        name = where or handle
+        handle = os.fsencode(source)  # a name may hold bytes that are no text
+        name = where or os.fspath(source)
         if not os.path.isfile(handle):
             raise DataError(f"{name}: no such audio file")
     try:

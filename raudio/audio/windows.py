@@ -38,6 +38,54 @@ def plan(frames: int, window: int, stride: int | None = None) -> list[tuple[int,
     return [(start, window) for start in range(0, last, stride)] + [(last, window)]
 
 
+class Cutter:
+    """Cuts the windows of `plan` from samples that come in chunks of any size, as they fill.
+
+    What is held is bounded: two windows and a chunk.
+
+    Args:
+        window, stride: as for `plan`.
+    """
+
+    def __init__(self, window: int, stride: int | None = None) -> None:
+        self._window = window
+        self._stride = window if stride is None else stride
+        assert 1 <= self._stride <= window, (stride, window)
+        self._held: list[NDArray[np.float32]] = []
+        self._first = 0  # sample that `_held` begins with
+        self._next = 0  # where the next window starts
+        self.samples = 0  # that have come
+
+    def push(self, wave: NDArray[np.float32]) -> list[tuple[int, NDArray[np.float32]]]:
+        """(start, samples) of the windows that (T,) further samples fill; T may be 0."""
+        self._held.append(wave)
+        self.samples += len(wave)
+        if self.samples < self._next + self._window:
+            return []
+        held, filled = self._whole(), []
+        while self._next + self._window <= self.samples:
+            start = self._next - self._first
+            filled.append((self._next, held[start : start + self._window]))
+            self._next += self._stride
+        # The last window ends with the samples: it may reach further back than the next one.
+        needed = min(self._next, self.samples - self._window)
+        # A copy, so that what is held does not keep the whole of a long chunk.
+        self._held, self._first = [held[needed - self._first :].copy()], needed
+        return filled
+
+    def close(self) -> list[tuple[int, NDArray[np.float32]]]:
+        """The window that ends where the samples end, unless it has been given already."""
+        covered = self._next - self._stride + self._window if self._next else 0
+        if self.samples <= covered:
+            return []
+        start = max(0, self.samples - self._window)
+        return [(start, self._whole()[start - self._first :])]
+
+    def _whole(self) -> NDArray[np.float32]:
+        self._held = [np.concatenate(self._held)]
+        return self._held[0]
+
+
 def crop_starts(
     frames: NDArray[np.int64], window: int, u: NDArray[np.float64]
 ) -> NDArray[np.int64]:

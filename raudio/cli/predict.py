@@ -5,148 +5,245 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
-#: Takes one result of `Predictor.stream`.
-Sink: TypeAlias = Callable[[dict[str, Any]], None]
+if TYPE_CHECKING:
+    from raudio.export.predictor import Options, Result
+    from raudio.export.recordings import Recording
+
+#: Takes one result.
+Sink: TypeAlias = Callable[["Result"], None]
 
 
 def predict(
     bundle: Annotated[str, typer.Argument(help="folder of the bundle")],
-    files: Annotated[list[str], typer.Argument(help="recordings, or folders of them")],
+    inputs: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="INPUTS...",
+            help="recordings, folders of them, datasets, quoted patterns ('calls/**/2024*.wav'), "
+            "URIs of these; - is standard input, one recording",
+        ),
+    ] = None,
+    files_from: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="names further inputs, one a line; -: standard input"),
+    ] = None,
+    recursive: Annotated[
+        bool, typer.Option(help="also what is in the folders of a folder, at any depth")
+    ] = True,
+    window: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help="a result for each part of so many seconds"),
+    ] = None,
+    stride: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help="from one part to the next; without it, the window"),
+    ] = None,
+    top: Annotated[
+        int | None, typer.Option(metavar="K", help="give the K highest scores alone")
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(metavar="SCORE", help="no label where its score is lower")
+    ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="write to this .csv or .jsonl file instead")
+        str | None,
+        typer.Option(
+            metavar="FILE", help="write to this .csv, .jsonl or .parquet instead, or go on with it"
+        ),
+    ] = None,
+    embeddings: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", help="also write the vectors before the model's head, .parquet"
+        ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="one JSON object a line")] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda, or auto: a GPU if there is one")] = "auto",
+    format: Annotated[
+        str | None,
+        typer.Option(help="what computes: safetensors (PyTorch), or onnx or torch-export if there"),
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="windows computed at once")] = 64,
+    workers: Annotated[
+        int, typer.Option(min=0, help="threads that decode ahead; 0: none does")
+    ] = 1,
     plugin: Annotated[
         list[str] | None, typer.Option(help="Python file of your own components; repeatable")
     ] = None,
 ) -> None:
     """Predicts for recordings of any format, rate, channel count and length.
 
-    A recording that can't be used is reported, the others go on; the exit status is then 1.
+    A recording that can't be used is reported, the others go on; the exit status is then 1. The
+    same command goes on with an --out that is there: only what is not in it is computed, and what
+    could not be used is tried again.
 
     Example: raudio predict bundles/fsdd recordings/ --out labels.csv
     """
     import sys
 
-    recordings = _recordings(files)
-    _check_out(out)
     from raudio.config.validate import use_plugins
-    from raudio.export.predictor import load
 
-    use_plugins(plugin or ())
-    predictor = load(bundle, device)
-    failed = 0
     with ExitStack() as stack:
+        recordings = _recordings(inputs or [], files_from, recursive, stack)
+        use_plugins(plugin or ())
+        from raudio.export.outputs import Embeddings, Output, check_out
+        from raudio.export.predictor import Options, load
+        from raudio.export.recordings import name_of
+
+        options = Options(
+            window=window,
+            stride=stride,
+            top=top,
+            threshold=threshold,
+            embeddings=embeddings is not None,
+        )
+        out_file = None if out is None else check_out("--out", out)
+        vectors_file = None
+        if embeddings is not None:
+            vectors_file = check_out("--embeddings", embeddings, (".parquet",))
+        predictor = load(bundle, device, format)
+        options = predictor.resolved(options)
+        begun = predictor.told(options)
         sinks: list[Sink] = []
-        if out is not None:
-            sinks.append(stack.enter_context(_file_sink(out, predictor.labels)))
+        left = recordings
+        if vectors_file is not None:
+            vectors = Embeddings(vectors_file, begun, options)
+            sinks.append(stack.enter_context(vectors).write)
+        if out_file is not None:
+            output = stack.enter_context(Output(out_file, begun, predictor.labels, options))
+            sinks.append(output.write)
+            if vectors_file is None:  # which are written whole, or not at all
+                left = [each for each in recordings if name_of(each) not in output.done]
+            if output.done:
+                print(f"{len(output.done)} recordings are in {out} already", file=sys.stderr)
         if json:
             sinks.append(_print_json)
         elif out is None:
-            sinks.append(_table(recordings, predictor.labels))
-        for result in predictor.stream(recordings, batch_size=batch_size):
-            if "error" in result:
-                failed += 1
-                print(f"error: {result['error']}", file=sys.stderr)
-            for sink in sinks:
-                sink(result)
-    if out is not None:
-        print(f"{len(recordings) - failed} predictions in {out}", file=sys.stderr)
+            sinks.append(_table(recordings, predictor.labels, options))
+        failed = 0
+        with _progress(len(left)) as show:
+            for result in predictor.results(
+                left, options=options, batch_size=batch_size, workers=workers
+            ):
+                show(result)
+                if result.error is not None:
+                    failed += 1
+                    print(f"error: {result.error}", file=sys.stderr)
+                for sink in sinks:
+                    sink(result)
+    for file in filter(None, (out, embeddings)):
+        print(f"{len(recordings) - failed} recordings in {file}", file=sys.stderr)
     if failed:
         print(f"{failed} of {len(recordings)} recordings could not be used", file=sys.stderr)
         raise typer.Exit(1)
 
 
-def _recordings(files: list[str]) -> list[str]:
-    """The recordings named, and those in the folders named, in order.
-
-    A file that isn't there is left in, to be reported when its turn comes; when there is nothing
-    else, the command was given something wrong.
+def _recordings(
+    inputs: list[str], files_from: str | None, recursive: bool, stack: ExitStack
+) -> list[Recording]:
+    """What is to be predicted for; standard input is copied to a file of the stack's.
 
     Raises:
-        DataError: nothing of what was named is there, or the folders hold no audio.
+        ConfigError: nothing is named, or standard input is to be two things.
+        DataError: as `raudio.export.inputs.find`, or the list cannot be read.
     """
-    from raudio.core.errors import DataError, closest
-    from raudio.data.sources import AUDIO_SUFFIXES
+    import sys
+    import tempfile
 
-    found: list[str] = []
-    for name in files:
-        path = Path(name)
-        if path.is_dir():
-            inside = (p for p in path.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES)
-            found += sorted(str(p) for p in inside if p.is_file())
-        else:
-            found.append(name)
-    if not found:
-        raise DataError(
-            f"no audio in {', '.join(files)}: no file ends in {', '.join(sorted(AUDIO_SUFFIXES))}"
-        )
-    if not any(Path(name).exists() for name in found):
-        parent = Path(found[0]).parent
-        near = closest(found[0], map(str, parent.iterdir())) if parent.is_dir() else ""
-        raise DataError(f"no such file: {found[0]!r}{near}; give recordings or folders of them")
+    from raudio.core.errors import ConfigError, DataError
+    from raudio.export.inputs import find, listed, read_stdin
+    from raudio.export.recordings import STDIN, name_of
+
+    if not inputs and files_from is None:
+        raise ConfigError("there are no INPUTS; give recordings, folders of them, or --files-from")
+    if files_from == STDIN and STDIN in inputs:
+        raise ConfigError("standard input can't be a recording (-) and the list of --files-from")
+    if files_from == STDIN:
+        inputs = inputs + listed(sys.stdin)
+    elif files_from is not None:
+        try:
+            with open(files_from, encoding="utf-8") as lines:
+                inputs = inputs + listed(lines)
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"--files-from {files_from!r} cannot be read: {error}") from error
+        if not inputs:
+            raise DataError(f"--files-from {files_from!r} names nothing")
+    found = find(inputs, recursive=recursive)
+    if STDIN in inputs:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="raudio-"))
+        heard = read_stdin(Path(folder, "stdin"))
+        found = [heard if name_of(each) == STDIN else each for each in found]
     return found
 
 
-def _check_out(out: Path | None) -> None:
-    from raudio.core.errors import ConfigError
+@contextmanager
+def _progress(recordings: int) -> Iterator[Sink]:
+    """A line on stderr, shown only to a person and gone at the end: recordings and hours done, and
+    how much faster than real time."""
+    import sys
+    import time
 
-    if out is None:
+    from raudio.core.units import format_seconds
+
+    if not sys.stderr.isatty():
+        yield lambda result: None
         return
-    if out.suffix.lower() not in (".csv", ".jsonl"):
-        raise ConfigError(f"--out {str(out)!r}: give a name that ends in .csv or .jsonl")
-    if not out.parent.is_dir():
-        raise ConfigError(f"--out {str(out)!r}: there is no folder {str(out.parent)!r}")
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    bar = Progress(
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("recordings  {task.fields[heard]}"),
+        console=Console(stderr=True),
+        transient=True,
+        redirect_stdout=sys.stdout.isatty(),  # a pipe or a file gets what is for it
+    )
+    begun, seconds, last = time.monotonic(), 0.0, (-1, 0.0)
+    with bar:
+        task = bar.add_task("", total=recordings, heard="")
+
+        def show(result: Result) -> None:
+            nonlocal seconds, last
+            seconds += result.seconds - (last[1] if last[0] == result.position else 0.0)
+            last = result.position, result.seconds
+            speed = seconds / max(1e-9, time.monotonic() - begun)
+            heard = f"{format_seconds(seconds)} of audio, {speed:.0f} times real time"
+            bar.update(task, completed=result.position, heard=heard)
+
+        yield show
 
 
-def _print_json(result: dict[str, Any]) -> None:
+def _print_json(result: Result) -> None:
     from json import dumps
 
-    print(dumps(result, ensure_ascii=False), flush=True)
+    print(dumps(result.mapping(), ensure_ascii=False), flush=True)
 
 
-def _table(recordings: list[str], labels: tuple[str, ...]) -> Sink:
-    """Prints one line a recording as it is scored, under a head; aligned, also through a pipe."""
-    file_width = max(4, min(60, max(map(len, recordings))))
+def _table(recordings: list[Recording], labels: tuple[str, ...], options: Options) -> Sink:
+    """Prints one line a result as it is there, under a head; aligned, also through a pipe."""
+    from raudio.export.recordings import name_of
+
+    names = [name_of(each) or "" for each in recordings]
+    file_width = max(4, min(60, max(map(len, names))))
     label_width = max(5, *map(len, labels))
-    print(f"{'file':<{file_width}}  {'label':<{label_width}}  score  next")
+    times = f"{'start':>9}  {'end':>9}  " if options.windowed else ""
+    print(f"{'file':<{file_width}}  {times}{'label':<{label_width}}  score  next")
 
-    def line(result: dict[str, Any]) -> None:
-        if "error" in result:
+    def line(result: Result) -> None:
+        if result.error is not None or result.prediction is None:
             return
-        second = sorted(result["scores"].items(), key=lambda item: -item[1])[1:2]
-        rest = "".join(f"{label} {score:.3f}" for label, score in second)
+        found = result.prediction
+        others = sorted(found["scores"].items(), key=lambda item: -item[1])
+        rest = "  ".join(f"{label} {score:.3f}" for label, score in others[1 : options.top or 2])
+        part = "".join(f"{time:>9.2f}  " for time in result.part or ())
         print(
-            f"{result['file']:<{file_width}}  {result['label']:<{label_width}}  "
-            f"{result['score']:.3f}  {rest}".rstrip(),
+            f"{result.name or '':<{file_width}}  {part}{found['label'] or '-':<{label_width}}  "
+            f"{found['score']:.3f}  {rest}".rstrip(),
             flush=True,
         )
 
     return line
-
-
-@contextmanager
-def _file_sink(path: Path, labels: tuple[str, ...]) -> Iterator[Sink]:
-    """Writes each result as it comes, so that an interruption loses none that is there."""
-    import csv
-    from json import dumps
-
-    with path.open("w", newline="", encoding="utf-8") as file:
-        if path.suffix.lower() == ".jsonl":
-            yield lambda result: print(dumps(result, ensure_ascii=False), file=file)
-            return
-        columns = ["file", "label", "score", "error", *(f"score_{label}" for label in labels)]
-        writer = csv.DictWriter(file, columns, restval="")
-        writer.writeheader()
-
-        def row(result: dict[str, Any]) -> None:
-            scores = {f"score_{k}": v for k, v in result.get("scores", {}).items()}
-            writer.writerow({k: v for k, v in result.items() if k != "scores"} | scores)
-
-        yield row

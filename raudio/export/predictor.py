@@ -1,39 +1,34 @@
 """From a recording to a prediction: any format, rate, channel count and length.
 
 What is computed for a recording is what `raudio.training.evaluate` computes for the same clip of a
-dataset: mono, resampled, rounded to the dataset's precision, cut into windows, scored by
-`System.score`, the windows' scores averaged.
+dataset: mono, resampled, rounded to the dataset's precision, cut into windows, each scored, the
+windows' scores averaged.
 
-Shapes: B windows of a batch, T samples.
+Shapes: B windows of a batch, T samples, C outputs, D numbers of an embedding.
 """
 
 from __future__ import annotations
 
+import hashlib
+import itertools
+import json
+import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
-from typing import Any, TypeAlias
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+import raudio
 from raudio.audio import windows
-from raudio.audio.decode import blocks, decode, from_precision, info, to_precision
-from raudio.config.schema import Experiment
+from raudio.audio.decode import from_precision, to_precision
 from raudio.core.errors import ConfigError, DataError
-from raudio.data.feeds import Batch
-from raudio.export.bundle import Bundle, read_bundle
-
-#: A recording: the path of a file, or its samples (T,) or (T, channels), as soundfile reads them.
-Recording: TypeAlias = str | os.PathLike[str] | NDArray[Any]
-
-#: Files of up to so many samples, over all channels, are decoded in one go: 64 MB as float32, three
-#: minutes of stereo at 44.1 kHz. Longer ones are read in pieces, so that memory stays bounded.
-WHOLE_SAMPLES = 1 << 24
-#: Windows scored before results are given out; a longer recording is scored as a whole.
-_GROUP_WINDOWS = 1024
-_PIECE_SECONDS = 30.0
+from raudio.core.units import Seconds
+from raudio.export.bundle import CARD, FORMATS, METRICS, Bundle, read_bundle
+from raudio.export.recordings import Recording, Resampler, ahead, is_one, mono, name_of, pieces
 
 
 def load(path: str | os.PathLike[str], device: str = "cpu", format: str | None = None) -> Predictor:
@@ -74,20 +69,95 @@ def device_of(name: str) -> torch.device:
     return device
 
 
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What is asked of a recording.
+
+    Attributes:
+        window: a result for each part of so many seconds, as if it were a recording of its own;
+            None: one result for the whole. A shorter recording is one part; the last part ends
+            where the recording ends.
+        stride: seconds from one part's start to the next, at most `window`; None: `window`. Where
+            it alone is given, `window` is the bundle's `clip_seconds`.
+        top: scores that are kept, the highest; None: all, in the order of the labels.
+        threshold: below it, the label is None; None: there is always one.
+        embeddings: whether to give the vectors before the model's head, too.
+
+    Raises:
+        ConfigError: a value can't be.
+    """
+
+    window: Seconds | None = None
+    stride: Seconds | None = None
+    top: int | None = None
+    threshold: float | None = None
+    embeddings: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("window", "stride"):
+            value = getattr(self, name)
+            if value is not None and not (value > 0 and math.isfinite(value)):
+                raise ConfigError(f"{name}={value}: give seconds, more than 0")
+        if self.top is not None and self.top < 1:
+            raise ConfigError(f"top={self.top}: give the number of scores to keep, at least 1")
+        if self.threshold is not None and not math.isfinite(self.threshold):
+            raise ConfigError(f"threshold={self.threshold}: give a score, such as 0.5")
+
+    @property
+    def windowed(self) -> bool:
+        """Whether there is a result for each part, not one for the whole."""
+        return self.window is not None or self.stride is not None
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was found of a recording, or of one part of it.
+
+    Attributes:
+        position: of the recording, among those given.
+        name: its path as given; None for samples.
+        seconds: of the recording that have been heard so far.
+        part: (start, end) in seconds, where there are several.
+        prediction: label, score and scores; empty where there is an error.
+        embedding: (D,) float32, the mean over the windows; where it was asked for.
+        error: why the recording can't be used; its last result.
+    """
+
+    position: int
+    name: str | None
+    seconds: Seconds = 0.0
+    part: tuple[Seconds, Seconds] | None = None
+    prediction: Mapping[str, Any] | None = None
+    embedding: NDArray[np.float32] | None = None
+    error: str | None = None
+
+    def mapping(self) -> dict[str, Any]:
+        """`{"file", "label", "score", "scores"}` or `{"file", "error"}`; `start` and `end` of a
+        part, no `file` for samples."""
+        found: dict[str, Any] = {} if self.name is None else {"file": self.name}
+        if self.error is not None:
+            return found | {"error": self.error}
+        if self.part is not None:
+            found |= {"start": self.part[0], "end": self.part[1]}
+        return found | dict(self.prediction or {})
+
+
 class Predictor:
     """A bundle at work.
 
     Attributes:
         bundle: what it was made from: `bundle.experiment`, `bundle.metrics`.
+        format: what computes it.
         labels: in the order of the scores.
         sample_rate: in Hz, that recordings are resampled to.
-        clip_seconds: length of a window.
+        clip_seconds: length of a window that the model hears.
     """
 
     def __init__(
         self, bundle: Bundle, device: torch.device | str = "cpu", format: str | None = None
     ) -> None:
         self.bundle = bundle
+        self.format = format or "safetensors"
         self.labels = bundle.labels
         data = bundle.experiment.dataset
         assert data.sample_rate is not None  # read_bundle refuses others
@@ -95,201 +165,369 @@ class Predictor:
         self.sample_rate = data.sample_rate
         self.clip_seconds = data.clip_seconds
         self.device = torch.device(device)
-        self.system = bundle.system(format).to(self.device)
+        self.system: Any = bundle.system(format).to(self.device)
+        self._frames = max(1, round(data.clip_seconds * data.sample_rate))
+        self._precision: Any = data.precision
+        self._pad: Any = data.pad
+
+    def told(self, options: Options) -> dict[str, Any]:
+        """What results depend on, to be kept with them; `_` before a name says that it is no part.
+
+        `bundle` is a hash of the files that the numbers depend on.
+        """
+        unused = {METRICS, CARD, *FORMATS.values()} - {FORMATS[self.format]}
+        sums = {name: sum for name, sum in self.bundle.sums.items() if name not in unused}
+        return {
+            "bundle": hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest(),
+            "format": self.format,
+            "_path": self.bundle.path,
+            "_raudio": raudio.__version__,
+            "window": options.window,
+            "stride": options.stride,
+            "top": options.top,
+            "threshold": options.threshold,
+        }
 
     def predict(
         self,
         recording: Recording | Sequence[Recording],
         sample_rate: int | None = None,
         *,
+        window: Seconds | None = None,
+        stride: Seconds | None = None,
+        top: int | None = None,
+        threshold: float | None = None,
         batch_size: int = 64,
+        workers: int = 1,
     ) -> Any:
         """The prediction for a recording, or for each of several.
 
         Args:
-            recording: path of a file, samples (T,) or (T, channels), or a list of these.
+            recording: path or URI of a file, its content as bytes, samples (T,) or (T, channels),
+                or a list of these.
             sample_rate: of samples, in Hz; files know their own.
-            batch_size: windows computed at once.
+            window, stride, top, threshold: see `Options`.
+            batch_size, workers: see `results`.
 
         Returns:
             For one recording `{"file", "label", "score", "scores": {label: score}}`, without `file`
-            for samples; for a list, a list of these, in order, with `{"file", "error"}` in the
-            place of a file that can't be used.
+            for samples; with `window` or `stride`, a list of these with `start` and `end`. For a
+            list of recordings a list of that, in order, with `{"file", "error"}` in the place of
+            one that can't be used.
 
         Raises:
             DataError: the one recording that was given can't be used.
-            ConfigError: samples without `sample_rate`, or not audio at all.
+            ConfigError: samples without `sample_rate`, or not audio at all; options that can't be.
         """
-        if isinstance(recording, (str, os.PathLike, np.ndarray, torch.Tensor)):
-            result = next(self.stream([recording], sample_rate, batch_size=batch_size))
-            if "error" in result:
-                raise DataError(result["error"])
-            return result
-        return list(self.stream(recording, sample_rate, batch_size=batch_size))
+        options = Options(window=window, stride=stride, top=top, threshold=threshold)
+        one = is_one(recording)
+        several: Any = [recording] if one else recording
+        results = self.results(
+            several, sample_rate, options, batch_size=batch_size, workers=workers
+        )
+        found = []
+        for _, of_one in itertools.groupby(results, lambda result: result.position):
+            *parts, last = of_one
+            if last.error is not None:
+                if one:
+                    raise DataError(last.error)
+                found.append(last.mapping())
+            elif options.windowed:
+                found.append([part.mapping() for part in (*parts, last)])  # type: ignore[arg-type]
+            else:
+                found.append(last.mapping())
+        return found[0] if one else found
 
-    def stream(
+    def embed(
+        self,
+        recording: Recording,
+        sample_rate: int | None = None,
+        *,
+        window: Seconds | None = None,
+        stride: Seconds | None = None,
+        batch_size: int = 64,
+        workers: int = 1,
+    ) -> NDArray[np.float32]:
+        """The vector (D,) of a recording, what the model's head is given, the mean over its
+        windows; with `window` or `stride`, one for each part (parts, D). Arguments as `predict`.
+
+        Raises:
+            DataError: it can't be used.
+            ConfigError: as `predict`; or what computes gives no embeddings.
+        """
+        options = Options(window=window, stride=stride, embeddings=True)
+        found = []
+        for result in self.results(
+            [recording], sample_rate, options, batch_size=batch_size, workers=workers
+        ):
+            if result.error is not None:
+                raise DataError(result.error)
+            found.append(result.embedding)
+        vectors: NDArray[np.float32] = np.stack(found)  # type: ignore[arg-type]
+        return vectors if options.windowed else vectors[0]
+
+    def results(
         self,
         recordings: Iterable[Recording],
         sample_rate: int | None = None,
+        options: Options | None = None,
         *,
         batch_size: int = 64,
-    ) -> Iterator[dict[str, Any]]:
-        """The results of `predict` for a list, in order, given out as they are there.
+        workers: int = 1,
+    ) -> Iterator[Result]:
+        """The results for recordings, in order, given out as they are there.
 
-        Memory is bounded: neither the number of recordings nor their length matters.
+        Memory is bounded: neither the number of recordings nor their length matters, and few are
+        taken ahead of an endless supply.
+
+        Args:
+            recordings: as for `predict`.
+            sample_rate: of samples, in Hz.
+            options: what is asked of each.
+            batch_size: windows computed at once.
+            workers: threads that decode ahead while the model computes; 0: none does.
+
+        Raises:
+            ConfigError: as `predict`.
         """
-        rest = iter(recordings)
-        while True:
-            feed = RecordingFeed(rest, self.bundle.experiment, sample_rate)
-            scores, clips = self.system.score(feed, batch_size, self.device)  # type: ignore[arg-type]
-            rows = dict(zip(clips.tolist(), scores, strict=True))
-            for position, name in enumerate(feed.names):
-                result: dict[str, Any] = {} if name is None else {"file": name}
-                if position in feed.errors:
-                    result["error"] = feed.errors[position]
-                elif not rows[position].isfinite().all():
-                    result["error"] = f"{name or 'recording'}: its scores are not finite"
-                else:
-                    result |= self.system.task.decode(rows[position])
-                yield result
-            if feed.exhausted:
-                return
+        asked = self.resolved(options or Options())
+        sources = enumerate(recordings)
+
+        def decoded(source: tuple[int, Recording]) -> Iterator[NDArray[np.float32]]:
+            return map(self._rounded, pieces(source[1], sample_rate, self.sample_rate))
+
+        return self._scored(self._cut(ahead(sources, decoded, workers), asked), asked, batch_size)
+
+    def stream(
+        self,
+        sample_rate: int,
+        *,
+        window: Seconds | None = None,
+        stride: Seconds | None = None,
+        top: int | None = None,
+        threshold: float | None = None,
+        batch_size: int = 64,
+    ) -> Stream:
+        """Takes samples in chunks, as from a microphone, and gives results as windows fill.
+
+        They are those of `predict` for the whole, whatever the chunks. Arguments as for `predict`;
+        without `window`, it is the bundle's `clip_seconds`.
+        """
+        options = Options(window=window, stride=stride, top=top, threshold=threshold)
+        if not options.windowed:
+            options = replace(options, window=self.clip_seconds)
+        return Stream(self, sample_rate, self.resolved(options), batch_size)
+
+    def resolved(self, options: Options) -> Options:
+        """The options with `window` and `stride` both or neither.
+
+        Raises:
+            ConfigError: they can't be, or what computes gives no embeddings.
+        """
+        if options.embeddings and not hasattr(self.system, "embed"):
+            raise ConfigError(
+                f"bundle {self.bundle.path!r} gives no embeddings with format {self.format}: an "
+                "ensemble has no single vector, and an exported graph ends in scores"
+            )
+        if not options.windowed:
+            return options
+        window = self.clip_seconds if options.window is None else options.window
+        stride = window if options.stride is None else options.stride
+        if stride > window:
+            raise ConfigError(
+                f"stride={stride:g} is longer than window={window:g}: what lies between two "
+                "windows would not be heard; give at most the window"
+            )
+        if round(stride * self.sample_rate) < 1:
+            raise ConfigError(
+                f"stride={stride:g} is less than a sample at {self.sample_rate} Hz; give more"
+            )
+        return replace(options, window=window, stride=stride)
+
+    def _rounded(self, wave: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(T,) samples with the dataset's precision, as the model was trained with."""
+        return from_precision(to_precision(wave, self._precision))
+
+    def _cutter(self, options: Options) -> windows.Cutter:
+        if options.window is None or options.stride is None:
+            return windows.Cutter(self._frames)
+        rate = self.sample_rate
+        return windows.Cutter(round(options.window * rate), round(options.stride * rate))
+
+    def _cut(
+        self,
+        sources: Iterable[tuple[tuple[int, Recording], Iterator[NDArray[np.float32]]]],
+        options: Options,
+    ) -> Iterator[NDArray[np.float32] | Result]:
+        """The windows that the model hears, and behind those of each recording or part its result,
+        still without a prediction."""
+        for (position, recording), waves in sources:
+            result = Result(position, name_of(recording))
+            cutter = self._cutter(options)
+            try:
+                for wave in waves:
+                    yield from self._heard(result, cutter.push(wave), options)
+                yield from self._heard(result, cutter.close(), options)
+            except DataError as error:
+                yield replace(result, error=str(error))
+            else:
+                if not options.windowed:
+                    yield replace(result, seconds=cutter.samples / self.sample_rate)
+
+    def _heard(
+        self, result: Result, cut: Iterable[tuple[int, NDArray[np.float32]]], options: Options
+    ) -> Iterator[NDArray[np.float32] | Result]:
+        """As `_cut`, for some (start, samples) of a recording."""
+        for start, wave in cut:
+            if not options.windowed:
+                yield wave
+                continue
+            for first, frames in windows.plan(len(wave), self._frames):
+                yield wave[first : first + frames]
+            end = (start + len(wave)) / self.sample_rate
+            part = (round(start / self.sample_rate, 6), round(end, 6))
+            yield replace(result, seconds=end, part=part)
+
+    def _scored(
+        self, items: Iterable[NDArray[np.float32] | Result], options: Options, batch_size: int
+    ) -> Iterator[Result]:
+        """The results among `items`, each with the mean of the windows before it."""
+        mean = _Mean()
+        held: list[NDArray[np.float32] | Result] = []
+        waves: list[NDArray[np.float32]] = []
+
+        def computed() -> Iterator[Result]:
+            rows = self._computed(waves, options.embeddings)
+            for item in held:
+                if not isinstance(item, Result):
+                    mean.add(next(rows))
+                    continue
+                scores, embedding = mean.take()
+                yield item if item.error else self._found(item, scores, embedding, options)
+            held.clear()
+            waves.clear()
+
+        for item in items:
+            held.append(item)
+            if not isinstance(item, Result):
+                waves.append(item)
+            # Results that no window is held up by, such as errors, need not wait for more.
+            if len(waves) == batch_size or not waves or len(held) > 4 * batch_size:
+                yield from computed()
+        yield from computed()
+
+    def _computed(
+        self, waves: Sequence[NDArray[np.float32]], embeddings: bool
+    ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32] | None]]:
+        """Scores (C,) and embedding (D,) of each window."""
+        if not waves:
+            return
+        # As the feeds do it: every row is as long as a window, whatever is in the batch.
+        rows, lengths = windows.filled(waves, self._frames, self._pad)  # (B, T), (B,)
+        inputs = torch.from_numpy(rows).to(self.device)
+        n = torch.from_numpy(lengths).to(self.device)
+        if embeddings:
+            vectors, scores = self.system.embed(inputs, n)
+            yield from zip(scores.cpu().numpy(), vectors.float().cpu().numpy(), strict=True)
+        else:
+            for row in self.system.scores(inputs, n).cpu().numpy():
+                yield row, None
+
+    def _found(
+        self,
+        result: Result,
+        scores: NDArray[np.float32],
+        embedding: NDArray[np.float32] | None,
+        options: Options,
+    ) -> Result:
+        finite = np.isfinite(scores).all() and (embedding is None or np.isfinite(embedding).all())
+        if not finite:
+            return replace(result, error=f"{result.name or 'recording'}: its scores are not finite")
+        prediction: dict[str, Any] = self.system.task.decode(torch.from_numpy(scores))
+        if options.top is not None:
+            best = sorted(prediction["scores"].items(), key=lambda item: -item[1])
+            prediction["scores"] = dict(best[: options.top])
+        if options.threshold is not None and prediction["score"] < options.threshold:
+            prediction["label"] = None
+        return replace(result, prediction=prediction, embedding=embedding)
 
 
-class RecordingFeed:
-    """Windows of recordings, as `System.score` takes them: each recording is a clip.
+class Stream:
+    """Samples in chunks to results; made by `Predictor.stream`. Memory is bounded by a window.
 
-    It takes recordings from `recordings` until it has given out enough windows, and no more: one
-    feed after the other goes through an endless supply.
-
-    Attributes:
-        names: of the recordings taken, the path as given; None for samples.
-        errors: position to message, of those that can't be used.
-        exhausted: whether there were no more recordings.
+    Args:
+        predictor: what computes.
+        sample_rate: of the samples, in Hz.
+        options: with `window` and `stride`.
+        batch_size: windows computed at once.
     """
 
     def __init__(
-        self, recordings: Iterator[Recording], experiment: Experiment, sample_rate: int | None
+        self, predictor: Predictor, sample_rate: int, options: Options, batch_size: int
     ) -> None:
-        data = experiment.dataset
-        assert data.sample_rate is not None  # read_bundle refuses others
-        assert data.clip_seconds is not None
-        self.names: list[str | None] = []
-        self.errors: dict[int, str] = {}
-        self.exhausted = False
-        self._recordings = recordings
-        self._given_rate = sample_rate
-        self._rate = data.sample_rate
-        self._frames = max(1, round(data.clip_seconds * data.sample_rate))
-        self._precision: Any = data.precision
-        self._pad: Any = data.pad
+        self._predictor = predictor
+        self._options = options
+        self._batch_size = batch_size
+        self._resampler = Resampler(sample_rate, predictor.sample_rate)
+        self._cutter = predictor._cutter(options)
+        self._closed = False
 
-    def windows(self, batch_size: int) -> Iterator[Batch]:
-        """Batches of windows, of as many recordings as fit."""
-        held: list[tuple[int, NDArray[np.float32]]] = []
-        for window in self._all_windows():
-            held.append(window)
-            if len(held) == batch_size:
-                yield self._batch(held)
-                held = []
-        if held:
-            yield self._batch(held)
+    def push(self, samples: Any) -> list[dict[str, Any]]:
+        """The results of the windows that further samples fill.
 
-    def _all_windows(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        count = 0
-        while count < _GROUP_WINDOWS:
-            try:
-                recording = next(self._recordings)
-            except StopIteration:
-                self.exhausted = True
-                return
-            position = len(self.names)
-            is_file = isinstance(recording, (str, os.PathLike))
-            self.names.append(os.fspath(recording) if is_file else None)  # type: ignore[arg-type]
-            try:
-                for wave in cut(self._pieces(recording), self._frames):
-                    yield position, from_precision(to_precision(wave, self._precision))
-                    count += 1
-            except DataError as error:
-                self.errors[position] = str(error)
+        Args:
+            samples: (T,) or (T, channels), any T, also 0.
 
-    def _pieces(self, recording: Recording) -> Iterator[NDArray[np.float32]]:
-        """The recording's samples: mono, resampled; in one piece where that is small."""
-        if not isinstance(recording, (str, os.PathLike)):
-            yield _from_samples(recording, self._given_rate, self._rate)
-            return
-        path = Path(recording)
-        about = info(path)
-        if 0 < about.frames * about.channels <= WHOLE_SAMPLES:
-            yield decode(path, self._rate)[0]
-        else:
-            yield from blocks(path, self._rate, max(_PIECE_SECONDS, self._frames / self._rate))
+        Returns:
+            `{"start", "end", "label", "score", "scores"}` of each, in order; often none.
 
-    def _batch(self, held: Sequence[tuple[int, NDArray[np.float32]]]) -> Batch:
-        # As the feeds do it: every row is as long as a window, whatever is in the batch.
-        waves = np.stack([windows.fit(wave, self._frames, self._pad) for _, wave in held])  # (B, T)
-        lengths = [self._frames if self._pad == "repeat" else len(wave) for _, wave in held]
-        return Batch(
-            inputs=torch.from_numpy(waves),
-            lengths=torch.tensor(lengths, dtype=torch.int64),
-            targets=torch.zeros(len(held), dtype=torch.int64),
-            keys=np.zeros(len(held), np.uint64),
-            clips=np.array([position for position, _ in held], np.int64),
-        )
+        Raises:
+            DataError: samples that are not finite; they are not taken.
+            ConfigError: samples that are no audio, or the stream is closed.
+        """
+        if self._closed:
+            raise ConfigError("the stream is closed; predictor.stream(...) begins another")
+        return self._results(self._resampler.push(mono(samples, chunk=True)), last=False)
+
+    def close(self) -> list[dict[str, Any]]:
+        """The results of what no window has held yet: a last one, which ends with the samples."""
+        if self._closed:
+            return []
+        self._closed = True
+        return self._results(self._resampler.close(), last=True)
+
+    def _results(self, wave: NDArray[np.float32], last: bool) -> list[dict[str, Any]]:
+        predictor, cutter = self._predictor, self._cutter
+        filled = cutter.push(predictor._rounded(wave))
+        if last:
+            filled += cutter.close()
+        parts = predictor._heard(Result(0, None), filled, self._options)
+        found = list(predictor._scored(parts, self._options, self._batch_size))
+        for result in found:
+            if result.error is not None:
+                raise DataError(result.error)
+        return [result.mapping() for result in found]
 
 
-def cut(pieces: Iterable[NDArray[np.float32]], frames: int) -> Iterator[NDArray[np.float32]]:
-    """The windows that `raudio.audio.windows.plan` gives for samples that come in pieces.
+class _Mean:
+    """The mean scores (C,), and embedding (D,), of the windows since the last one, summed in
+    float64."""
 
-    The last window ends where the samples end, so up to a window of them is kept.
+    def __init__(self) -> None:
+        self._sums: list[Any] = [0.0, 0.0]
+        self._count = 0
 
-    Args:
-        pieces: (T,) samples, one piece after the other.
-        frames: of a window.
-    """
-    held = np.empty(0, np.float32)
-    done = 0  # samples at the start of `held` that a window has covered already
-    for piece in pieces:
-        held = np.concatenate([held, piece])
-        while len(held) - done > frames:
-            yield held[done : done + frames]
-            done += frames
-        # What is covered is still needed where the last window reaches back.
-        drop = max(0, min(done, len(held) - frames))
-        held, done = held[drop:], done - drop
-    if len(held) > done:
-        yield held[-frames:]
+    def add(self, row: tuple[NDArray[np.float32], NDArray[np.float32] | None]) -> None:
+        for place, values in enumerate(row):
+            if values is not None:
+                self._sums[place] = self._sums[place] + values.astype(np.float64)
+        self._count += 1
 
-
-def _from_samples(samples: Any, rate: int | None, target: int) -> NDArray[np.float32]:
-    """(T,) mono float32 samples at `target` Hz, from an array or tensor."""
-    import soxr
-
-    if rate is None or rate <= 0:
-        raise ConfigError(
-            f"sample_rate={rate!r}: give the rate of the samples in Hz, predict(samples, 16000)"
-        )
-    array = np.asarray(samples)
-    if array.dtype.kind == "i":
-        array = array.astype(np.float32) / (np.iinfo(array.dtype).max + 1.0)
-    elif array.dtype.kind != "f":
-        raise ConfigError(f"samples of type {array.dtype} are no audio; give floats or integers")
-    if array.ndim == 2:
-        if array.shape[1] > array.shape[0]:
-            raise ConfigError(
-                f"samples of shape {array.shape}: give (samples, channels), that is samples.T"
-            )
-        array = array.mean(axis=1)
-    if array.ndim != 1:
-        raise ConfigError(f"samples of shape {array.shape}: give (samples,) or (samples, channels)")
-    if not array.size:
-        raise DataError("the recording is empty (0 samples)")
-    wave = np.ascontiguousarray(array, dtype=np.float32)
-    if not np.isfinite(wave).all():
-        raise DataError("the recording holds samples that are NaN or infinite")
-    if rate == target:
-        return wave
-    resampled: NDArray[np.float32] = soxr.resample(wave, rate, target, quality="HQ")
-    if not resampled.size:
-        raise DataError(f"nothing is left of the recording at {target} Hz")
-    return resampled
+    def take(self) -> tuple[Any, Any]:
+        """What was found, None for what there was none of; the next window begins another."""
+        sums, count = self._sums, self._count
+        self._sums, self._count = [0.0, 0.0], 0
+        return tuple(
+            (each / count).astype(np.float32) if isinstance(each, np.ndarray) else None
+            for each in sums
+        )  # type: ignore[return-value]

@@ -18,9 +18,7 @@ import soundfile
 import torch
 from numpy.typing import NDArray
 from predict_kit import LABELS, RATE, WINDOW, invoke, make_bundle, sound, write
-from typer.testing import CliRunner
 
-from raudio.cli.main import app
 from raudio.core.errors import ConfigError, DataError, UserError
 from raudio.export import recordings
 from raudio.export.predictor import Predictor, load

@@ -22,7 +22,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-import raudio
 from raudio.audio import windows
 from raudio.audio.decode import from_precision, to_precision
 from raudio.core.errors import ConfigError, DataError
@@ -181,7 +180,6 @@ class Predictor:
             "bundle": hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest(),
             "format": self.format,
             "_path": self.bundle.path,
-            "_raudio": raudio.__version__,
             "window": options.window,
             "stride": options.stride,
             "top": options.top,

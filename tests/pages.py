@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 DATA = ROOT / "docs" / "data.md"
 SEARCH = ROOT / "docs" / "search.md"
+RESULTS = ROOT / "docs" / "results.md"
 
 
 def blocks(page: Path, language: str = "") -> list[str]:

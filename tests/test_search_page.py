@@ -27,7 +27,7 @@ from raudio.search import failures, folder, space_file
 from raudio.search.job import check
 
 #: What a page may call a part of a run beside the names in `records`.
-_IN_A_RUN = {"ray.log", "prior/", "bundle/", "trials/ID/"}
+_IN_A_RUN = {"ray.log", "prior/", "bundle/", "tracking/", "trials/ID/"}
 
 
 def test_the_settings_of_the_page_are_the_code_s() -> None:

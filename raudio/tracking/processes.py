@@ -1,7 +1,7 @@
 """The trackers of a run, each in a process of its own: the driver's side.
 
 A process is told what to do in one JSON line on its standard input, whose end says that nothing
-comes any more; what it prints is for the user, everything else goes to `tracking/tracking.log` in
+comes any more; what it prints is for the user, everything else goes to `tracking/log.txt` in
 the run. It is in a session of its own, so that Ctrl-C is the driver's affair, and yields the CPU to
 everything else. When its driver is killed, the input ends too, and it ends with it.
 """
@@ -27,7 +27,7 @@ from raudio.tracking.tracker import tracking_folder
 
 #: How long the end of a search may wait for its trackers.
 FLUSH: Seconds = 30.0
-LOG = "tracking.log"
+LOG = "log.txt"
 #: The program, a module of a higher layer: `raudio.cli.track`.
 _PROGRAM = (sys.executable, "-P", "-m", "raudio.cli.track")
 

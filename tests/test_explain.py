@@ -168,6 +168,32 @@ def test_the_least_is_best_where_the_mode_says_so(tmp_path: Path) -> None:
     assert "high end" in change.reason
 
 
+def test_a_configuration_counts_once_and_an_answer_not_at_all(tmp_path: Path) -> None:
+    """Repeats and confirmations of ten draws are ten draws of the settings, not fifty."""
+    run = tmp_path / "run"
+    run.mkdir()
+    with RecordWriter(run / records.RECORDS) as out:
+        out.append("search_start", version="0", metric=METRIC, mode="max", trials=10, repeats=4)
+        for number in range(11 * 5):
+            draw, repeat = divmod(number, 5)
+            first = records.trial_id(draw * 5)
+            fields = {"configuration": first, "repeat": repeat, "signature": str(number)}
+            fields["confirms"] = first if repeat == 4 else None
+            fields["same_as"] = "0000" if draw == 10 else None
+            name = records.trial_id(number)
+            out.append("trial_start", id=name, params={"model.width": draw % 10}, **fields)
+            metrics = {METRIC: 0.1 * (repeat != 4) * (draw + 4 * repeat)}
+            out.append("report", id=name, epoch=1, metrics=metrics, seconds=1.0, final=True)
+            out.append("trial_end", id=name, state="completed", seconds=1.0)
+    read = read_run(run)
+    found = explain(read)
+    assert (found.trials, found.importances, found.interactions) == (10, (), ())
+    assert found.verdict.startswith("10 configurations of")
+    assert "too few" in found.verdict
+    assert [trial.params["model.width"] for trial in read.drawn] == list(range(9, -1, -1))
+    assert read.worth(read.drawn[0]) == pytest.approx(0.1 * (9 + 4 * 1.5))
+
+
 def test_importances_are_optuna_s_of_the_same_trials(tmp_path: Path) -> None:
     import optuna
 

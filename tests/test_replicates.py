@@ -33,11 +33,13 @@ from search_kit import (
 )
 
 from raudio.config import compose
+from raudio.config.axes import Choice
 from raudio.config.schema import Dataset, Search
 from raudio.core.errors import ConfigError
 from raudio.records import BEST, JOURNAL, LAST, read_history, trial_folder
 from raudio.search.job import check
 from raudio.search.replicates import Replicates, notes
+from raudio.search.space import Param, Space
 
 
 @pytest.fixture(autouse=True)
@@ -285,6 +287,24 @@ def test_the_best_are_trained_anew_whole_with_fresh_seeds(
     assert len(study(tmp_path)) == 9  # the sampler knows nothing of it
     assert session.engine.exhausted
     assert search(tmp_path, clock, **{**CONFIRMED, "folds": folds}).engine.exhausted
+
+
+def test_what_was_drawn_twice_is_confirmed_once(tmp_path: Path, clock: Clock) -> None:
+    """It would be compared with itself, and the next best with nothing."""
+    few = Space(
+        "few",
+        params=(
+            Param("model.width", Choice((8, 16)), {}, "model.width"),
+            Param("optimizer.lr", Choice((0.01, 0.02)), {}, "optimizer.lr"),
+        ),
+    )
+    finished(tmp_path, clock, **{**CONFIRMED, "space": few, "confirm": 3, "sampler": "random"})
+    history = read_history(tmp_path)
+    drawn = [str(each.trials[0].params) for each in history.configurations.values()]
+    assert len(set(drawn)) < len(drawn) == 9
+    assert history.confirmation is not None
+    chosen = [history.configurations[name] for name in history.confirmation.configurations]
+    assert len({str(each.trials[0].params) for each in chosen}) == len(chosen) == 3
 
 
 def test_the_confirmed_take_turns(tmp_path: Path, clock: Clock) -> None:

@@ -266,11 +266,11 @@ def importances(run: Run) -> list[Importance]:
     PED-ANOVA (Watanabe, Bansal, Hutter 2023), as Optuna computes it, of every trial's best value,
     beside what it says of shuffled values.
     """
-    settings, trials = varying(run), run.valued
+    settings, trials = varying(run), run.drawn
     if len(trials) < FEWEST_TRIALS or not settings:
         return []
     trials = spread(trials, MOST_TRIALS)
-    values = [run.value(trial) for trial in trials]
+    values = [run.worth(trial) for trial in trials]
     if len(set(values)) < 2:
         return []
     study = _study(run, settings, trials)
@@ -286,7 +286,7 @@ def importances(run: Run) -> list[Importance]:
         Importance(
             key,
             shares.get(key, 0.0) / total,
-            float(np.quantile([one.get(key, 0.0) for one in by_chance], level)) / total,
+            min(1.0, float(np.quantile([one.get(key, 0.0) for one in by_chance], level)) / total),
         )
         for key in settings
     ]

@@ -22,7 +22,8 @@ class Explanation:
     Attributes:
         run: its name.
         metric, mode: what is optimised.
-        trials: that have a value and did not fail: what everything here is about.
+        trials: that have a value and did not fail: what everything here is about; of a
+            configuration with several trials the first, by the mean of all.
         pruned: those of them that the scheduler ended; they count by their best value until then.
         failed: trials that count for nothing.
         verdict: in a sentence or two, how far all of it can be trusted.
@@ -51,13 +52,13 @@ def explain(run: Run) -> Explanation:
     """Explains a search, also while it runs."""
     importances = analysis.importances(run)
     found, pairs = values(run), interactions(run)
-    pruned = sum(trial.state == records.PRUNED for trial in run.valued)
-    failed = sum(trial.state == records.FAILED for trial in run.history.trials.values())
+    pruned = sum(trial.state == records.PRUNED for trial in run.drawn)
+    failed = sum(one.state == records.FAILED for one in run.history.configurations.values())
     return Explanation(
         run.name,
         run.history.metric,
         run.history.mode,
-        len(run.valued),
+        len(run.drawn),
         pruned,
         failed,
         _verdict(run, importances, pairs, pruned, failed),
@@ -76,8 +77,9 @@ def _verdict(
     pruned: int,
     failed: int,
 ) -> str:
-    count = len(run.valued)
-    said = f"{count} trial{'' if count == 1 else 's'} of {run.name} with a value of "
+    count = len(run.drawn)
+    what = "configuration" if run.history.replicated else "trial"
+    said = f"{count} {what}{'' if count == 1 else 's'} of {run.name} with a value of "
     said += run.history.metric or "the metric"
     parts = [f"{pruned} pruned"] if pruned else []
     parts += [f"{failed} failed, which count for nothing"] if failed else []

@@ -75,7 +75,7 @@ def next_space(
             new, reason = axis, ""
             if key in clear:
                 new, reason = _closer(run, axis, known[key])
-            elif key in known and key not in together and len(run.valued) >= TRIALS_TO_DROP:
+            elif key in known and key not in together and len(run.drawn) >= TRIALS_TO_DROP:
                 new, reason = _fixed(run, key, axis)
             if isinstance(new, Choice):
                 values[key] = [text(value) for value in new.values]
@@ -111,7 +111,7 @@ def _parsed(key: str, written: Any) -> Axis:
 
 def _fixed(run: Run, key: str, axis: Axis) -> tuple[Axis, str]:
     """The value of the best trial that has the setting."""
-    best = next(trial for trial in run.valued if key in trial.params)
+    best = next(trial for trial in run.drawn if key in trial.params)
     value = best.params[key]
     value = float(f"{value:.3g}") if isinstance(value, float) else value
     return Choice((value,)), f"decides no more than chance; as in trial {best.id}"
@@ -154,11 +154,11 @@ def _moved(run: Run, axis: Interval, values: Values) -> tuple[Axis, str]:
     scale = math.log if axis.log else float
     low, high = scale(axis.low), scale(axis.high)
     width = high - low
-    chosen = good(run, run.valued)
+    chosen = good(run, run.drawn)
     key = values.setting
     at = sorted(
         scale(trial.params[key])
-        for trial in run.valued
+        for trial in run.drawn
         if trial.id in chosen and key in trial.params
     )
     reasons = []
@@ -201,7 +201,7 @@ def _meta(run: Run, key: str) -> Meta:
     from raudio.config import schema, validate
 
     group = key.partition(".")[0]
-    names = [trial.params.get(group) for trial in run.valued if key in trial.params]
+    names = [trial.params.get(group) for trial in run.drawn if key in trial.params]
     name = names[0] or run.configured("experiment", group).get("name")
     variants = {group: name} if name in schema.VARIANTS.get(group, {}) else {}
     setting = validate.settings(variants).get(key)

@@ -86,6 +86,26 @@ class Run:
         ]
 
     @cached_property
+    def drawn(self) -> list[TrialHistory]:
+        """The first trial of each configuration with a value that did not fail, best first: what
+        the settings are judged by, each with its `worth`. A repeat, a confirmation and what was
+        answered from the record are no further draw of the settings."""
+        sign = 1.0 if self.history.mode == "min" else -1.0
+        firsts = [
+            configuration.trials[0]
+            for configuration in self.history.configurations.values()
+            if configuration.trials and configuration.state != records.FAILED
+        ]
+        known = [(trial, self.worth(trial)) for trial in firsts if trial.same_as is None]
+        valued = [(sign * worth, trial.id, trial) for trial, worth in known if worth is not None]
+        return [trial for *_, trial in sorted(valued, key=lambda one: one[:2])]
+
+    def worth(self, trial: TrialHistory) -> float | None:
+        """The mean value of a trial's configuration, as the search has it."""
+        configuration = self.history.configurations[trial.configuration]
+        return configuration.value(self.history.metric, self.history.mode)
+
+    @cached_property
     def environment(self) -> dict[str, Any]:
         """Versions and hardware."""
         return _table(self.folder / records.ENVIRONMENT_JSON)

@@ -144,7 +144,7 @@ def searched(run: Run, importances: Sequence[analysis.Importance]) -> Markup:
     if not importances:
         few = parts.note(
             f"Importances and the contour need {analysis.FEWEST_TRIALS} trials with different "
-            f"values; there are {len(run.valued)}. From fewer, chance would look like an effect. "
+            f"values; there are {len(run.drawn)}. From fewer, chance would look like an effect. "
             "The settings below are in the order of the space."
         )
     plots = [settings.importances(importances), settings.contour(run, ranked)]

@@ -175,12 +175,12 @@ def slices(run: Run, settings: Sequence[str]) -> list[Plot]:
 
 def contour(run: Run, settings: Sequence[str]) -> Plot | None:
     """The mean value around each pair of two settings' values, where there are trials."""
-    if len(settings) < 2 or len(run.valued) < analysis.FEWEST_TRIALS:
+    if len(settings) < 2 or len(run.drawn) < analysis.FEWEST_TRIALS:
         return None
     across, up = settings[:2]
     trials = [
         trial
-        for trial in analysis.spread(run.valued, MOST_POINTS)
+        for trial in analysis.spread(run.drawn, MOST_POINTS)
         if across in trial.params and up in trial.params
     ]
     if len(trials) < analysis.FEWEST_TRIALS:
@@ -191,13 +191,13 @@ def contour(run: Run, settings: Sequence[str]) -> Plot | None:
         height=330,
         left=76,
     )
-    values, note = value_scale(run, (run.value(trial) or 0.0 for trial in trials))
+    values, note = value_scale(run, (run.worth(trial) or 0.0 for trial in trials))
     columns = len(frame.x.names) or _GRID[0]
     rows = len(frame.y.names) or _GRID[1]
     mean = _smoothed(
         np.array([frame.x.place(t.params[across]) for t in trials]),
         np.array([frame.y.place(t.params[up]) for t in trials]),
-        np.array([values.place(run.value(t)) for t in trials]),
+        np.array([values.place(run.worth(t)) for t in trials]),
         (columns, rows),
         (bool(frame.x.names), bool(frame.y.names)),
     )

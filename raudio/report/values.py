@@ -2,7 +2,8 @@
 together. `report.next_space` draws the conclusions.
 
 All of it compares the good quarter of the trials with all of them. A trial counts by its best
-value, a pruned one by the best before it was pruned; failed trials have none and do not count.
+value, a pruned one by the best before it was pruned, a configuration of several trials once, by
+their mean; failed trials have none and do not count.
 """
 
 from __future__ import annotations
@@ -75,10 +76,10 @@ def good(run: Run, trials: Sequence[TrialHistory]) -> set[str]:
 
 def values(run: Run) -> list[Values]:
     """The varying settings, in the order in which they were drawn."""
-    chosen = good(run, run.valued)
+    chosen = good(run, run.drawn)
     found = []
     for key in analysis.varying(run):
-        having = [trial for trial in run.valued if key in trial.params]
+        having = [trial for trial in run.drawn if key in trial.params]
         if not having:
             continue
         drawn = [trial.params[key] for trial in having]
@@ -102,7 +103,7 @@ def interactions(run: Run) -> list[Interaction]:
     (Freedman and Lane 1983); of each permutation the greatest share of all pairs counts, so that
     many pairs do not make one of them look strong.
     """
-    trials = analysis.spread(run.valued, analysis.MOST_TRIALS)
+    trials = analysis.spread(run.drawn, analysis.MOST_TRIALS)
     chosen = good(run, trials)
     draw = np.random.default_rng(0)
     pairs: list[tuple[tuple[str, str], float, int]] = []

@@ -116,9 +116,14 @@ class Replicates:
     def confirmation(self, history: History) -> ConfirmationRecord | None:
         """What is to be confirmed when the search is done; None: nothing.
 
-        The best configurations as the search ranked them.
+        The best configurations as the search ranked them, one of those that are the same: a
+        sampler may draw one again.
         """
-        names = tuple(each.id for each in history.ranked_configurations()[: self.confirm])
+        different: dict[str, str] = {}
+        for each in history.ranked_configurations():
+            first = each.trials[0]
+            different.setdefault(first.signature or repr(sorted(first.params.items())), each.id)
+        names = tuple(different.values())[: self.confirm]
         return ConfirmationRecord(names, self._confirm_seeds, self.each) if names else None
 
     def next_confirming(self, history: History) -> tuple[Configuration, int] | None:

@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -47,6 +45,7 @@ from raudio.search.mirror import InPlace, Mirror, working_copy
 from raudio.search.planner import Plan, plan
 from raudio.search.replicates import Replicates
 from raudio.search.sampler import Sampler
+from raudio.search.signals import terminable
 from raudio.search.slots import Slots, gpu_share
 from raudio.tracking.processes import Trackers
 from raudio.training.budget import count_epochs
@@ -149,7 +148,7 @@ def _run(job: Job, place: InPlace | Mirror, *, quiet: bool, resumed: bool) -> Se
     epochs = count_epochs(experiment.training)
     with (
         RunLock(folder),
-        _terminable(),
+        terminable(),
         _display(quiet) as display,
         Trackers(
             folder,
@@ -228,19 +227,6 @@ def _run(job: Job, place: InPlace | Mirror, *, quiet: bool, resumed: bool) -> Se
 def _minor(version: str) -> str:
     """Versions that differ after it make the same of a run."""
     return ".".join(version.split(".")[:2])
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM, which a cluster's manager sends, is what Ctrl-C is."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _trials(

@@ -7,15 +7,12 @@ each passes the question on to the engine. Tune's own state on disk is not used:
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ray
@@ -29,6 +26,7 @@ from raudio.config.validate import to_mapping
 from raudio.search.engine import Engine, TrialSpec
 from raudio.search.packing import DRIVER_MEMORY
 from raudio.search.planner import Plan
+from raudio.search.signals import interruptible
 from raudio.search.slots import Slots
 from raudio.training.launch import PLACES, REQUESTER
 
@@ -71,7 +69,7 @@ def run_trials(
     Returns:
         How the search ended (completed, stopped or failed) and why.
     """
-    with _interruptible() as interrupted:
+    with interruptible() as interrupted:
         try:
             _fit(engine, trainable, slots, interrupted, before, tick)
         except SearchEnded as end:
@@ -272,26 +270,3 @@ class _Watcher(tune.Callback):  # type: ignore[misc]
         """Ends the trials' processes, wherever they are in their epoch."""
         for actor in self._actors.values():
             ray.kill(actor)
-
-
-@contextmanager
-def _interruptible() -> Iterator[threading.Event]:
-    """The event that the first Ctrl-C (or SIGTERM) sets; the second raises at once."""
-    interrupted = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield interrupted
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        if interrupted.is_set():
-            raise KeyboardInterrupt
-        interrupted.set()
-
-    for number in before:
-        signal.signal(number, handle)
-    try:
-        yield interrupted
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

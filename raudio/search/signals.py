@@ -1,0 +1,49 @@
+"""What signals mean to a driver.
+
+SIGTERM, which a cluster's manager sends, and SIGHUP, which comes when a terminal is closed, are
+what Ctrl-C is. A program that is to outlive its terminal (`nohup`) ignores SIGHUP, and goes on to.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Each raises KeyboardInterrupt."""
+    with _handled(signal.default_int_handler):
+        yield
+
+
+@contextmanager
+def interruptible() -> Iterator[threading.Event]:
+    """The event that the first one sets; the second raises KeyboardInterrupt at once."""
+    interrupted = threading.Event()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if interrupted.is_set():
+            raise KeyboardInterrupt
+        interrupted.set()
+
+    with _handled(handle):
+        yield interrupted
+
+
+@contextmanager
+def _handled(handle: Callable[[int, FrameType | None], Any]) -> Iterator[None]:
+    before = {}
+    if threading.current_thread() is threading.main_thread():  # others get none
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                before[number] = signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,47 @@
+"""What signals mean to a driver."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from raudio.search.signals import interruptible, terminable
+
+ALL = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[dict[int, object]]:
+    """Those of before; a test must not leave others."""
+    before = {number: signal.signal(number, lambda *_: None) for number in ALL}
+    yield before
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", ALL)
+def test_the_first_is_a_hint_and_the_second_the_end(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt), interruptible() as interrupted:  # noqa: PT012
+        os.kill(os.getpid(), number)
+        assert interrupted.is_set()
+        os.kill(os.getpid(), number)
+    assert signal.getsignal(number) is before
+
+
+@pytest.mark.parametrize("number", ALL)
+def test_where_nothing_runs_yet_the_first_is_the_end(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt), terminable():
+        os.kill(os.getpid(), number)
+    assert signal.getsignal(number) is before
+
+
+def test_nohup_is_heeded() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with interruptible() as interrupted:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert not interrupted.is_set()

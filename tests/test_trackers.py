@@ -19,11 +19,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import fake_wandb
 import numpy as np
 import pytest
 import soundfile
 from search_kit import KilledError
-from tracking_kit import CONFUSION, LABELS, Searched, make_bundle, tell
+from tracking_kit import CONFUSION, LABELS, Searched, lag, make_bundle, tell
 
 from raudio.records import History, read_history
 from raudio.tracking.tracker import Clip, Outcome, Tracker
@@ -56,7 +57,8 @@ def curves(history: History) -> dict[str, list[tuple[int, float]]]:
 
 
 def in_sessions(folder: Path, tracker: Any, pause: float = 0.0) -> Searched:
-    """A search that is killed twice, and told after each of its sessions to a tracker anew."""
+    """A search that is killed twice, and told after each of its sessions to a tracker anew, which
+    is told some of it again."""
     searched = Searched(folder / "mine")
     for deadline in (6, 14, math.inf):
         try:
@@ -64,7 +66,9 @@ def in_sessions(folder: Path, tracker: Any, pause: float = 0.0) -> Searched:
         except KilledError:
             assert deadline < math.inf
         tell(searched.run, tracker())
+        lag(searched.run)
         time.sleep(pause)
+    tell(searched.run, tracker())
     return searched
 
 
@@ -245,13 +249,53 @@ def test_wandb_is_joined(tmp_path: Path) -> None:
     searched = in_sessions(tmp_path, lambda: WandB(mode="offline", project="p", entity="us"), 1.1)
     folder, history = searched.run / "tracking" / "wandb", read_history(searched.run)
     (key,) = {path.name.split("-")[3] for path in (folder / "wandb").glob("offline-run-*")}
-    assert len(list((folder / "wandb").glob(f"offline-run-*-{key}"))) == 3
+    assert len(list((folder / "wandb").glob(f"offline-run-*-{key}"))) == 4
     for name, points in curves(history).items():
         one = Stored(folder, f"{key}-{name}")
         assert one.curve == points
         assert one.resume == {f"{key}-{name}"}
         assert (one.run.project, one.run.entity) == ("p", "us")
         assert one.tags == [history.trials[name].state]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("offline")
+@pytest.mark.parametrize("lost", [False, True])
+def test_wandb_sends_to_a_server(
+    lost: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In three sessions, none of which doubles anything; when the last one was killed, not even the
+    position that it has left is believed."""
+    from raudio.tracking.wandb import WandB
+
+    with fake_wandb.server() as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.uri)
+        monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+        searched = in_sessions(tmp_path, lambda: WandB(project="p"))
+        if lost:
+            position = searched.run / "tracking" / "test.json"
+            position.write_text(json.dumps({**json.loads(position.read_text()), "ended": False}))
+            asked = len(server.seen)
+            tell(searched.run, WandB(project="p"))
+            assert server.seen[asked:].count("RunResumeStatus") == 1 + 6
+        history = read_history(searched.run)
+        (key,) = {name.partition("-")[0] for name in server.runs}
+        assert server.runs.keys() == {key} | {f"{key}-{trial}" for trial in history.trials}
+        assert server.runs[key].summary["trials/all"] == 6
+        for name, points in curves(history).items():
+            run = server.runs[f"{key}-{name}"]
+            assert (run.project, run.group, run.tags) == (
+                "p",
+                f"mine-{key}",
+                [history.trials[name].state],
+            )
+            assert [(line["_step"], line[METRIC]) for line in run.lines.values()] == points
+            assert run.sent == len(points)
+            assert run.config["optimizer.lr"] == history.trials[name].params["optimizer.lr"]
+            assert run.summary["state"] == history.trials[name].state
+        import wandb
+
+        wandb.teardown()
 
 
 @pytest.mark.parametrize(
@@ -291,13 +335,13 @@ def mlflow_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(f"MLFLOW_{name}", "true")
 
 
-def check_mlflow(uri: str, run: Path) -> None:
+def check_mlflow(uri: str, run: Path, experiment: str = "birds") -> None:
     """What a store has of a run that was told once or in several sessions."""
     from mlflow import MlflowClient
 
     client, history = MlflowClient(tracking_uri=uri), read_history(run)
-    experiment = client.get_experiment_by_name("birds")
-    runs = client.search_runs([experiment.experiment_id])
+    found = client.get_experiment_by_name(experiment)
+    runs = client.search_runs([found.experiment_id])
     (parent,) = [one for one in runs if "mlflow.parentRunId" not in one.data.tags]
     children = {one.data.tags["raudio.trial"]: one for one in runs if one is not parent}
     assert (parent.info.run_name, parent.info.status) == ("mine", "FINISHED")

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from search_kit import EPOCHS, KilledError
-from tracking_kit import Searched, tell
+from tracking_kit import PLUGIN, Searched, lag, tell
 from typer.testing import CliRunner
 
 from raudio.cli.main import app
@@ -31,48 +31,6 @@ from raudio.tracking import build
 from raudio.tracking.follow import Follower
 from raudio.tracking.processes import LOG, Trackers
 from raudio.tracking.tracker import Memory, Outcome, Tracker, tracking_folder
-
-#: A tracker that writes a line for all that it is told, and misbehaves where it is asked to.
-PLUGIN = """
-import os
-import time
-from pathlib import Path
-
-import raudio
-from raudio.tracking.tracker import Tracker
-
-
-@raudio.register.tracker("lines", "a line for all")
-class Lines(Tracker):
-    def __init__(self, *, file: str = "", fail: str = "", sleep: float = 0.0) -> None:
-        self.file, self.bad, self.sleep = Path(file), fail, sleep
-
-    def say(self, *words):
-        time.sleep(self.sleep)
-        print("noise of a library", os.environ.get("A_SECRET"))
-        with self.file.open("a") as out:
-            print(*words, file=out)
-        if words[0] == self.bad:
-            raise ConnectionError("https://me:hunter22@host/api is\\nunreachable")
-
-    def start_search(self, run, history):
-        known = self.file.exists()
-        self.say("start_search", run.name)
-        return known
-
-    def start_trial(self, trial, settings, time):
-        self.say("start_trial", trial.id)
-        return 0
-
-    def report(self, trial, report, time):
-        self.say("report", trial.id, report.epoch)
-
-    def end_trial(self, trial, state, time):
-        self.say("end_trial", trial.id, state)
-
-    def end_search(self, history, outcome):
-        self.say("end_search", history.state)
-"""
 
 
 @pytest.fixture
@@ -295,6 +253,7 @@ def test_sessions_double_nothing(kind: type[Memory], tmp_path: Path) -> None:
             searched.session(deadline).finish()
         tell(searched.run, memory)
         assert memory.told[-2][1] == ("completed" if deadline == count else "interrupted")
+        lag(searched.run)
         searched.finish()
         tell(searched.run, memory)
         assert sorted(reports(memory.told)) == sorted(expected)

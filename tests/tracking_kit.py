@@ -11,13 +11,53 @@ import yaml
 from search_kit import Clock, Session
 
 from raudio.config import compose, validate
-from raudio.records import EXPERIMENT_YAML, SEARCH_YAML, trial_folder
+from raudio.records import EXPERIMENT_YAML, SEARCH_YAML
 from raudio.tracking.follow import Follower
-from raudio.tracking.tracker import Outcome, Tracker
+from raudio.tracking.tracker import Outcome, Tracker, tracking_folder
 
 LABELS = ("cat", "dog")
 CONFUSION = ((5, 1), (2, 8))
-CLIP_SECONDS = 0.25
+#: A tracker that writes a line for all that it is told, and misbehaves where it is asked to.
+PLUGIN = """
+import os
+import time
+from pathlib import Path
+
+import raudio
+from raudio.tracking.tracker import Tracker
+
+
+@raudio.register.tracker("lines", "a line for all")
+class Lines(Tracker):
+    def __init__(self, *, file: str = "", fail: str = "", sleep: float = 0.0) -> None:
+        self.file, self.bad, self.sleep = Path(file), fail, sleep
+
+    def say(self, *words):
+        time.sleep(self.sleep)
+        print("noise of a library", os.environ.get("A_SECRET"))
+        with self.file.open("a") as out:
+            print(*words, file=out)
+        if words[0] == self.bad:
+            raise ConnectionError("https://me:hunter22@host/api is\\nunreachable")
+
+    def start_search(self, run, history):
+        known = self.file.exists()
+        self.say("start_search", run.name)
+        return known
+
+    def start_trial(self, trial, settings, time):
+        self.say("start_trial", trial.id)
+        return 0
+
+    def report(self, trial, report, time):
+        self.say("report", trial.id, report.epoch)
+
+    def end_trial(self, trial, state, time):
+        self.say("end_trial", trial.id, state)
+
+    def end_search(self, history, outcome):
+        self.say("end_search", history.state)
+"""
 
 
 class Searched:
@@ -60,6 +100,13 @@ def tell(run: Path, tracker: Tracker, outcome: Outcome | None = None, name: str 
     follower.end(outcome or Outcome())
 
 
+def lag(run: Path, name: str = "test") -> None:
+    """The process that told a tracker died before it could say how far it had come."""
+    position = tracking_folder(run) / f"{name}.json"
+    content = json.loads(position.read_text())
+    position.write_text(json.dumps({**content, "records": max(0, content["records"] - 5)}))
+
+
 def make_bundle(run: Path) -> Path:
     """What a tracker sends of a bundle: its files."""
     bundle = run / "bundle"
@@ -75,8 +122,3 @@ def make_bundle(run: Path) -> Path:
     (bundle / "labels.json").write_text(json.dumps(LABELS))
     (bundle / "README.md").write_text("# A model\n")
     return bundle
-
-
-def settings_of(run: Path, trial: str) -> dict[str, Any]:
-    found: dict[str, Any] = yaml.safe_load((trial_folder(run, trial) / EXPERIMENT_YAML).read_text())
-    return found

@@ -182,6 +182,7 @@ def about(trial: TrialHistory) -> dict[str, str]:
         "confirms": trial.confirms or "",
         "same_as": trial.same_as or "",
         "donors": " ".join(trial.donors),
+        "changed": " ".join(f"{key}={value}" for key, value in trial.changed.items()),
         "kind": trial.kind or "",
         "reason": trial.reason or "",
     }

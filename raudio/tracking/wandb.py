@@ -119,7 +119,7 @@ class WandB(Tracker):
             run.log({"wrong": wandb.Table(columns=columns, data=rows)})
         if outcome.bundle is not None:
             bundle = wandb.Artifact(f"bundle-{self._info.key}", type="model")
-            bundle.add_dir(str(outcome.bundle))
+            bundle.add_dir(str(outcome.bundle), skip_cache=True)
             run.log_artifact(bundle)
         self._close("", history.state, summary(history))
 

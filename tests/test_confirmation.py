@@ -19,7 +19,9 @@ from raudio.records import History
 from raudio.report.confirmation import confirmation, holm, welch
 from raudio.report.markdown import summarise
 from raudio.report.run import Point, Run
-from raudio.report.sections import configurations
+from raudio.report.sections import configurations, headline
+from raudio.report.sections import leaderboard as page_leaderboard
+from raudio.report.summary import sentences
 from raudio.report.tables import as_data, leaderboard, summary
 
 VALUES = st.lists(st.floats(0, 1).map(lambda x: round(x, 3)), min_size=2, max_size=8)
@@ -187,3 +189,22 @@ def test_the_report_has_the_confirmation_and_the_means() -> None:
     low, high = stats.t.interval(0.95, 2, 0.91, stats.sem(values["b"]))
     assert f"| b | 0.91 | 0.01 | {low:.4g} to {high:.4g} | 3 of 3 | - |" in lines
     assert configurations(Run("run", Path("run"), History(), ())) is None
+
+
+def test_the_page_speaks_of_the_configuration() -> None:
+    """Its best trial alone may be worse than another of it, whose seed was lucky."""
+    known = history({"a": [0.7, 0.8, 0.75], "b": [0.9, 0.92, 0.91]})
+    points = tuple(
+        Point(trial.id, 1, trial.value("m", "max"), n + 1, float(n))
+        for n, trial in enumerate(known.trials.values())
+    )
+    run = Run("r", Path("r"), known, points)
+    told = " ".join(sentences(run, []))
+    assert "The best configuration is b: m 0.5 on average over 1 trial." in told
+    low, high = stats.t.interval(0.95, 2, 0.91, 0.01 / 3**0.5)
+    assert f"Fresh seeds gave it 0.91 on average (95% interval {low:.4g} to {high:.4g})." in told
+    assert "Trial b-1 stands for it: m 0.92 at epoch 1." in told
+    assert "It was reached after 7 of 8 epochs." in told
+    assert "<dd>of 2, 8 trials</dd>" in headline(run)
+    board = page_leaderboard(run)
+    assert "All 8 trials, by the mean of their configuration" in board

@@ -155,7 +155,7 @@ def test_every_trial_with_a_value_is_a_point_of_the_history(run: Run, root: Node
 
 
 def test_a_point_lies_at_what_was_spent_when_its_value_was_reached(run: Run, root: Node) -> None:
-    """The axis begins at 0 and ends 4 % after the last report; the frame is 394 units wide."""
+    """The axis begins at 0 and ends 4 % after the last report; the frame is 388 units wide."""
     for axis in ("epochs", "seconds"):
         expected = []
         for trial in run.valued:
@@ -163,7 +163,7 @@ def test_a_point_lies_at_what_was_spent_when_its_value_was_reached(run: Run, roo
             (point,) = (p for p in run.points if (p.trial, p.epoch) == (trial.id, best.epoch))
             last = run.points[-1]
             spent = getattr(point, axis) / (1.04 * getattr(last, axis))
-            expected.append(52 + 394 * spent)
+            expected.append(58 + 388 * spent)
         drawn = [
             float(re.match(r"M([\d.]+),", path.attributes["d"] or "")[1])  # type: ignore[index]
             for group in root.one("svg", id=f"history-{axis}").all("g", class_="marks")
@@ -580,6 +580,62 @@ def test_runs_are_compared(run: Run, tmp_path: Path) -> None:
         page(run, [losses])
 
 
+def several(folder: Path, objectives: dict[str, str], costs: dict[str, dict[str, float]]) -> Run:
+    """A run of trials of one epoch, each with its value and what it cost."""
+    with RecordWriter(folder / records.RECORDS) as writer:
+        writer.append(
+            "search_start", version="0.1.0", metric="valid/accuracy", mode="max", trials=len(costs),
+            time_budget=None, resumed=False, objectives=objectives,
+        )  # fmt: skip
+        for name, metrics in costs.items():
+            writer.append("trial_start", id=name, params={"a": int(name)}, signature=name)
+            writer.append(
+                "report", id=name, epoch=1, metrics=metrics, seconds=1.0, final=True
+            )  # fmt: skip
+            writer.append("trial_end", id=name, state="completed", seconds=1.0)
+        writer.append("search_end", state="completed", reason=None)
+    return read_run(folder)
+
+
+def test_several_objectives_are_all_shown(tmp_path: Path) -> None:
+    costs = {
+        "0000": {"valid/accuracy": 0.9, "cost/params": 104379.0},
+        "0001": {"valid/accuracy": 0.8, "cost/params": 4000.0},
+        "0002": {"valid/accuracy": 0.7, "cost/params": 5000.0},
+    }
+    run = several(tmp_path / "run", {"valid/accuracy": "max", "cost/params": "min"}, costs)
+    root = parse(page(run))
+    rows = table(root, "All 3 trials")
+    assert [row[2:4] for row in rows] == [
+        ["valid/accuracy", "cost/params"], ["0.9", "104,379"], ["0.8", "4,000"], ["0.7", "5,000"]
+    ]  # fmt: skip
+    told = "Pareto front of valid/accuracy and cost/params: 0000, 0001."
+    assert told in root.one("header").words
+    assert "no other beats in both objectives" in root.one("section", id="cost").words
+    assert ["cost/params", "104,379"] in table(root, "Metrics of trial 0000")
+    written = summarise(run)
+    assert told in written
+    assert "| 0001 | 0.8 | 4,000 | completed | 1 |" in written
+
+    three = {"valid/accuracy": "max", "cost/params": "min", "valid/loss": "min"}
+    costs = {name: {**one, "valid/loss": 1 / (1 + int(name))} for name, one in costs.items()}
+    words = parse(page(several(tmp_path / "three", three, costs))).one("section", id="cost").words
+    assert "2 trials (the line)" in words
+    assert "of the first two objectives. In all 3: 0000, 0001, 0002." in words
+
+
+def test_the_cost_s_columns_are_those_that_differ(tmp_path: Path) -> None:
+    metrics = {"valid/accuracy": 0.5, "cost/device_seconds": 1.0}
+    assert "on devices" not in table(root_of(tmp_path / "one", metrics), "Trials' time")[0]
+    metrics["cost/device_seconds"] = 4.0
+    rows = table(root_of(tmp_path / "many", metrics), "Trials' time")
+    assert rows[1][rows[0].index("on devices")] == "4.0 s"
+
+
+def root_of(folder: Path, metrics: dict[str, float]) -> Node:
+    return parse(page(several(folder, {}, {"0000": metrics})))
+
+
 def test_the_markdown_has_the_best_trials_and_the_command(run: Run) -> None:
     lines = summarise(run).splitlines()
     assert run.best is not None
@@ -703,9 +759,10 @@ def test_scales() -> None:
     ]
     assert Scale.of([3.0, 3.0]).place(3.0) == pytest.approx(0.5)
     assert linear.place(99) == 1.0
-    assert [short(v) for v in (1e-5, 2e10, 0.12345, 3, None)] == [
+    assert [short(v) for v in (1e-5, 2e10, 50_000.0, 0.12345, 3, None)] == [
         "1e-5",
         "2e10",
+        "50000",
         "0.1235",
         "3",
         "none",

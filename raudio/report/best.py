@@ -7,12 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from raudio.core.errors import UserError
-from raudio.core.units import format_seconds, format_value
+from raudio.core.units import format_seconds
 from raudio.records import TrialHistory
 from raudio.report import analysis, clips, outcome, parts
 from raudio.report.markup import Content, Markup, tag, void
 from raudio.report.parts import Cell
 from raudio.report.run import Run
+from raudio.report.sections import measured
 
 #: Rows of the tables of confusions and of classes.
 MOST_CONFUSED = 12
@@ -29,16 +30,16 @@ def best_trial(run: Run, count: int) -> Markup | None:
     if best is None:
         return None
     metrics = sorted(best.best_metrics(run.history.metric, run.history.mode).items())
-    measured = parts.table(
+    table = parts.table(
         f"Metrics of trial {best.id} at its best epoch",
         ["metric", "value"],
-        [[name, format_value(value)] for name, value in metrics],
+        [[name, measured(name, value)] for name, value in metrics],
         numbers=[1],
     )
     return parts.section(
         "best",
         f"Best trial: {best.id}",
-        tag("div", tag("div", measured), tag("div", _difference(run, best)), class_="columns"),
+        tag("div", tag("div", table), tag("div", _difference(run, best)), class_="columns"),
         _errors(run, best, count),
     )
 

@@ -31,11 +31,13 @@ def history(run: Run, axis: str) -> Plot | None:
     if not points:
         return None
     trials = run.valued
-    y, note = value_scale(run, (run.value(trial) or 0.0 for trial in trials))
+    best = [(p.spent(axis), p.value or 0.0) for p in analysis.incumbents(run)]
+    values = [run.value(trial) or 0.0 for trial in trials]
+    # Values that are one and the same have no range of their own: the way there has.
+    y, note = value_scale(run, values if len(set(values)) > 1 else (value for _, value in best))
     end = max(p.spent(axis) for p in run.points)
     x = Scale.of([end], zero=True, time=axis == "seconds")
     frame = Frame(x, y)
-    best = [(p.spent(axis), p.value or 0.0) for p in analysis.incumbents(run)]
     best.append((end, best[-1][1]))
     label = "epochs trained, over all trials" if axis == "epochs" else "wall time of the search"
     line = svg.steps([frame.at(*point) for point in best], "incumbent", "best so far")
@@ -56,8 +58,8 @@ def history(run: Run, axis: str) -> Plot | None:
             x_label=label,
             y_label=run.history.metric,
         ),
-        f"Each of {count} trials at its best value, when it was reached; the line is the best so "
-        f"far.{note}",
+        f"{'The trial' if count == 1 else f'Each of {count} trials'} at its best value, when it "
+        f"was reached; the line is the best so far.{note}",
         states_of(run, trials),
     )
 
@@ -175,7 +177,7 @@ def compared(runs: Sequence[Run], axis: str) -> Plot | None:
         kind = f"run{place % RUN_COLOURS}"
         parts.append(svg.steps(ends, f"incumbent {kind}", runs[place].name))
         x, up = ends[-1]
-        parts.append(svg.words(x + 4, up + 4, str(place + 1), kind="value"))
+        parts.append(svg.words(x + 4, up + 4, str(place + 1), kind="value halo"))
     title = f"Best so far against {axis} spent"
     metric = runs[0].history.metric
     return Plot(

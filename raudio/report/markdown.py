@@ -7,11 +7,13 @@ from collections.abc import Iterable, Sequence
 from raudio.config.axes import text
 from raudio.core.units import format_seconds, format_value
 from raudio.progress import trial_state
+from raudio.records import TrialHistory
 from raudio.report import analysis, summary
 from raudio.report.confirmation import HEADS, as_rows, confirmation
 from raudio.report.markup import clean
 from raudio.report.page import check_comparable
 from raudio.report.run import Run
+from raudio.report.sections import measured
 
 _TOP = 5
 
@@ -24,6 +26,7 @@ def summarise(run: Run, others: Sequence[Run] = ()) -> str:
     """
     check_comparable(run, others)
     history, best = run.history, run.best
+    further = list(history.goal.objectives)[1:]
     blocks = [f"### raudio: {_words(run.folder.resolve().name)}"]
     lines = summary.sentences(run, analysis.importances(run))
     blocks.append("\n".join(f"- {_words(line)}" for line in lines))
@@ -46,11 +49,12 @@ def summarise(run: Run, others: Sequence[Run] = ()) -> str:
     if run.ranked:
         blocks.append(
             _table(
-                ("trial", history.metric or "value", "state", "epochs", "time"),
+                ("trial", history.metric or "value", *further, "state", "epochs", "time"),
                 (
                     (
                         trial.id,
                         format_value(run.value(trial)),
+                        *(measured(name, _measures(run, trial).get(name)) for name in further),
                         trial_state(history, trial),
                         str(trial.epochs),
                         format_seconds(trial.seconds),
@@ -60,10 +64,8 @@ def summarise(run: Run, others: Sequence[Run] = ()) -> str:
             )
         )
     found = confirmation(history)
-    if found is not None:
-        blocks.append(f"- {_words(found.verdict)}")
-        if found.configurations:
-            blocks.append(_table(HEADS, as_rows(found)))
+    if found is not None and found.configurations:
+        blocks.append(_table(HEADS, as_rows(found)))
     if best is not None and best.params:
         drawn = ((_code(key), _code(text(value))) for key, value in best.params.items())
         blocks.append(_table((f"setting of trial {best.id}", "value"), drawn))
@@ -72,6 +74,10 @@ def summarise(run: Run, others: Sequence[Run] = ()) -> str:
         blocks.append(f"- {count} failed: {_code(f'{failure.kind}: {failure.reason}')}")
     blocks.append(_fence(summary.search_command(run)))
     return "\n\n".join(blocks) + "\n"
+
+
+def _measures(run: Run, trial: TrialHistory) -> dict[str, float]:
+    return run.history.measures(run.history.configurations[trial.configuration])
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -36,7 +36,9 @@ def pareto(run: Run) -> Plot | None:
     last = (float("inf"), float("inf"))
     for (right, up), trial in list(zip(corners, best, strict=True))[::-1]:  # the best first
         if last[0] - right > _LABEL[0] or abs(last[1] - up) > _LABEL[1]:
-            names.append(svg.words(right + 6, up + 15, trial.id, kind="tick halo"))
+            inside = right + 6 + _LABEL[0] < frame.width
+            x, anchor = (right + 6, "start") if inside else (right - 6, "end")
+            names.append(svg.words(x, up + 15, trial.id, anchor=anchor, kind="tick halo"))
             last = (right, up)
     return Plot(
         "Value against cost",
@@ -52,9 +54,19 @@ def pareto(run: Run) -> Plot | None:
             y_label=run.history.metric,
         ),
         f"{len(best)} trial{'' if len(best) == 1 else 's'} (the line) that no other beats in both "
-        + ("value and time. An epoch's time is that of its machine." if timed else "objectives.")
+        + ("value and time. An epoch's time is that of its machine." if timed else _objectives(run))
         + note,
         states_of(run, trials),
+    )
+
+
+def _objectives(run: Run) -> str:
+    """What the plot's front is in, where there are several objectives."""
+    goal = run.history.goal
+    if len(goal.objectives) == 2:
+        return "objectives."
+    return f"of the first two objectives. In all {len(goal.objectives)}: " + (
+        f"{', '.join(run.history.front())}."
     )
 
 

@@ -10,6 +10,7 @@ from raudio import records
 from raudio.config.axes import text
 from raudio.core.units import format_bytes, format_seconds, format_value
 from raudio.progress import configuration_state, short_names, trial_state
+from raudio.records import TrialHistory
 from raudio.report import analysis, course, outcome, parts, settings, summary, svg
 from raudio.report.confirmation import HEADS, as_rows, confirmation
 from raudio.report.markup import Content, Markup, join, tag
@@ -33,13 +34,27 @@ def setting(value: Any) -> str:
     return format_value(value) if isinstance(value, float) else text(value)
 
 
+def measured(name: str, value: float | None) -> str:
+    """A metric or a cost as a table shows it, in its unit."""
+    if value is None:
+        return "–"
+    if name in ("cost/peak_memory", "cost/gpu_memory"):
+        return format_bytes(value)
+    if name == "cost/device_seconds":
+        return format_seconds(value)
+    if name == "cost/latency":
+        return f"{1000 * value:.3g} ms"
+    return f"{value:,.0f}" if name == "cost/params" else format_value(value)
+
+
 def leaderboard(run: Run) -> Markup:
     """The trials, best first."""
     if not run.ranked:
         return parts.section("leaderboard", "Leaderboard", parts.note("No trial has started yet."))
     keys = analysis.varying(run)
     names = short_names(set(keys))
-    shown = run.ranked[:MOST_ROWS]
+    history, shown = run.history, run.ranked[:MOST_ROWS]
+    further = list(history.goal.objectives)[1:]
     rows: list[list[Content | Cell]] = []
     for place, trial in enumerate(shown, start=1):
         value = run.value(trial)
@@ -50,33 +65,45 @@ def leaderboard(run: Run) -> Markup:
             )
             for key in keys
         ]
+        measures = history.measures(history.configurations[trial.configuration])
         rows.append(
             [
                 trial.id,
                 Cell(str(place), place),
+                *((trial.configuration,) if history.replicated else ()),
                 Cell(format_value(value), value),
-                state(trial_state(run.history, trial)),
+                *(Cell(measured(name, measures.get(name)), measures.get(name)) for name in further),
+                _ending(run, trial),
                 Cell(str(trial.epochs), trial.epochs),
                 Cell(format_seconds(trial.seconds), trial.seconds),
                 *given,
             ]
         )
-    heads = ["trial", "place", run.history.metric or "value", "state", "epochs", "time"]
-    numbers = [1, 2, 4, 5]
+    heads = ["trial", "place", *(("configuration",) if history.replicated else ())]
+    heads += [history.metric or "value", *further, "state", "epochs", "time"]
+    texts = ("trial", "configuration", "state")
+    numbers = [place for place, head in enumerate(heads) if head not in texts]
     numbers += [
         len(heads) + place
         for place, key in enumerate(keys)
         if all(svg.is_number(trial.params.get(key, 0)) for trial in shown)
     ]
+    order = "by the mean of their configuration" if history.replicated else "best first"
     caption = f"Best {len(shown)} of {len(run.ranked)} trials"
     if len(shown) == len(run.ranked):
-        caption = f"All {len(shown)} trials, best first" if len(shown) > 1 else "The one trial"
+        caption = f"All {len(shown)} trials, {order}" if len(shown) > 1 else "The one trial"
     heads += [names[key] for key in keys]
     made = parts.table(caption, heads, rows, numbers=numbers, sortable=True)
     more = None
     if len(shown) < len(run.ranked):
         more = parts.note(f"All of them: raudio status {run.name} --json")
     return parts.section("leaderboard", "Leaderboard", made, more)
+
+
+def _ending(run: Run, trial: TrialHistory) -> Content:
+    """How a trial ended, and whether it is out of the running for a limit."""
+    ended = state(trial_state(run.history, trial))
+    return [ended, " (over a limit)"] if run.history.broken_limits(trial) else ended
 
 
 def configurations(run: Run) -> Markup | None:
@@ -164,13 +191,15 @@ def cost(run: Run) -> Markup:
     """What the search cost, and what a better value costs."""
     found = analysis.costs(run.history)
     whole = sum(one.seconds for one in found) or 1.0
+    # Of trials with one process each the time on devices is that in the loop.
+    several = any(one.device_seconds > 1.01 * one.loop_seconds for one in found)
     rows: list[list[Content | Cell]] = [
         [
             state(one.state),
             Cell(str(one.trials), one.trials),
             Cell(str(one.epochs), one.epochs),
             Cell(format_seconds(one.loop_seconds), one.loop_seconds),
-            Cell(format_seconds(one.device_seconds), one.device_seconds),
+            *((Cell(format_seconds(one.device_seconds), one.device_seconds),) if several else ()),
             Cell(_memory(one.peak_memory), one.peak_memory),
             Cell(format_seconds(one.seconds), one.seconds),
             Cell(f"{one.seconds / whole:.0%}", one.seconds),
@@ -183,17 +212,16 @@ def cost(run: Run) -> Markup:
             str(sum(one.trials for one in found)),
             str(sum(one.epochs for one in found)),
             format_seconds(sum(one.loop_seconds for one in found)),
-            format_seconds(sum(one.device_seconds for one in found)),
+            *((format_seconds(sum(one.device_seconds for one in found)),) if several else ()),
             _memory(max((one.peak_memory for one in found), default=0.0)),
             format_seconds(sum(one.seconds for one in found)),
             "100%",
         ]
     )
-    heads = [
-        "end state", "trials", "epochs", "in the loop", "on devices", "memory", "in all", "share"
-    ]  # fmt: skip
+    heads = ["end state", "trials", "epochs", "in the loop"]
+    heads += [*(("on devices",) if several else ()), "memory", "in all", "share"]
     lost = sum(trial.lost for trial in run.history.trials.values())
-    made = parts.table("Trials' time by end state", heads, rows, numbers=range(1, 8))
+    made = parts.table("Trials' time by end state", heads, rows, numbers=range(1, len(heads)))
     sessions = run.history.sessions
     told = tag(
         "p",
@@ -385,11 +413,20 @@ def headline(run: Run) -> Markup:
             format_value(report.metrics[run.history.metric]) if report else "–",
             f"trial {best.id}, epoch {report.epoch}" if best and report else "none yet",
         ),
-        ("trials", str(len(run.history.trials)), _of(run.history.budget.trials)),
+        _trials(run),
         ("epochs", str(len(run.points)), "over all trials"),
         ("wall time", format_seconds(run.history.seconds), _limit(run.history.budget.seconds)),
     ]
     return parts.tiles(tiles)
+
+
+def _trials(run: Run) -> tuple[str, str, str]:
+    """What the budget counts: trials, or configurations where these have several."""
+    history = run.history
+    trials, of = len(history.trials), _of(history.budget.trials)
+    if not history.replicated:
+        return "trials", str(trials), of
+    return "configurations", str(len(history.configurations)), f"{of}, {trials} trials"
 
 
 def _of(trials: int | None) -> str:

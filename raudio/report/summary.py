@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 from collections.abc import Sequence
+from statistics import fmean
 
 from raudio import records
 from raudio.config.axes import quoted
@@ -12,6 +13,7 @@ from raudio.core.units import format_seconds, format_value
 from raudio.progress import STATES, trial_state
 from raudio.records import TrialHistory
 from raudio.report import analysis
+from raudio.report.confirmation import CONFIDENCE, confirmation
 from raudio.report.run import Run
 
 _STATES = {
@@ -49,11 +51,22 @@ def sentences(run: Run, importances: Sequence[analysis.Importance]) -> list[str]
         return found
     report = best.best_report(history.metric, history.mode)
     assert report is not None
+    if history.replicated:
+        found += _configurations(run, best)
+    chosen = f"The best is trial {best.id}"
+    if history.replicated:
+        chosen = f"Trial {best.id} stands for it"
     found.append(
-        f"The best is trial {best.id}: {history.metric} "
+        f"{chosen}: {history.metric} "
         f"{format_value(report.metrics[history.metric])} at epoch {report.epoch}."
     )
     found += _course(run)
+    if history.goal.several and (front := history.front()):
+        found.append(
+            f"Pareto front of {' and '.join(history.goal.objectives)}: {', '.join(front)}."
+        )
+    if (confirmed := confirmation(history)) is not None:
+        found.append(confirmed.verdict)
     clear = [one for one in importances if one.share > one.chance][:3]
     if clear:
         names = ", ".join(f"{one.setting} ({one.share:.0%})" for one in clear)
@@ -65,16 +78,47 @@ def sentences(run: Run, importances: Sequence[analysis.Importance]) -> list[str]
     return found
 
 
+def _configurations(run: Run, best: TrialHistory) -> list[str]:
+    """The best configuration, by the search and by a confirmation."""
+    history, name = run.history, best.configuration
+    values = history.configurations[name].values(history.metric, history.mode)
+    found = [f"The best configuration is {name}."]
+    if values:
+        found = [
+            f"The best configuration is {name}: {history.metric} {format_value(fmean(values))} on "
+            f"average over {len(values)} trial{'' if len(values) == 1 else 's'}."
+        ]
+    confirmed = confirmation(history)
+    if confirmed is None:
+        return found
+    for one in confirmed.configurations:
+        if one.configuration == name:
+            told = f"Fresh seeds gave it {format_value(one.mean)} on average"
+            if one.low is not None:
+                told += (
+                    f" ({CONFIDENCE:.0%} interval {format_value(one.low)} to "
+                    f"{format_value(one.high)})"
+                )
+            found.append(f"{told}.")
+    return found
+
+
 def _course(run: Run) -> list[str]:
     """When the best was found, and what early stopping saved."""
-    best, last = analysis.incumbents(run)[-1], run.points[-1]
+    history, last = run.history, run.points[-1]
     found = []
-    if len(run.history.trials) > 1:
-        started = list(run.history.trials).index(best.trial) + 1
-        later = len(run.history.trials) - started
+    if run.best is not None and len(history.trials) > 1:
+        reached = analysis.best_points(run)[run.best.id]
+        later = len(history.trials) - list(history.trials).index(reached.trial) - 1
+        # Means and limits decide too: a later trial alone may have a better value.
+        alone = not history.replicated and not history.goal.limits
         found.append(
-            f"It was reached after {best.epochs} of {last.epochs} epochs"
-            + (f"; the {later} trials started after it were not better." if later > 1 else ".")
+            f"It was reached after {reached.epochs} of {last.epochs} epochs"
+            + (
+                f"; the {later} trials started after it were not better."
+                if later > 1 and alone
+                else "."
+            )
         )
     length = analysis.planned_epochs(run)
     whole = (length or 0) * len(run.history.trials)

@@ -21,6 +21,8 @@ CROWD = 1500
 #: A scale of at most so many different values may have its ticks there.
 FEW = 6
 
+#: Width of a letter of a label, roughly.
+_LETTER = 6.6
 #: Share of a scale that is left free at both ends, so that no mark touches the frame.
 _PAD = 0.04
 
@@ -130,9 +132,11 @@ def is_number(value: Any) -> bool:
 
 
 def short(value: Any) -> str:
-    """A value for a label: four significant digits, `1e-5` and not `1e-05`."""
+    """A value for a label: four significant digits, `1e-5` and not `1e-05`; `50000` as it is."""
     if not is_number(value):
         return text(value)
+    if value == int(value) and abs(value) < 1e6:
+        return str(int(value))
     return re.sub(
         r"e([+-])0*(\d)", lambda found: f"e{found[1].strip('+')}{found[2]}", f"{value:.4g}"
     )
@@ -184,7 +188,7 @@ class Frame:
     y: Scale
     width: float = 460
     height: float = 290
-    left: float = 52
+    left: float = 58
     right: float = 14
     top: float = 12
     bottom: float = 46
@@ -273,15 +277,19 @@ def axes(frame: Frame, *, x_label: str, y_label: str) -> Markup:
         parts.append(line([(left, y), (frame.across(1), y)], "grid"))
         parts.append(words(left - 7, y + 4, label, anchor="end", most=8))
     ticks = frame.x.ticks(max(2, int(room // 75)))
-    most = max(3, int(room / max(1, len(ticks)) / 6.6))
+    most = max(3, int(room / max(1, len(ticks)) / _LETTER))
     for place, label in ticks:
         x = frame.across(place)
         parts.append(line([(x, bottom), (x, bottom + 4)], "axis"))
-        parts.append(words(x, bottom + 17, label, anchor="middle", most=most))
+        # A label at the right edge ends there, and is not cut off.
+        if x + _LETTER * len(label) / 2 < frame.width:
+            parts.append(words(x, bottom + 17, label, anchor="middle", most=most))
+        else:
+            parts.append(words(frame.width, bottom + 17, label, anchor="end", most=most))
     parts.append(line([(left, bottom), (frame.across(1), bottom)], "axis"))
     parts.append(words(frame.across(0.5), frame.height - 7, x_label, anchor="middle", kind="name"))
     if y_label:
-        x, y = 12, frame.up(0.5)
+        x, y = 10, frame.up(0.5)
         parts.append(
             tag(
                 "text",

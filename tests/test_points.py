@@ -143,6 +143,20 @@ def test_an_open_point_that_no_draw_can_complete_is_refused_before_the_start(
     assert space.points == ({"model": "cnn"},)
 
 
+def test_a_point_that_no_cell_of_a_grid_has_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("raudio.search.draws.MOST_DRAWS", 100)
+    cells = tmp_path / "cells.yaml"
+    params = {"model": "choice(cnn, crnn)", "model.width": "choice(4, 8)", "seed": "choice(0, 1)"}
+    given = {"params": params, "constraints": ["model=crnn requires model.width = 4"]}
+    cells.write_text(yaml.safe_dump(given))
+    grid = [f"space={cells}", "search.sampler=grid"]
+    with pytest.raises(ConfigError, match=r"point model=crnn model\.width=8: .* leave nothing"):
+        check([*grid, "search.points=model=crnn model.width=8"], echo=lambda text: None)
+    check([*grid, "search.points=model=crnn"], echo=lambda text: None)
+
+
 def test_a_grid_begins_with_the_cells_that_agree(path: str, tmp_path: Path) -> None:
     space = loaded(path, "optimizer.lr=0.01", "search.points=['model.width=16', 'model=crnn']")
     cells = asked(space, tmp_path, len(space.grid()), sampler="grid")

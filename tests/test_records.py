@@ -340,3 +340,10 @@ def test_no_torch_is_needed() -> None:
         cwd=Path(__file__).parents[1],
     )
     assert done.stdout.strip() == "False"
+
+
+def test_a_run_of_a_newer_format_is_not_called_damaged(tmp_path: Path) -> None:
+    with RecordWriter(tmp_path / "records.jsonl") as records:
+        records.append("search_start", version="9.1.0", format=99, metric="x", mode="max")
+    with pytest.raises(RunError, match=r"^a run of format 99, made by raudio 9\.1\.0; .* install"):
+        read_history(tmp_path)

@@ -61,6 +61,8 @@ class RecordReader:
                 why = _out_of_place(record, self.history)
                 if why is None:
                     self.history.apply(record)
+            except RunError:  # says itself what is wrong
+                raise
             except (KeyError, TypeError, ValueError, AttributeError) as error:
                 raise RunError(f"{damaged} cannot be understood: {error!r}") from error
             if why is not None:

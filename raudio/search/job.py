@@ -179,6 +179,7 @@ def job_on_data(
         space.grid()
     elif space.constraints:
         examples(space, 1, search.seed)
+    if space.constraints:
         check_points(space, search.seed)
     goal = _goal(search, experiment)
     search = _with_scheduler(search, goal)

@@ -189,3 +189,25 @@ def test_the_scheduler_is_decided_by_the_number_of_objectives() -> None:
     with pytest.raises(ConfigError, match=r"search\.sampler=cmaes has one objective, not 2"):
         job_of(several, "search.sampler=cmaes")
     assert Search().scheduler == "auto"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (
+            ["search.objectives=[accuracy,params]", "search.grace=2"],
+            r"grace=2 is a setting of .*asha",
+        ),
+        (
+            ["search.objectives=[accuracy,gpu_memory]", "resources.gpus=0"],
+            r"measured on a GPU, .*none",
+        ),
+        (["training.metric=cost/params"], r"not measured on the valid split; name it as a further"),
+    ],
+)
+def test_what_cannot_be_an_objective_or_compared_is_refused(
+    overrides: list[str], said: str
+) -> None:
+    """A setting of ASHA, which several objectives switch off, was dropped in silence."""
+    with pytest.raises(ConfigError, match=said):
+        check(overrides, echo=lambda line: None)

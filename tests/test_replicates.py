@@ -462,6 +462,7 @@ def test_notes_say_what_a_configuration_costs() -> None:
     [
         (["search.confirm=2", "search.time_budget=1m"], r"search.confirm=2 .* set search.trials"),
         (["search.folds=true"], r"has no folds outside its test split.*--folds K"),
+        (["dataset.fold=choice(0,1)"], r"has no folds outside its test split"),
     ],
 )
 def test_what_cannot_be_replicated_is_refused(overrides: list[str], message: str) -> None:

@@ -57,6 +57,8 @@ def _data(job: Job, examples: list[dict[str, Any]]) -> dict[str, Any]:
         "feed": job.feed,
         "metric": job.metric,
         "mode": job.mode,
+        "objectives": dict(job.goal.objectives),
+        "limits": list(job.goal.limits),
         "notes": list(job.notes),
     }
 
@@ -112,7 +114,9 @@ def _print(job: Job, examples: list[dict[str, Any]]) -> None:
         f"\n[bold]Search[/bold]: {trials} of up to {epochs} epoch{'' if epochs == 1 else 's'} by "
         f"{search.sampler}, "
         + (f"{fit.slots} at once, " if fit else "")
-        + f"scheduler {search.scheduler}, {job.mode} {job.metric}",
+        + f"scheduler {search.scheduler}, "
+        + ", ".join(f"{mode} {metric}" for metric, mode in job.goal.objectives.items())
+        + (f" where {' and '.join(job.goal.limits)}" if job.goal.limits else ""),
         soft_wrap=True,
     )
     if fit is None:

@@ -17,14 +17,14 @@ from raudio.core.errors import ConfigError, unknown
 
 T = TypeVar("T", bound=Hashable)
 
-PARAMS, LATENCY = "cost/params", "cost/latency"
+PARAMS, LATENCY, GPU_MEMORY = "cost/params", "cost/latency", "cost/gpu_memory"
 
 #: Every cost, with one line; lower is better for all.
 COSTS = {
     PARAMS: "parameters of the model, trained or not",
     "cost/device_seconds": "seconds of training, over all epochs and processes",
     "cost/peak_memory": "bytes that the largest process held at most",
-    "cost/gpu_memory": "bytes that a process held at most of its GPU",
+    GPU_MEMORY: "bytes that a process held at most of its GPU",
     LATENCY: "seconds for one clip, alone, on the device of the trial",
 }
 

@@ -342,10 +342,14 @@ def check_together(experiment: Experiment, problems: list[str]) -> None:
             )
     metric = training.metric
     if metric is not None and not metric.startswith("valid/"):
-        problems.append(
-            f"training.metric={metric} is not measured on the valid split; "
-            f"write valid/{metric.rpartition('/')[2] or 'accuracy'}"
+        cost = metric.startswith("cost/")
+        cure = (
+            f"name it as a further one of search.objectives, or limit it: search.limits='{metric} "
+            "< ...'"
+            if cost
+            else f"write valid/{metric.rpartition('/')[2] or 'accuracy'}"
         )
+        problems.append(f"training.metric={metric} is not measured on the valid split; {cure}")
     _check_mixture(data, problems)
     _attempt(lambda: parse_bytes(data.resident_budget, "dataset.resident_budget"), problems)
     memory = experiment.resources.memory
@@ -383,11 +387,11 @@ def _check_search(configuration: Configuration, problems: list[str]) -> None:
         budget = getattr(search, name)
         if budget is not None:
             _attempt(lambda: parse_seconds(budget, f"search.{name}"), problems)  # noqa: B023
-    _check_readers(search, "sampler", samplers.READERS, problems)
-    _check_readers(search, "scheduler", schedulers.READERS, problems)
+    check_readers(search, "sampler", samplers.READERS, problems)
+    check_readers(search, "scheduler", schedulers.READERS, problems)
 
 
-def _check_readers(
+def check_readers(
     search: schema.Search, choice: str, readers: Mapping[str, Sequence[str]], problems: list[str]
 ) -> None:
     """A setting that the chosen sampler (or scheduler) does not read was meant for another."""

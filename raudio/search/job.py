@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from raudio.cluster.capacity import local_capacity
-from raudio.config import chain, compose
+from raudio.config import chain, compose, validate
 from raudio.config.adapters import is_adapter
 from raudio.config.axes import Interval, text
-from raudio.config.goal import Goal, goal_of
+from raudio.config.goal import GPU_MEMORY, Goal, goal_of
 from raudio.config.samplers import READERS as OF_SAMPLERS
 from raudio.config.schedulers import READERS as OF_SCHEDULERS
 from raudio.config.schema import Augment, Configuration, Experiment, Search
@@ -195,6 +195,9 @@ def job_on_data(
     folds = folds_of(manifest) if search.folds else ()
     if search.folds:
         _check_folds(experiment, space)
+    for param in space.params:
+        for fold in param.values if param.key == "dataset.fold" else ():
+            on_fold(manifest, fold)  # refuses one that there is not
     _check_target(experiment, manifest)
     experiment = _on(experiment, manifest, store)
     configuration = dataclasses.replace(configuration, experiment=experiment, search=search)
@@ -239,6 +242,11 @@ def job_on_data(
         ),
         folds=folds,
     )
+    if job.plan is not None and not job.plan.gpus and GPU_MEMORY in goal.objectives:
+        raise ConfigError(
+            f"search.objectives=[{', '.join(goal.objectives)}]: {GPU_MEMORY} is measured on a GPU, "
+            f"and trials get none here; take cost/peak_memory, or leave it out"
+        )
     note = scheduler_for(job).note  # refuses what cannot be
     return dataclasses.replace(job, notes=(*job.notes, note)) if note else job
 
@@ -292,7 +300,11 @@ def _goal(search: Search, experiment: Experiment) -> Goal:
 def _with_scheduler(search: Search, goal: Goal) -> Search:
     """`search` with its scheduler decided."""
     if search.scheduler == "auto":
-        return dataclasses.replace(search, scheduler="none" if goal.several else "asha")
+        search = dataclasses.replace(search, scheduler="none" if goal.several else "asha")
+        problems: list[str] = []  # what ASHA alone would have read
+        validate.check_readers(search, "scheduler", OF_SCHEDULERS, problems)
+        validate.raise_problems(problems)
+        return search
     if goal.several and search.scheduler != "none":
         raise ConfigError(
             f"search.scheduler={search.scheduler} compares trials by one value: with the "

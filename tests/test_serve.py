@@ -31,7 +31,7 @@ from typer.testing import CliRunner
 
 from raudio.cli.main import app as command_line
 from raudio.core.errors import ConfigError
-from raudio.export import server
+from raudio.export import server, service
 from raudio.export.make import export
 from raudio.export.predictor import Predictor, load
 from raudio.export.service import Limits, build_app
@@ -99,6 +99,46 @@ def test_the_answer_is_that_of_predict(
     assert raw.json() == expected
     form = client.post("/predict", files={"anything": ("mine.bin", path.read_bytes())})
     assert form.json() == {"file": "mine.bin", **expected}
+
+
+def test_parts_and_scores_are_chosen_as_by_predict(
+    client: TestClient, bundle: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "x.wav"
+    path.write_bytes(encoded(sound(15000)))
+    for query in ("window=0.5&stride=0.25", "top=2&threshold=0.9", "stride=0.4&top=1", "window=9"):
+        asked = query.replace("=", " ").replace("&", " --")
+        expected = predicted(bundle, path, *f"--{asked}".split())
+        answer = client.post(f"/predict?{query}", content=path.read_bytes())
+        for one in expected:
+            del one["file"]
+        assert answer.json() == (
+            expected if "window" in query or "stride" in query else expected[0]
+        )
+    form = client.post("/predict?window=1", files={"f": ("a.wav", path.read_bytes())}).json()
+    assert [one["file"] for one in form] == ["a.wav", "a.wav"]
+
+
+@pytest.mark.parametrize(
+    ("query", "reason"),
+    [
+        ("window=0", "greater than 0"),
+        ("window=-1", "greater than 0"),
+        ("window=nan", "less than or equal to 86400"),
+        ("window=1e308", "less than or equal to 86400"),
+        ("window=wide", "window='wide'"),
+        ("stride=2&window=1", "stride=2 is longer than window=1"),
+        ("stride=0.00001", "less than a sample"),
+        ("stride=0.0002", "parts of the recording, of 10000 allowed"),
+        ("top=0", "top=0: give the number of scores"),
+        ("top=1.5", "top='1.5'"),
+        ("threshold=inf", "threshold=inf: give a score"),
+    ],
+)
+def test_a_query_that_cannot_be_gets_a_reason(client: TestClient, query: str, reason: str) -> None:
+    answer = client.post(f"/predict?{query}", content=encoded(sound(20_000)))
+    assert answer.status_code in (413, 422), answer.text
+    assert reason in answer.json()["error"]
 
 
 def test_what_a_request_calls_its_body_does_not_matter(client: TestClient) -> None:
@@ -259,7 +299,7 @@ def test_random_bytes_never_break_it(client: TestClient) -> None:
 def test_too_many_at_once_are_sent_away(predictor: Predictor, monkeypatch: Any) -> None:
     """One computes, one waits, the third is told to come again; one that takes too long as well."""
     go_on, begun = threading.Event(), threading.Event()
-    whole = predictor.predict
+    whole = predictor.results
 
     def waits(*arguments: Any, **options: Any) -> Any:
         begun.set()
@@ -269,7 +309,7 @@ def test_too_many_at_once_are_sent_away(predictor: Predictor, monkeypatch: Any) 
     body = encoded(sound(900))
     limits = Limits(timeout=1.5, concurrency=1, queue=1)
     with TestClient(build_app(predictor, limits)) as client, ThreadPoolExecutor(2) as pool:
-        monkeypatch.setattr(predictor, "predict", waits)
+        monkeypatch.setattr(predictor, "results", waits)
         first = pool.submit(client.post, "/predict", content=body)
         assert begun.wait(10)
         second = pool.submit(client.post, "/predict", content=body)
@@ -282,6 +322,24 @@ def test_too_many_at_once_are_sent_away(predictor: Predictor, monkeypatch: Any) 
         assert second.result().status_code == 503
         go_on.set()
         assert client.post("/predict", content=body).status_code == 200
+
+
+def test_what_nobody_waits_for_is_given_up(predictor: Predictor, monkeypatch: Any) -> None:
+    heard = []
+
+    def slowly(*arguments: Any, **options: Any) -> Iterator[NDArray[np.float32]]:
+        while True:
+            heard.append(time.monotonic())
+            time.sleep(0.1)
+            yield np.zeros(8000, np.float32)
+
+    body = encoded(sound(900))
+    with TestClient(build_app(predictor, Limits(timeout=0.5, concurrency=1))) as client:
+        monkeypatch.setattr(service, "blocks", slowly)
+        assert client.post("/predict", content=body).status_code == 503
+        monkeypatch.undo()
+        assert client.post("/predict", content=body).status_code == 200
+        assert heard[-1] - heard[0] < 1
 
 
 def test_a_token_is_asked_for_where_there_is_one(predictor: Predictor) -> None:
@@ -510,3 +568,39 @@ def test_an_open_door_is_warned_of_and_slow_clients_are_given_up(bundle: Path) -
     assert answer.startswith(b"HTTP/1.1 408")
     assert one.end() == 0
     assert "warning: anybody who reaches http://0.0.0.0:" in "".join(one.said)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_with_ray_serve(bundle: Path, tmp_path: Path) -> None:
+    """The same answers from a replica; nothing is left of it."""
+    path = tmp_path / "x.flac"
+    path.write_bytes(encoded(sound(44100 * 2, 44100), 44100, "FLAC"))
+    (expected,) = predicted(bundle, path)
+    del expected["file"]
+    limits = ["--concurrency", "1", "--max-bytes", "1MB"]
+    one = Server(bundle, "--ray", *limits, RAUDIO_TOKEN=SECRET)
+    try:
+        known = {"Authorization": f"Bearer {SECRET}"}
+        url = f"{one.url}/predict"
+        answer = httpx.post(url, content=path.read_bytes(), headers=known, timeout=30)
+        assert answer.json() == expected
+        assert httpx.post(url, content=b"").status_code == 401
+        assert httpx.post(url, content=b"text", headers=known).status_code == 422
+        assert httpx.post(url, content=bytes(2_000_000), headers=known).status_code == 413
+        assert httpx.get(f"{one.url}/health").json() == {"status": "ok"}
+        assert httpx.get(f"{one.url}/docs").status_code == 200
+    finally:
+        assert one.end() == 0
+    assert SECRET not in "".join(one.said)
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{one.url}/health")
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_replicas_that_do_not_fit_are_refused(bundle: Path) -> None:
+    done = CliRunner().invoke(
+        command_line, ["serve", str(bundle), "--port", "0", "--ray", "--replicas", "1000"]
+    )
+    assert "--replicas 1000" in str(done.exception)

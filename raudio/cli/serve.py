@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from raudio.export.service import Limits
 
 #: Environment variable of the bearer token. An option would show it to every user of the machine.
 TOKEN = "RAUDIO_TOKEN"
@@ -35,6 +40,11 @@ def serve(
     plugin: Annotated[
         list[str] | None, typer.Option(help="Python file of your own components; repeatable")
     ] = None,
+    ray: Annotated[bool, typer.Option("--ray", help="with Ray Serve, in replicas")] = False,
+    address: Annotated[
+        str, typer.Option(help="of the Ray cluster: local starts one here; auto or HOST:PORT")
+    ] = "local",
+    replicas: Annotated[int, typer.Option(help="with --ray: how many", min=1)] = 1,
 ) -> None:
     """Answers HTTP requests with predictions: POST /predict a recording, get its label.
 
@@ -47,7 +57,6 @@ def serve(
     import os
     import sys
 
-    import raudio
     from raudio.core.errors import ConfigError
     from raudio.core.extras import require
     from raudio.core.units import parse_bytes
@@ -59,15 +68,14 @@ def serve(
         raise ConfigError(f"--token: the environment variable {TOKEN} is not set; export it first")
     size = parse_bytes(max_bytes, "--max-bytes")
 
-    from raudio.config.validate import use_plugins
+    from functools import partial
+
     from raudio.core.machine import cpus
     from raudio.export import server
-    from raudio.export.predictor import load
-    from raudio.export.service import Limits, build_app
+    from raudio.export.service import Limits
 
-    use_plugins(plugin or ())
     limits = Limits(size, max_seconds, timeout, concurrency or cpus(), queue)
-    app = build_app(load(bundle, device, format), limits, secret, raudio.__version__)
+    build = partial(_app, bundle, device, format, plugin or [], limits, secret is not None)
     with server.listen(host, port) as listening:
         where = server.url_of(listening)
         if secret is None and not server.is_loopback(listening):
@@ -76,9 +84,60 @@ def serve(
                 "not only this machine's",
                 file=sys.stderr,
             )
-        _log_to_stderr()
         ready = f"serving {bundle} at {where} (how to ask: {where}/docs)"
-        server.run(app, listening, grace=timeout, ready=lambda: print(ready, file=sys.stderr))
+        if not ray:
+            app = build()
+            _log_to_stderr()
+            server.run(app, listening, grace=timeout, ready=lambda: print(ready, file=sys.stderr))
+            return
+        host, port = listening.getsockname()[:2]
+    from raudio.cluster.serving import deployed
+    from raudio.config.schema import Cluster
+    from raudio.export.bundle import read_bundle
+
+    read_bundle(bundle)  # what is wrong with it is said before Ray starts
+    with (
+        server.until_told() as told,
+        deployed(
+            build,
+            Cluster(address=address),
+            host=host,
+            port=port,
+            replicas=replicas,
+            cpus=limits.concurrency,
+            gpus=int(device.startswith("cuda")),
+            at_once=limits.concurrency + limits.queue,
+            queue=limits.queue,
+            timeout=2 * timeout + 1,
+        ),
+    ):
+        print(ready, file=sys.stderr)
+        told.wait()
+
+
+def _app(
+    bundle: str,
+    device: str,
+    format: str | None,
+    plugins: list[str],
+    limits: Limits,
+    guarded: bool,
+) -> FastAPI:
+    """The service, here or in a replica, which finds the token in its own environment: Ray would
+    keep what it is handed."""
+    import os
+
+    import raudio
+    from raudio.config.validate import use_plugins
+    from raudio.core.errors import ConfigError
+    from raudio.export.predictor import load
+    from raudio.export.service import build_app
+
+    token = os.environ.get(TOKEN) or None
+    if guarded and token is None:
+        raise ConfigError(f"{TOKEN} is not set where the replica runs; start Ray with it")
+    use_plugins(plugins)
+    return build_app(load(bundle, device, format), limits, token, raudio.__version__)
 
 
 def _log_to_stderr() -> None:

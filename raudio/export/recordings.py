@@ -70,15 +70,30 @@ class StoredClip:
     row: int
 
 
+@dataclass(frozen=True)
+class Decoded:
+    """A recording that the caller decodes.
+
+    Attributes:
+        name: what results call it.
+        pieces: its samples, mono and at the rate that this is called with, piece by piece.
+    """
+
+    name: str
+    pieces: Callable[[int], Iterator[NDArray[np.float32]]]
+
+
 #: A recording: path or URI of a file, content of one, or samples (T,) or (T, channels), as
 #: soundfile reads them.
-Recording: TypeAlias = str | os.PathLike[str] | bytes | Encoded | StoredClip | NDArray[Any]
+Recording: TypeAlias = (
+    str | os.PathLike[str] | bytes | Encoded | StoredClip | Decoded | NDArray[Any]
+)
 
 
 def is_one(recording: Any) -> bool:
     """Whether it is a recording, not several."""
     # A tensor is known by what it can, so that none is imported here.
-    single = (str, os.PathLike, bytes, Encoded, StoredClip, np.ndarray)
+    single = (str, os.PathLike, bytes, Encoded, StoredClip, Decoded, np.ndarray)
     return isinstance(recording, single) or hasattr(recording, "__array__")
 
 
@@ -87,7 +102,7 @@ def name_of(recording: Recording) -> str | None:
 
     A path as it was given; bytes in it that are no UTF-8 are written as `\\xff`.
     """
-    if isinstance(recording, (Encoded, StoredClip)):
+    if isinstance(recording, (Encoded, StoredClip, Decoded)):
         return recording.name
     if isinstance(recording, (str, os.PathLike)):
         return os.fsencode(recording).decode(errors="backslashreplace")
@@ -128,6 +143,8 @@ def _pieces(
         yield from blocks(recording, target, PIECE)
     elif isinstance(recording, Encoded):
         yield from blocks(recording.source, target, PIECE, where=recording.name)
+    elif isinstance(recording, Decoded):
+        yield from recording.pieces(target)
     elif isinstance(recording, StoredClip):
         audio = _shard(recording.shard)[recording.row].as_py()
         yield from blocks(audio, target, PIECE, where=recording.name)

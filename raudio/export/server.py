@@ -6,8 +6,9 @@ import asyncio
 import ipaddress
 import signal
 import socket
-from collections.abc import Callable
-from typing import Any
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import uvicorn
 from fastapi import FastAPI
@@ -72,17 +73,23 @@ def run(app: FastAPI, listening: socket.socket, *, grace: float, ready: Callable
         ),
         ready,
     )
-    # uvicorn sends itself the signal again when it has ended: by then it is no news.
-    before = {number: signal.signal(number, _nothing) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
+    with until_told():  # uvicorn tells itself again when it has ended: then it is no news
         server.run(sockets=[listening])
+
+
+@contextmanager
+def until_told() -> Iterator[threading.Event]:
+    """An event that SIGTERM and Ctrl-C set, for the length of a `with` block."""
+    told = threading.Event()
+    handlers = {
+        number: signal.signal(number, lambda *_: told.set())
+        for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    try:
+        yield told
     finally:
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
-
-
-def _nothing(number: int, frame: Any) -> None:
-    pass
 
 
 class _Server(uvicorn.Server):

@@ -20,20 +20,21 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, Annotated, Any
+from typing import IO, Annotated, Any, TypeAlias
 
 import numpy as np
 import torch
-from fastapi import Depends, FastAPI, HTTPException, Request, Response
+from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from fastapi_offline import FastAPIOffline
+from numpy.typing import NDArray
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -46,11 +47,12 @@ from starlette.exceptions import HTTPException as AnyHTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from raudio.audio.decode import info
-from raudio.core.errors import DataError
+from raudio.audio.decode import blocks, info
+from raudio.core.errors import ConfigError, DataError
 from raudio.core.machine import cpus
 from raudio.core.units import format_bytes
-from raudio.export.predictor import Predictor
+from raudio.export.predictor import Options, Predictor
+from raudio.export.recordings import PIECE, Decoded
 
 log = logging.getLogger("raudio.serve")
 
@@ -77,7 +79,10 @@ _REASONS = {
 }
 #: A request whose client went away, as nginx calls it; nobody receives it.
 _CLIENT_GONE = 499
+#: Parts of a recording that are answered one by one, at most.
+_MOST_PARTS = 10_000
 _BEARER = HTTPBearer(auto_error=False)
+_Seconds: TypeAlias = Annotated[float | None, Query(gt=0, le=86_400)]
 
 
 @dataclass(frozen=True)
@@ -129,13 +134,26 @@ def build_app(
     app.add_exception_handler(ClientDisconnect, _gone)
 
     @app.post("/predict", dependencies=guards, openapi_extra=_BODIES)
-    async def predict(request: Request) -> JSONResponse:
+    async def predict(
+        request: Request,
+        window: Annotated[_Seconds, Query(description="an answer for each part so long")] = None,
+        stride: Annotated[_Seconds, Query(description="from one part to the next")] = None,
+        top: Annotated[int | None, Query(description="the highest scores alone")] = None,
+        threshold: Annotated[
+            float | None, Query(description="no label where its score is lower")
+        ] = None,
+    ) -> JSONResponse:
         """The prediction for a recording of any format, rate and channel count that raudio reads.
 
         It is the body (`curl --data-binary @x.wav`), or the one file of a form
-        (`curl -F file=@x.wav`).
+        (`curl -F file=@x.wav`). With `window` or `stride`, a list of predictions.
         """
-        return JSONResponse(await service.answer(request))
+        try:
+            options = Options(window=window, stride=stride, top=top, threshold=threshold)
+            options = predictor.resolved(options)
+        except ConfigError as error:
+            raise HTTPException(422, str(error)) from error
+        return JSONResponse(await service.answer(request, options))
 
     @app.get("/", dependencies=guards)
     async def about() -> dict[str, Any]:
@@ -180,7 +198,6 @@ class _Service:
         self.version = version
         self.limits = limits
         self.meters = _Meters()
-        # What nobody waits for any more keeps its thread until it ends: no more than these compute.
         self._threads = ThreadPoolExecutor(limits.concurrency, "predict")
         self._held = 0  # requests that arrive, wait or are computed
 
@@ -215,8 +232,8 @@ class _Service:
             },
         }
 
-    async def answer(self, request: Request) -> dict[str, Any]:
-        """The prediction for the recording of a request.
+    async def answer(self, request: Request, options: Options) -> Any:
+        """The prediction for the recording of a request, or a list of those of its parts.
 
         Raises:
             HTTPException: it can't be used, is too large, too slow, or one too many.
@@ -233,35 +250,66 @@ class _Service:
                 except TimeoutError:
                     late = f"the body did not arrive within {limits.timeout:g} s"
                     raise HTTPException(408, late) from None
-                return await self._compute(Path(body.name), name)
+                return await self._compute(Path(body.name), name, options)
         finally:
             self._held -= 1
 
-    async def _compute(self, path: Path, name: str | None) -> dict[str, Any]:
+    async def _compute(self, path: Path, name: str | None, options: Options) -> Any:
+        until = time.monotonic() + self.limits.timeout
+        late = _busy(f"there is no answer after {self.limits.timeout:g} s")
         loop = asyncio.get_running_loop()
-        work = loop.run_in_executor(self._threads, self._predict, path, name)
+        work = loop.run_in_executor(self._threads, self._predict, path, name, options, until)
         try:
-            result, seconds = await asyncio.wait_for(work, self.limits.timeout)
+            # A little longer than the thread gives itself: it should end before its file is gone.
+            found, seconds = await asyncio.wait_for(work, self.limits.timeout + 0.5)
         except TimeoutError:
-            raise _busy(f"there is no answer after {self.limits.timeout:g} s") from None
+            raise late from None
         self.meters.audio.inc(seconds)
-        return result
+        return found
 
-    def _predict(self, path: Path, name: str | None) -> tuple[dict[str, Any], float]:
-        """What is told of a recording, and its seconds. Runs in a thread."""
+    def _predict(
+        self, path: Path, name: str | None, options: Options, until: float
+    ) -> tuple[Any, float]:
+        """What is told of a recording, and its seconds. Runs in a thread, and ends it in time."""
         shown = name or "the recording"
+
+        def pieces(rate: int) -> Iterator[NDArray[np.float32]]:
+            for piece in blocks(path, rate, PIECE, where=shown):
+                _check(until)
+                yield piece
+
         try:
             header = info(path, where=shown)
             seconds = header.frames / header.sample_rate
-            if seconds > self.limits.seconds:
-                long = f"{shown} is {seconds:.0f} s long, of {self.limits.seconds:g} s allowed"
-                raise HTTPException(413, long)
-            result = self.predictor.predict(path)
+            self._check_length(shown, seconds, options)
+            parts = []
+            for part in self.predictor.results([Decoded(shown, pieces)], None, options, workers=0):
+                _check(until)
+                if part.error is not None:
+                    raise HTTPException(422, part.error)
+                # The client's name for it, if it has one.
+                parts.append(replace(part, name=name or None).mapping())
         except DataError as error:
-            raise HTTPException(422, str(error).replace(str(path), shown)) from error
-        # The client's name for it, if it has one: ours is nobody's business.
-        del result["file"]
-        return ({"file": name} if name else {}) | result, seconds
+            raise HTTPException(422, str(error)) from error
+        return parts if options.windowed else parts[0], seconds
+
+    def _check_length(self, shown: str, seconds: float, options: Options) -> None:
+        if seconds > self.limits.seconds:
+            raise HTTPException(
+                413, f"{shown} is {seconds:.0f} s long, of {self.limits.seconds:g} s allowed"
+            )
+        if options.stride is not None and seconds / options.stride > _MOST_PARTS:
+            raise HTTPException(
+                413,
+                f"stride={options.stride:g} makes {seconds / options.stride:.0f} parts of {shown}, "
+                f"of {_MOST_PARTS} allowed",
+            )
+
+
+def _check(until: float) -> None:
+    """Ends a computation that nobody waits for any more."""
+    if time.monotonic() > until:
+        raise TimeoutError
 
 
 def _guard(token: str) -> Any:

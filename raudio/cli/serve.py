@@ -96,21 +96,19 @@ def serve(
     from raudio.export.bundle import read_bundle
 
     read_bundle(bundle)  # what is wrong with it is said before Ray starts
-    with (
-        server.until_told() as told,
-        deployed(
-            build,
-            Cluster(address=address),
-            host=host,
-            port=port,
-            replicas=replicas,
-            cpus=limits.concurrency,
-            gpus=int(device.startswith("cuda")),
-            at_once=limits.concurrency + limits.queue,
-            queue=limits.queue,
-            timeout=2 * timeout + 1,
-        ),
-    ):
+    replicated = deployed(
+        build,
+        Cluster(address=address),
+        host=host,
+        port=port,
+        replicas=replicas,
+        cpus=limits.concurrency,
+        gpus=int(device.startswith("cuda")),
+        at_once=limits.concurrency + limits.queue,
+        queue=limits.queue,
+        timeout=2 * timeout + 1,
+    )
+    with replicated, server.until_told() as told:  # in this order: Ray takes SIGTERM for itself
         print(ready, file=sys.stderr)
         told.wait()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -47,6 +48,7 @@ def deployed(
         ConfigError: Ray Serve is missing, the replicas don't fit, or they don't start.
     """
     serve = require("ray.serve", "serve-ray")
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     from ray.serve.config import HTTPOptions
 
     with tempfile.TemporaryDirectory(prefix="raudio-serve-") as folder:

@@ -251,3 +251,30 @@ def test_search_quality_runs_from_end_to_end(tmp_path: Path) -> None:
     assert result["target"] == pytest.approx(np.median(best[:, -1]))
     assert out.with_suffix(".svg").read_text().startswith("<svg")
     assert "ASHA + TPE" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_predict_runs_from_end_to_end(tmp_path: Path) -> None:
+    """Without autrainer; raudio's scores are checked against the plain loop's on the way."""
+    out = tmp_path / "result.json"
+    command = [sys.executable, str(BENCHMARKS / "predict.py"), "--quick", "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    result = json.loads(out.read_text())
+    assert result["quick"] is True
+    rows = {(row["model"], row["files"], row["contender"]): row for row in result["rows"]}
+    problems = {key[2]: row["problem"] for key, row in rows.items() if row["problem"]}
+    assert problems.pop("autrainer") == "no --peer-python"
+    assert set(problems) <= {"ONNX", "torch.export", "int8"}  # where their packages are missing
+    figures = {figure["name"]: figure for figure in result["figures"]}
+    plain, ours = rows["cnn", "clips", "plain loop"], rows["cnn", "clips", "eager"]
+    ratio = figures["cnn, clips, 1 CPU: eager / plain loop"]
+    assert ratio["value"] == plain["seconds"] / ours["seconds"]
+    assert ratio["at_least"] == 0.8
+    assert figures["cnn, clips, 1 CPU: eager"]["value"] == ours["count"] / ours["seconds"]
+    assert figures["cnn, 3 hours, 1 CPU: eager: peak memory"]["at_most"] == 1e9
+    assert figures["raudio predict to its first result, 1 CPU"]["at_most"] == 3
+    assert result["differences"]["cnn, clips, 1 CPU: eager"] < 1e-3
+    assert result["differences"]["cnn10, clips, 1 CPU: eager"] < 1e-3
+    assert "eager / plain loop" in done.stdout

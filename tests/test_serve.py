@@ -7,6 +7,8 @@ import io
 import json
 import os
 import random
+import shlex
+import shutil
 import signal
 import socket
 import struct
@@ -21,6 +23,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import pages
 import pytest
 import soundfile
 from fastapi.testclient import TestClient
@@ -386,6 +389,27 @@ def test_a_token_that_is_not_there_is_refused(bundle: Path, monkeypatch: Any) ->
     assert "RAUDIO_TOKEN is not set" in str(done.exception)
 
 
+# --- what docs/results.md says ----------------------------------------------------------------
+
+
+def test_the_routes_of_the_page_are_those_of_the_service(client: TestClient) -> None:
+    described = client.get("/openapi.json").json()["paths"]
+    routes = {f"{verb.upper()} {path}" for path, verbs in described.items() for verb in verbs}
+    assert {row[0] for row in pages.table(pages.RESULTS, "route")} == routes | {"GET /docs"}
+
+
+def serve_lines() -> list[list[str]]:
+    lines = [shlex.split(line) for line in pages.commands(pages.RESULTS)]
+    return [line for line in lines if line[:2] == ["raudio", "serve"] or line[0] == "curl"]
+
+
+def test_the_commands_of_the_page_are_understood() -> None:
+    ours = [line[1:] for line in serve_lines() if line[0] == "raudio"]
+    assert len(ours) == 3
+    for line in ours:
+        pages.parse(line)
+
+
 # --- as a process ------------------------------------------------------------------------------
 
 
@@ -459,6 +483,20 @@ def test_a_process_answers_what_predict_says(served: Server, bundle: Path, tmp_p
     with path.open("rb") as file:
         answer = httpx.post(f"{served.url}/predict", files={"file": ("x.flac", file)})
     assert answer.json() == {**expected, "file": "x.flac"}
+
+
+@pytest.mark.slow
+def test_the_requests_of_the_page_are_answered(served: Server, tmp_path: Path) -> None:
+    if shutil.which("curl") is None:
+        pytest.skip("curl is not here")
+    (tmp_path / "owl.wav").write_bytes(encoded(sound(20_000)))
+    asked = [line for line in serve_lines() if line[0] == "curl"]
+    assert len(asked) == 2
+    for line in asked:
+        here = [part.replace("http://127.0.0.1:8000", served.url) for part in line]
+        done = subprocess.run(here, cwd=tmp_path, capture_output=True, text=True, check=True)
+        answer = json.loads(done.stdout)
+        assert "label" in (answer[0] if isinstance(answer, list) else answer)
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib import metadata
 
 import pytest
 import typer
@@ -30,6 +31,7 @@ def test_every_command_has_a_help_with_an_example(command: str) -> None:
 def test_help_and_import_load_neither_torch_nor_ray() -> None:
     code = """
 import sys
+from importlib import metadata
 import raudio
 from raudio.cli.main import app
 try:
@@ -143,6 +145,14 @@ def test_doctor_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     result = run(cli.app, ["doctor"])
     assert result.exit_code == 1
     assert "not-installed is not installed (everything): pip install" in result.output
+
+
+def test_doctor_says_which_torchaudio_goes_with_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torchaudio", None)  # its import fails
+    asked = [text for text in metadata.requires("raudio") or () if text.startswith("torchaudio=")]
+    assert len(asked) == 1
+    problems = json.loads(run(cli.app, ["doctor", "--json"]).output)["problems"]
+    assert any(problem.endswith(asked[0]) and "torch==" in problem for problem in problems)
 
 
 def test_raudio_search_is_callable_beside_its_package() -> None:

@@ -111,7 +111,7 @@ def _devices(problems: list[str]) -> dict[str, Any]:
     except (ImportError, OSError) as error:
         problems.append(
             f"torch and torchaudio can't be loaded ({error}): install both of one version from one "
-            "registry, pip install --force-reinstall torch==2.11.* torchaudio==2.11.*"
+            f"registry, pip install --force-reinstall {_required('torch')} {_required('torchaudio')}"
         )
         return {}
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
@@ -121,6 +121,14 @@ def _devices(problems: list[str]) -> dict[str, Any]:
         "cuda": torch.version.cuda,
         "threads": torch.get_num_threads(),
     }
+
+
+def _required(package: str) -> str:
+    """`package` with the version that raudio asks for."""
+    from importlib.metadata import requires
+
+    asked = (text.split(";")[0].strip() for text in requires("raudio") or ())
+    return next((text for text in asked if text.split("==")[0] == package), package)
 
 
 def _codecs(problems: list[str]) -> dict[str, Any]:

@@ -46,10 +46,12 @@ class Contender:
     Attributes:
         search: raudio's settings; empty for a peer.
         peer: Syne Tune's scheduler, of syne_tune_peer.py; empty for raudio.
+        epochs: that it spends at most, because its draws become slow; None: as many as all.
     """
 
     search: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     peer: str = ""
+    epochs: int | None = None
 
 
 CONTENDERS = {
@@ -57,8 +59,8 @@ CONTENDERS = {
     "TPE": Contender({"sampler": "tpe", "scheduler": "none"}),
     "ASHA + random": Contender({"sampler": "random", "scheduler": "asha"}),
     OURS: Contender({}),  # the defaults
-    "Syne Tune ASHA": Contender(peer="asha"),
-    "Syne Tune MOBSTER": Contender(peer="mobster"),
+    "Syne Tune ASHA": Contender(peer="asha", epochs=500),
+    "Syne Tune MOBSTER": Contender(peer="mobster", epochs=200),
 }
 
 
@@ -72,7 +74,6 @@ class Setup:
     Attributes:
         table: of the curves.
         epochs: that each search spends.
-        peer_epochs: that a peer's search spends.
         workers: trials at once, simulated.
         neighbours: recorded curves whose mean answers a configuration.
         peer: Python of the peer's environment; None leaves the peer out.
@@ -81,7 +82,6 @@ class Setup:
 
     table: Path
     epochs: int
-    peer_epochs: int
     workers: int
     neighbours: int
     peer: str | None
@@ -89,7 +89,7 @@ class Setup:
 
     def length(self, contender: Contender) -> int:
         """Epochs that a search of it spends."""
-        return self.peer_epochs if contender.peer else self.epochs
+        return min(self.epochs, contender.epochs or self.epochs)
 
     def values(self, name: str, seed: int) -> list[float]:
         """The metric of each epoch in the order in which they were spent."""
@@ -142,7 +142,7 @@ def search_all(setup: Setup, names: Sequence[str], seeds: range, console: Consol
 
 def _best_so_far(values: Sequence[float], epochs: int) -> np.ndarray:
     """(epochs,); a search that had nothing left to try keeps its best."""
-    best = np.maximum.accumulate(np.asarray(values, dtype=float))
+    best = np.maximum.accumulate(np.asarray(values[:epochs], dtype=float))
     return np.pad(best, (0, epochs - len(best)), mode="edge")
 
 
@@ -246,9 +246,6 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=2000, help="that each search spends")
     parser.add_argument("--workers", type=int, default=4, help="trials at once, simulated")
     parser.add_argument(
-        "--peer-epochs", type=int, default=500, help="of a peer's search, whose draws become slow"
-    )
-    parser.add_argument(
         "--neighbours", type=int, default=5, help="recorded curves whose mean answers a draw"
     )
     parser.add_argument("--peer-python", help="Python with syne_tune_requirements.txt installed")
@@ -258,7 +255,6 @@ def main() -> None:
     given = parser.parse_args()
     count, epochs = (3, 200) if given.quick else (given.seeds, given.epochs)
     seeds = range(given.first_seed, given.first_seed + count)
-    peer_epochs = min(given.peer_epochs, epochs)
     console, notes = Console(), Console(stderr=True)
     curves = Curves.read(given.table)
     names = [name for name, each in CONTENDERS.items() if given.peer_python or not each.peer]
@@ -269,7 +265,6 @@ def main() -> None:
     setup = Setup(
         given.table.resolve(),
         epochs,
-        peer_epochs,
         given.workers,
         given.neighbours,
         given.peer_python,
@@ -280,9 +275,12 @@ def main() -> None:
     found = summary(best, budgets)
     peers = [name for name in names if CONTENDERS[name].peer]
     found["against_peers"] = {
-        at: {name: against(best[OURS][:, at - 1], best[name][:, at - 1]) for name in peers}
+        at: {
+            name: against(best[OURS][:, at - 1], best[name][:, at - 1])
+            for name in peers
+            if at <= best[name].shape[1]
+        }
         for at in budgets
-        if at <= peer_epochs
     }
     show(found, budgets, epochs, console)
     for at, differences in found["against_peers"].items():
@@ -299,7 +297,7 @@ def main() -> None:
         "seeds": [seeds.start, seeds.stop - 1],
         "epochs": epochs,
         "workers": given.workers,
-        "peer_epochs": peer_epochs,
+        "epochs_of": {name: values.shape[1] for name, values in best.items()},
         "neighbours": given.neighbours,
         **found,
         "curves": {

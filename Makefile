@@ -15,11 +15,14 @@ $(VENV)/installed: pyproject.toml
 search: setup  ## search on the embedded data; ARGS="search.trials=32" adds overrides
 	$(BIN)/raudio search $(ARGS)
 
-test: setup  ## all tests that a CPU can run
-	$(BIN)/python -m pytest $(ARGS)
+QUICK := $(BIN)/python -m pytest -n 2 --dist loadfile -m 'not ray and not slow'
+
+test: setup  ## all tests that a CPU can run: the quick ones on two cores, then those that need both
+	$(QUICK)
+	$(BIN)/python -m pytest -m 'ray or slow'
 
 test-quick: setup  ## those that take seconds and start no Ray
-	$(BIN)/python -m pytest -m 'not ray and not slow' $(ARGS)
+	$(QUICK) $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # a process for each core: one thread for each process
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 FSDD = Path(__file__).parents[2] / "shared" / "data" / "fsdd"
 

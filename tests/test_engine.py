@@ -282,6 +282,7 @@ def test_stopped_trials_go_on(
     assert outcome(tmp_path) == whole[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
 def test_killed_at_every_record_it_ends_as_if_nothing_had_happened(
     tmp_path: Path, clock: Clock, before: bool

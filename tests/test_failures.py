@@ -279,6 +279,7 @@ class Hungry:
         return self.session.engine.report(trial, epoch, {METRIC: value}, 1.0, epoch == EPOCHS)
 
 
+@pytest.mark.slow
 def test_killed_at_every_record_the_second_try_is_the_second(tmp_path: Path, clock: Clock) -> None:
     settings: Any = {
         "trials": 5, "sampler": "random", "scheduler": "none", "experiment_for": trainable,

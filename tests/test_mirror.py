@@ -306,6 +306,7 @@ def test_a_store_that_fails_for_long_stops_it_and_says_where_the_run_is(
 # --- commands ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_search_and_every_command_take_the_uri(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -195,6 +195,7 @@ def test_the_count_of_epochs_needs_no_data(training: schema.Training) -> None:
     assert count_epochs(training) == budget(training, 7).epochs
 
 
+@pytest.mark.slow
 def test_training_does_not_import_the_compiler() -> None:
     """`torch._dynamo` takes most of a second of a process's start; nothing is compiled."""
     script = """

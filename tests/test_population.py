@@ -296,6 +296,7 @@ def test_changed_settings_that_cannot_work_are_the_donor_s(tmp_path: Path, clock
     assert {trial.state for trial in history.trials.values()} == {"completed"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
 def test_killed_at_every_record_a_population_ends_as_if_nothing_had_happened(
     tmp_path: Path, clock: Clock, before: bool

@@ -899,6 +899,7 @@ def test_a_damaged_manifest(folder: Path, tmp_path: Path) -> None:
 # --- real speech ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_fsdd(fsdd: Path, tmp_path: Path) -> None:
     manifest = prepare(fsdd, tmp_path / "fsdd", labels=fsdd / "labels.csv")
     assert manifest.labels == tuple("0123456789")

@@ -372,6 +372,7 @@ def test_a_budget_ends_the_search_and_what_is_best_is_confirmed(
 # --- interruptions -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("before", "folds"), [(True, ()), (False, (1, 2))])
 def test_killed_at_every_record_it_ends_as_if_nothing_had_happened(
     tmp_path: Path, clock: Clock, before: bool, folds: tuple[int, ...]

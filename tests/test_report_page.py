@@ -551,6 +551,7 @@ def test_a_file_that_was_changed_costs_its_section_and_no_more(
         place.unlink() if old is None else place.write_bytes(old)
 
 
+@pytest.mark.slow
 def test_a_large_run_stays_small(tmp_path: Path) -> None:
     run = read_run(make_run(tmp_path / "run", 2400))
     text = page(run)

@@ -65,6 +65,7 @@ def python(code: str, *arguments: str, cwd: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_a_trial_s_process_finds_the_plugins_from_its_own_folder(tmp_path: Path) -> None:
     here, there = tmp_path / "it's here, and = odd", tmp_path / "there"
     for folder in (here, there):

@@ -9,6 +9,7 @@ has 1 + L // hop valid frames, and what a batch pads a clip with never reaches t
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -146,13 +147,15 @@ class LogMel(FrontEnd):
         """See `FrontEnd`: log-mel energies before they are normalised."""
         frame_lengths = 1 + lengths.div(self.hop_samples, rounding_mode="floor")
         frames = 1 + waves.shape[1] // self.hop_samples
-        full = _all_full(lengths, waves.shape[1])
+        full = all_full(lengths, waves.shape[1])
         if not full:
             waves = waves * frame_mask(lengths, waves.shape[1])
-        # Energies span more than half precision holds: never under the training loop's autocast.
-        with torch.autocast(waves.device.type, enabled=False):
+        # Energies span more than half precision holds: never under the training loop's autocast,
+        # which a graph that is exported knows nothing of.
+        exporting = torch.compiler.is_exporting()
+        with nullcontext() if exporting else torch.autocast(waves.device.type, enabled=False):
             padded = nn.functional.pad(waves.float(), (self.n_fft // 2, self.n_fft // 2))
-            if padded.device.type != "cpu":
+            if exporting or padded.device.type != "cpu":
                 features = self._transform(padded)
             else:
                 group = max(1, _CPU_GROUP_BYTES // (4 * frames * self.n_fft))
@@ -167,7 +170,7 @@ class LogMel(FrontEnd):
         if self.normalize == "none":
             return features
         mask = None
-        if not _all_full(frame_lengths, features.shape[1]):
+        if not all_full(frame_lengths, features.shape[1]):
             mask = frame_mask(frame_lengths, features.shape[1])[:, :, None]
         if self.normalize == "dataset":
             features = (features - self.mean) / self.std
@@ -309,9 +312,12 @@ def _bins_in_every_band(
     return bool((first < feet[2:] - margin).all())
 
 
-def _all_full(lengths: Tensor, size: int) -> bool:
-    """Whether masking can be left out. Asked on a CPU alone: a GPU would have to wait for it."""
-    return lengths.device.type == "cpu" and bool((lengths >= size).all())
+def all_full(lengths: Tensor, size: int) -> bool:
+    """Whether masking can be left out. Asked on a CPU alone: a GPU would have to wait for it, and a
+    graph that is exported is for any lengths."""
+    if lengths.device.type != "cpu" or torch.compiler.is_exporting():
+        return False
+    return bool((lengths >= size).all())
 
 
 def _normalize_clips(features: Tensor, frame_lengths: Tensor, mask: Tensor | None) -> Tensor:

@@ -19,6 +19,7 @@ from raudio.cli.export import export
 from raudio.cli.list_ import list_
 from raudio.cli.plan import plan
 from raudio.cli.predict import predict
+from raudio.cli.push import push
 from raudio.cli.report import report
 from raudio.cli.resume import resume
 from raudio.cli.search import search
@@ -47,6 +48,7 @@ app.command("report")(report)
 app.command("track")(track)
 app.command("export")(export)
 app.command("curves")(curves)
+app.command("push")(push)
 app.command("predict")(predict)
 app.command("evaluate")(evaluate)
 app.command("serve")(serve)

@@ -196,16 +196,19 @@ def read_bundle(path: str | os.PathLike[str]) -> Bundle:
     """Reads a bundle, having checked that all of it is there, is unchanged, and nothing else.
 
     Args:
-        path: its folder.
+        path: its folder, or a URI: `hf://org/name[@revision]`, `s3://...`, `https://...`, whose
+            files are kept in the cache.
 
     Raises:
-        RunError: it is none, or incomplete, damaged, foreign, of another format, or it needs a
-            component that is not registered; one sentence.
+        ConfigError: a library that the URI needs is not installed.
+        RunError: it is out of reach, it is none, or incomplete, damaged, foreign, of another
+            format, or it needs a component that is not registered; one sentence.
     """
-    text = os.fspath(path)
+    text, folder = os.fspath(path), Path(path)
     if is_remote(path):
-        raise RunError(f"bundle {text!r} is a URI; copy it to a local folder first")
-    folder = Path(text)
+        from raudio.export.remote import fetched, shown
+
+        text, folder = shown(text), fetched(text)
     _check_folder(text, folder)
     sums = _checksums(text, folder)
     graphs = set(FORMATS.values()) - {WEIGHTS}

@@ -7,38 +7,57 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
-from dataclasses import fields, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 
-from raudio import checkpoint, records
+from raudio import records
 from raudio.config.augment import Augment
 from raudio.config.chain import PATHS
 from raudio.config.schema import Experiment
-from raudio.config.validate import load_yaml, to_mapping
+from raudio.config.validate import to_mapping
 from raudio.core.copies import local_run
-from raudio.core.errors import RunError, closest
+from raudio.core.errors import ConfigError, DataError, RunError, unknown
 from raudio.core.storage import is_remote
+from raudio.data.build import window_frames
+from raudio.export import choose
 from raudio.export.bundle import (
     CARD,
     CHECKSUMS,
-    EXPERIMENT,
     FORMAT_VERSION,
+    FORMATS,
     LABELS,
     METRICS,
-    WEIGHTS,
+    Bundle,
+    member_files,
     read_bundle,
 )
-from raudio.records import History, TrialHistory
+from raudio.export.choose import Trained
+from raudio.export.measure import ValidSplit
+from raudio.export.parity import TOLERANCE, Probe, check
+from raudio.export.precision import PRECISIONS, compact
+from raudio.export.systems import Ensemble, WaveSystem
+from raudio.records import History
+from raudio.system import System, build_system
+
+SAFETENSORS = "safetensors"
 
 
 def export(
-    run: str | os.PathLike[str], out: str | os.PathLike[str], trial: str | None = None
+    run: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    trial: str | None = None,
+    *,
+    top: int | None = None,
+    weights: str = choose.BEST,
+    formats: Sequence[str] = (SAFETENSORS,),
+    precision: str = "fp32",
+    echo: Callable[[str], None] = lambda line: None,
 ) -> Path:
-    """Writes the bundle of a run's best trial, or of the named one.
+    """Writes the bundle of a run's best trial, of the named one, or of several.
 
     The bundle appears under its name when it is complete and has been opened once.
 
@@ -46,32 +65,35 @@ def export(
         run: run folder of a search or a training.
         out: the bundle's folder, which must not exist.
         trial: id of a trial ("0007" or "7"); None: the best one that still has its checkpoint.
+        top: the best so many trials: an ensemble, or with `weights="averaged"` their mean.
+        weights: "best" of each trial's epochs, "last", or "averaged".
+        formats: of `FORMATS`; safetensors are always in it.
+        precision: that the weights are stored in: "fp32", "fp16" or "int8".
+        echo: told what is done, line by line.
 
     Returns:
         The bundle's folder.
 
     Raises:
-        RunError: not a run, no such trial, no checkpoint to export, or `out` exists.
+        ConfigError: wishes that make no sense, or a library that is missing.
+        RunError: not a run, no such trial, no checkpoint to export, `out` exists, or a graph that
+            can't be made or is not the system's.
     """
+    _check_wishes(formats, precision)
     if is_remote(out):
-        raise RunError(f"--out {os.fspath(out)!r} is a URI; give a local folder, and copy it then")
+        raise RunError(f"--out {os.fspath(out)!r} is a URI; give a local folder, and push it then")
     target = Path(out)
     if os.path.lexists(target):
         raise RunError(f"{str(target)!r} exists already; remove it, or give another --out")
-    folder = records.check_run(local_run(run, lambda file: not file.endswith(records.LAST)))
+    folder = records.check_run(local_run(run, _wanted(weights)))
     history = records.read_history(folder)
-    chosen, best = (
-        best_checkpoint(folder, history)
-        if trial is None
-        else _named_checkpoint(folder, history, trial)
-    )
-    content = _content(folder, history, chosen, checkpoint.load(best))
+    chosen = choose.choose(folder, history, trial, top, weights)
+    plan = _Plan(folder, history, chosen, weights, precision)
 
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
     try:
-        for name, data in content.items():
-            (temporary / name).write_bytes(data)
+        _write(temporary, plan, sorted(set(formats) - {SAFETENSORS}), echo)
         read_bundle(temporary).system()
         temporary.chmod(0o755)
         temporary.rename(target)
@@ -80,109 +102,286 @@ def export(
     return target
 
 
-def best_checkpoint(run: Path, history: History) -> tuple[TrialHistory, Path]:
-    """The best trial that has not failed and still has its best checkpoint, and that file.
+def _check_wishes(formats: Sequence[str], precision: str) -> None:
+    for name in formats:
+        if name not in FORMATS:
+            raise ConfigError(f"--format: {unknown('format', name, FORMATS)}")
+    if precision not in PRECISIONS:
+        raise ConfigError(f"--precision: {unknown('precision', precision, PRECISIONS)}")
 
-    Raises:
-        RunError: there is none.
+
+def _wanted(weights: str) -> Callable[[str], bool]:
+    """Which files of a run in a store are needed: its checkpoints are large."""
+    unneeded = records.BEST if weights == choose.LAST else records.LAST
+    return lambda file: not file.endswith((unneeded, records.DONOR))
+
+
+# --- content -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is to be written.
+
+    Attributes:
+        run: the run folder.
+        history: of the run.
+        chosen: the trials.
+        weights: which weights of theirs.
+        precision: that they are stored in.
     """
-    for trial in history.ranked():
-        path = records.trial_folder(run, trial.id) / records.BEST
-        if trial.state != records.FAILED and path.is_file():
-            return trial, path
-    failed = [trial for trial in history.trials.values() if trial.state == records.FAILED]
-    if failed and len(failed) == len(history.trials):
-        why = f"all {len(failed)} trials failed ({failed[0].kind}: {failed[0].reason})"
-    else:
-        why = f"none of its {len(history.trials)} trials has finished an epoch"
-    raise RunError(f"run {str(run)!r} has nothing to export: {why}; see raudio status {run}")
+
+    run: Path
+    history: History
+    chosen: list[Trained]
+    weights: str
+    precision: str
+
+    @property
+    def members(self) -> list[Trained]:
+        """The systems of the bundle."""
+        return [choose.averaged(self.chosen)] if self.weights == choose.AVERAGED else self.chosen
 
 
-def _named_checkpoint(run: Path, history: History, trial: str) -> tuple[TrialHistory, Path]:
-    name = records.trial_id(int(trial)) if trial.isdecimal() else trial
-    if name not in history.trials:
-        raise RunError(
-            f"run {str(run)!r} has no trial {trial!r}{closest(name, history.trials)}; "
-            f"see raudio status {run}"
-        )
-    path = records.trial_folder(run, name) / records.BEST
-    if not path.is_file():
-        kept = [
-            other.id
-            for other in history.ranked()
-            if (records.trial_folder(run, other.id) / records.BEST).is_file()
-        ]
-        raise RunError(
-            f"trial {name!r} of run {str(run)!r} has no checkpoint: it finished no epoch, or was "
-            f"not among the best (search.keep); trials with one: {', '.join(kept) or 'none'}"
-        )
-    return history.trials[name], path
+def _write(folder: Path, plan: _Plan, graphs: list[str], echo: Callable[[str], None]) -> None:
+    """Every file of the bundle; where nothing has to be measured, the same trial gives the same
+    bytes."""
+    members = plan.members
+    published = [_published(member.experiment) for member in members]
+    labels = members[0].labels
+    metrics = _metrics(plan)
+    content = {LABELS: _json(labels)}
+    for number, member in enumerate(members):
+        weights, experiment = member_files(number)
+        stored = compact(member.weights, plan.precision)
+        content[weights] = safetensors.torch.save(stored, metadata={"format": "pt"})
+        content[experiment] = _json(to_mapping(published[number]))
+    for name, data in content.items():
+        (folder / name).write_bytes(data)
+
+    new = len(plan.chosen) > 1 or plan.precision != "fp32"
+    split = _split(plan, echo) if new or graphs else ""
+    _seal(folder, plan, published, labels, metrics)
+    if new:
+        measured = _as_read(folder)
+        if isinstance(split, ValidSplit):
+            metrics["metrics"], metrics["details"] = split.measure(measured)
+            metrics["value"] = metrics["metrics"].get(metrics["metric"])
+            metrics["measured"] = f"at export, on {len(split.clips)} clips"
+        elif plan.precision != "fp32" and len(plan.chosen) == 1:
+            metrics["measured"] = f"before the weights became {plan.precision}; after: {split}"
+        else:
+            metrics["measured"] = f"not measured: {split}"
+    if graphs or plan.precision != "fp32":
+        clips = split if isinstance(split, ValidSplit) else None
+        probe = Probe(members[0].experiment, clips)
+        for name in graphs:
+            echo(f"making the graph for {name}")
+            metrics["formats"][name] = _add_graph(folder, plan, name, probe)
+            _seal(folder, plan, published, labels, metrics)
+        if plan.precision != "fp32":
+            metrics["precision"]["costs"] = _compared(folder, plan, probe, clips)
+    _seal(folder, plan, published, labels, metrics)
 
 
-def _content(
-    run: Path, history: History, trial: TrialHistory, state: Mapping[str, Any]
-) -> dict[str, bytes]:
-    """Every file of the bundle; the same trial gives the same bytes."""
-    from raudio.export.card import model_card
-
-    place = records.trial_folder(run, trial.id) / records.EXPERIMENT_YAML
+def _split(plan: _Plan, echo: Callable[[str], None]) -> ValidSplit | str:
+    """The valid split that all trials were measured on, or why there is none."""
+    first = plan.chosen[0]
+    if any(each.dataset != first.dataset for each in plan.chosen):
+        return "its trials were measured on different splits"
     try:
-        text = place.read_text()
-    except OSError as error:
-        raise RunError(f"cannot read {str(place)!r}: {error.strerror}") from error
-    experiment = load_yaml(text, Experiment, where=str(place), plugins=True)
-    plugins = [Path(plugin).name for plugin in experiment.plugins]
-    # A bundle is handed on: where the data lay on this machine is nobody's business.
+        return ValidSplit(first.experiment, first.dataset, echo)
+    except DataError as error:
+        return str(error)
+
+
+def _as_read(folder: Path, format: str | None = None) -> System | WaveSystem:
+    return read_bundle(folder).system(format)
+
+
+def _systems(bundle: Bundle) -> list[System]:
+    """The members of a bundle, made anew."""
+    system = bundle.system()
+    assert isinstance(system, System | Ensemble)
+    return system.members if isinstance(system, Ensemble) else [system]
+
+
+def _add_graph(folder: Path, plan: _Plan, name: str, probe: Probe) -> dict[str, Any]:
+    """Writes a graph into the bundle; returns what is told of it."""
+    from raudio.export import graphs
+
+    bundle = read_bundle(folder)
+    samples = window_frames(bundle.experiment)
+    make = graphs.to_onnx if name == "onnx" else graphs.to_exported
+    in_integers = name == "onnx" and plan.precision == "int8"
+    # Integers are made of the weights as they were trained.
+    exact = _trained(plan) if in_integers else _systems(bundle)
+    reference = Ensemble(_trained(plan)) if in_integers else bundle.system()
+    content = make(exact, "fp32" if in_integers else plan.precision, samples)
+
+    def opened() -> WaveSystem | System:
+        (folder / FORMATS[name]).write_bytes(content)
+        sums = {**bundle.sums, FORMATS[name]: hashlib.sha256(content).hexdigest()}
+        return replace(bundle, sums=sums).system(name)
+
+    found = probe.compare(reference, opened())
+    check(name, found)
+    if in_integers:  # what integers change is no error of the graph
+        content = graphs.quantised(content)
+        found["integers"] = probe.compare(reference, opened())
+    return {"inputs": ["waves", "lengths"], "samples": samples, "tolerance": TOLERANCE, **found}
+
+
+def _trained(plan: _Plan) -> list[System]:
+    """The systems with the weights of the checkpoints."""
+    found = []
+    for member in plan.members:
+        system = build_system(member.experiment, labels=member.labels)
+        system.load_state_dict(member.weights)
+        found.append(system.eval())
+    return found
+
+
+def _compared(
+    folder: Path, plan: _Plan, probe: Probe, split: ValidSplit | None
+) -> list[dict[str, Any]]:
+    """What a smaller precision saves and costs: of the weights as they were trained, and of each of
+    the bundle's formats, bytes, seconds a window, and metrics."""
+    before = _trained(plan)
+    size = sum(tensor.nbytes for system in before for tensor in system.state_dict().values())
+    rows: list[tuple[str, str, int, System | WaveSystem]] = [
+        (SAFETENSORS, "fp32", size, before[0] if len(before) == 1 else Ensemble(before))
+    ]
+    bundle = read_bundle(folder)
+    for name in bundle.formats:
+        files = [FORMATS[name]]
+        if name == SAFETENSORS:
+            files = [member_files(number)[0] for number in range(len(bundle.members))]
+        size = sum((folder / file).stat().st_size for file in files)
+        rows.append((name, plan.precision, size, bundle.system(name)))
+    return [
+        {
+            "format": name,
+            "precision": precision,
+            "bytes": size,
+            "seconds": probe.seconds(system),
+            "metrics": {} if split is None else split.measure(system)[0],
+        }
+        for name, precision, size, system in rows
+    ]
+
+
+def _metrics(plan: _Plan) -> dict[str, Any]:
+    """What metrics.json holds, before anything is measured."""
+    chosen, history = plan.chosen, plan.history
+    first = chosen[0]
+    several = len(chosen) > 1
+    found: dict[str, Any] = {
+        "trial": ", ".join(each.trial.id for each in chosen),
+        "metric": history.metric,
+        "mode": history.mode,
+        "value": None if several else first.metrics.get(history.metric),
+        "epoch": None if several else first.epoch,
+        "weights": plan.weights,
+        "metrics": {} if several else first.metrics,
+        "details": {} if several else first.details,
+        "measured": "by the trial, after this epoch",
+        "dataset": first.dataset,
+        "plugins": sorted({Path(file).name for each in chosen for file in each.experiment.plugins}),
+        "raudio": history.version,
+        "versions": _versions(plan.run),
+        "cost": _cost(chosen),
+        "formats": {},
+        "precision": {"stored": plan.precision},
+    }
+    if several:
+        found["members"] = [
+            {
+                "trial": each.trial.id,
+                "epoch": each.epoch,
+                "value": each.metrics.get(history.metric),
+            }
+            for each in chosen
+        ]
+    return found
+
+
+def _versions(run: Path) -> dict[str, str]:
+    """Of what trained it, as the run's environment.json has them; empty where it has none."""
+    environment = _table(run / records.ENVIRONMENT_JSON) or {}
+    found = {name: environment.get(name) for name in ("raudio", "python")}
+    packages = environment.get("packages")
+    found |= packages if isinstance(packages, dict) else {}
+    return {name: str(version) for name, version in found.items() if version}
+
+
+def _cost(chosen: Sequence[Trained]) -> dict[str, float]:
+    """What training cost: sums over the trials; of parameters and memory, those of the largest."""
+    costs = [each.trial.costs for each in chosen]
+    found: dict[str, float] = {
+        "seconds": sum(each.trial.loop_seconds for each in chosen),
+        "epochs": sum(each.trial.epochs for each in chosen),
+    }
+    for name, of in (("device_seconds", sum), ("params", max), ("peak_memory", max)):
+        values = [cost[f"cost/{name}"] for cost in costs if f"cost/{name}" in cost]
+        if values:
+            found[name] = of(values)
+    return found
+
+
+def _published(experiment: Experiment) -> Experiment:
+    """The experiment as it is handed on: where the data lay is nobody's business."""
     data = experiment.dataset
     where = _name_of(data.path) if isinstance(data.path, str) else tuple(map(_name_of, data.path))
-    experiment = replace(
+    return replace(
         experiment,
         plugins=(),
         dataset=replace(data, path=where, labels=None),
         augment=_without_folders(experiment.augment),
     )
-    metrics = {
-        "trial": trial.id,
-        "metric": history.metric,
-        "mode": history.mode,
-        "value": state["metrics"].get(history.metric),
-        "epoch": state["epoch"],
-        "metrics": dict(state["metrics"]),
-        "details": dict(state.get("details", {})),
-        "dataset": state["dataset"],
-        "plugins": plugins,
-        "raudio": history.version,
-    }
-    labels = list(state["labels"])
-    tensors = {name: tensor.contiguous().clone() for name, tensor in state["model"].items()}
-    content = {
-        WEIGHTS: safetensors.torch.save(tensors, metadata={"format": "pt"}),
-        EXPERIMENT: _json(to_mapping(experiment)),
-        LABELS: _json(labels),
-        METRICS: _json(metrics),
-        CARD: model_card(
-            experiment,
-            labels,
-            metrics,
-            manifest=_manifest(run),
-            parameters=sum(tensor.numel() for tensor in tensors.values()),
-        ).encode(),
-    }
-    sums = {name: hashlib.sha256(data).hexdigest() for name, data in content.items()}
-    content[CHECKSUMS] = _json({"format_version": FORMAT_VERSION, "files": sums})
-    return content
 
 
-def _manifest(run: Path) -> dict[str, Any] | None:
-    """The run's copy of its dataset's manifest; None where the run has none."""
-    path = run / records.DATASET_JSON
+def _seal(
+    folder: Path,
+    plan: _Plan,
+    published: Sequence[Experiment],
+    labels: Sequence[str],
+    metrics: Mapping[str, Any],
+) -> None:
+    """Writes what tells of the other files: metrics, card and checksums."""
+    from raudio.export.card import model_card
+
+    card = model_card(
+        published[0],
+        labels,
+        metrics,
+        members=published,
+        manifest=_table(plan.run / records.DATASET_JSON),
+        parameters=sum(t.numel() for member in plan.members for t in member.weights.values()),
+    )
+    (folder / METRICS).write_bytes(_json(metrics))
+    (folder / CARD).write_text(card, encoding="utf-8")
+    sums = {}
+    for path in sorted(folder.iterdir()):
+        if path.name != CHECKSUMS:
+            with path.open("rb") as file:
+                sums[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    (folder / CHECKSUMS).write_bytes(_json({"format_version": FORMAT_VERSION, "files": sums}))
+
+
+def _table(path: Path) -> dict[str, Any] | None:
+    """A file of the run that holds a table; None where there is none.
+
+    Raises:
+        RunError: it is damaged.
+    """
     try:
-        manifest = json.loads(path.read_bytes())
+        table = json.loads(path.read_bytes())
     except FileNotFoundError:
         return None
     except ValueError as error:
         raise RunError(f"{str(path)!r} is damaged: {error}") from error
-    return manifest if isinstance(manifest, dict) else None
+    return table if isinstance(table, dict) else None
 
 
 def _json(value: Any) -> bytes:

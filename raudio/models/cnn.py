@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
-from raudio.audio.frontends import frame_mask
+from raudio.audio.frontends import all_full, frame_mask
 from raudio.models.compose import Composed, linear_head
 from raudio.models.pooling import make_pooling
 
@@ -28,8 +28,7 @@ def as_map(features: Tensor) -> Tensor:
 def mask_map(maps: Tensor, lengths: Tensor) -> Tensor:
     """(B, W, F, H) maps with the frames beyond (B,) `lengths` set to 0."""
     frames = maps.shape[2]
-    # A GPU would have to wait for the answer; there the product is next to nothing.
-    if lengths.device.type == "cpu" and bool((lengths >= frames).all()):
+    if all_full(lengths, frames):
         return maps
     return maps * frame_mask(lengths, frames)[:, None, :, None]
 

@@ -5,6 +5,8 @@ B clips, F frames, N features a frame, D features that the encoder gives.
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
@@ -15,6 +17,18 @@ from raudio.models.pooling import make_pooling
 # Blocks that halve time too, as in the CRNN baselines of the DCASE challenges: the recurrent
 # network steps every 4 frames, and takes a quarter of the time.
 _TIME_HALVINGS = 2
+
+
+class PackedGRU(nn.GRU):
+    """A bidirectional GRU whose backward direction starts at each clip's own last frame."""
+
+    def forward(self, frames: Tensor, lengths: Tensor) -> Tensor:  # type: ignore[override]
+        """(B, F, D) frames of (B,) lengths to (B, F, 2 * units), 0 beyond each clip's length."""
+        packed = pack_padded_sequence(frames, lengths.cpu(), batch_first=True, enforce_sorted=False)
+        output: Any = nn.GRU.forward(self, packed)[0]
+        encoded: Tensor
+        encoded, _ = pad_packed_sequence(output, batch_first=True, total_length=frames.shape[1])
+        return encoded
 
 
 class CRNNEncoder(nn.Module):
@@ -39,7 +53,7 @@ class CRNNEncoder(nn.Module):
                 zip([1, *channels], channels, strict=False)
             )
         )
-        self.rnn = nn.GRU(
+        self.rnn = PackedGRU(
             channels[-1] * bands_after(n_features, depth),
             rnn_units,
             rnn_layers,
@@ -54,12 +68,7 @@ class CRNNEncoder(nn.Module):
         for block in self.blocks:
             maps, lengths = block(maps, lengths)
         frames = as_frames(maps)
-        # Packed, so that the backward direction starts at each clip's own last frame.
-        packed = pack_padded_sequence(frames, lengths.cpu(), batch_first=True, enforce_sorted=False)
-        encoded, _ = pad_packed_sequence(
-            self.rnn(packed)[0], batch_first=True, total_length=frames.shape[1]
-        )
-        return encoded, lengths
+        return self.rnn(frames, lengths), lengths
 
 
 class CRNN(Composed):

@@ -111,7 +111,8 @@ def _devices(problems: list[str]) -> dict[str, Any]:
     except (ImportError, OSError) as error:
         problems.append(
             f"torch and torchaudio can't be loaded ({error}): install both of one version from one "
-            f"registry, pip install --force-reinstall {_required('torch')} {_required('torchaudio')}"
+            "registry, pip install --force-reinstall "
+            f"{_required('torch')} {_required('torchaudio')}"
         )
         return {}
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]

@@ -92,6 +92,35 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
     return found
 
 
+def hparams_page(folder: Path) -> tuple[set[str], dict[str, dict[str, float]]]:
+    """What the page HPARAMS shows: its columns, and the metrics of each trial."""
+    from tensorboard import context
+    from tensorboard.backend.event_processing import data_provider
+    from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+    from tensorboard.plugins import base_plugin
+    from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_groups
+
+    events = EventMultiplexer()
+    events.AddRunsFromDirectory(str(folder))
+    events.Reload()
+    provider = data_provider.MultiplexerDataProvider(events, str(folder))
+    page = backend_context.Context(base_plugin.TBContext(data_provider=provider))
+    asked = context.RequestContext()
+    experiment = page.experiment_from_metadata(
+        asked,
+        "",
+        True,
+        page.hparams_metadata(asked, ""),
+        page.hparams_from_data_provider(asked, "", limit=None),
+    )
+    request = api_pb2.ListSessionGroupsRequest(
+        allowed_statuses=[1, 2, 3], slice_size=100, aggregation_type=1
+    )
+    found = list_session_groups.Handler(asked, page, "", request).run().session_groups
+    groups = {g.name: {m.name.tag: m.value for m in g.metric_values} for g in found}
+    return {info.name for info in experiment.hparam_infos}, groups
+
+
 def test_tensorboard_has_scalars_and_hparams(searched: Searched, tmp_path: Path) -> None:
     from tensorboard.plugins.hparams import metadata
 
@@ -108,8 +137,12 @@ def test_tensorboard_has_scalars_and_hparams(searched: Searched, tmp_path: Path)
     def plugin_data(trial: str, tag: str, parse: Any) -> Any:
         return parse(board(folder / trial).SummaryMetadata(tag).plugin_data.content)
 
-    experiment = plugin_data("", metadata.EXPERIMENT_TAG, metadata.parse_experiment_plugin_data)
-    assert [info.name.tag for info in experiment.metric_infos] == [METRIC]
+    names, groups = hparams_page(folder)
+    assert {"optimizer.lr", "model.width", "model"} <= names
+    assert {name: values.get(METRIC) for name, values in groups.items()} == {
+        name: pytest.approx(points[-1][1]) if points else None
+        for name, points in curves(history).items()
+    }
     for trial in history.trials.values():
         started = plugin_data(
             trial.id, metadata.SESSION_START_INFO_TAG, metadata.parse_session_start_info_plugin_data

@@ -27,7 +27,7 @@ from raudio.records import RECORDS, RunLock, read_history, read_records
 from raudio.search import folder as folders
 from raudio.search import space_file
 from raudio.search.job import check
-from raudio.tracking import build
+from raudio.tracking import build, processes
 from raudio.tracking.follow import Follower
 from raudio.tracking.processes import LOG, Trackers
 from raudio.tracking.tracker import Memory, Outcome, Tracker, tracking_folder
@@ -404,6 +404,19 @@ def test_a_tracker_that_hangs_does_not_hold_up_the_end(tmp_path: Path) -> None:
     assert [line.partition(";")[0] for line in feeding.said] == [
         "tracking: lines has not finished in 2.0 s"
     ]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("registered")
+def test_who_interrupts_again_does_not_wait(tmp_path: Path) -> None:
+    feeding = Feeding(tmp_path, sleep=3600)
+    feeding.searched.finish()
+    trackers = feeding.trackers()
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), trackers:
+        raise KeyboardInterrupt
+    assert time.monotonic() - started < 2 * processes.HURRY
+    assert trackers.failed == {"lines"}
 
 
 @pytest.mark.slow

@@ -137,6 +137,8 @@ def _feed(job: dict[str, Any], closed: threading.Event, say: Callable[..., None]
                 closed.wait(_PAUSE)
             follower.step()
             follower.end(_outcome(run, job["clips"]))
+            if failed:
+                say("is up to date again")
             if note := tracker.note:
                 say(note)
             return 0

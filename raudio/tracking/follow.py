@@ -201,4 +201,4 @@ def _without_secrets(value: Any) -> Any:
 
 def _dataset_name(path: str | list[str]) -> str:
     paths = [path] if isinstance(path, str) else path
-    return "+".join(each.rstrip("/").rpartition("/")[2] for each in paths)
+    return "+".join(each.rstrip("/").rpartition("/")[2] for each in paths) or "raudio"

@@ -53,6 +53,7 @@ class MLflow(Tracker):
         self._metric = (history.metric, history.mode)
         name = self._experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME") or run.dataset
         self._in = self._experiment_id(name)
+        self.note = f"has it in experiment {name} as {run.name}"
         found = self._find(f"tags.`{_RUN}` = '{run.key}' and tags.`{_TRIAL}` = ''")
         if found:
             self._search = found[0].info.run_id
@@ -155,6 +156,7 @@ class MLflow(Tracker):
                 _RUN: self._info.key,
                 _TRIAL: trial.id,
                 "mlflow.parentRunId": self._search,
+                **{f"raudio.{name}": text for name, text in about(trial).items()},
             },
         )
         self._trials[trial.id] = made.info.run_id

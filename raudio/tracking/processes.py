@@ -27,6 +27,8 @@ from raudio.tracking.tracker import tracking_folder
 
 #: How long the end of a search may wait for its trackers.
 FLUSH: Seconds = 30.0
+#: The same when somebody has pressed Ctrl-C once more.
+HURRY: Seconds = 3.0
 LOG = "log.txt"
 #: The program, a module of a higher layer: `raudio.cli.track`.
 _PROGRAM = (sys.executable, "-P", "-m", "raudio.cli.track")
@@ -92,7 +94,8 @@ class Trackers:
         traceback: TracebackType | None,
     ) -> None:
         """Waits until they have sent everything, and no longer than the patience."""
-        deadline = None if self._patience is None else time.monotonic() + self._patience
+        patience = HURRY if kind is KeyboardInterrupt else self._patience
+        deadline = None if patience is None else time.monotonic() + patience
         try:
             for process in self._running.values():
                 assert process.stdin is not None
@@ -101,8 +104,8 @@ class Trackers:
             while self._running and (deadline is None or time.monotonic() < deadline):
                 self.look(0.1)
             for name in self._running:
-                assert self._patience is not None
-                self._fail(name, f"has not finished in {format_seconds(self._patience)}")
+                assert patience is not None
+                self._fail(name, f"has not finished in {format_seconds(patience)}")
         finally:
             for process in self._running.values():
                 with contextlib.suppress(ProcessLookupError):

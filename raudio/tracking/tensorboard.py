@@ -42,8 +42,6 @@ class TensorBoard(Tracker):
             self._folder = Path(self._dir) / f"{run.name}-{run.key}"
         known = any(self._folder.glob("events*"))
         self._open("")
-        if not known:
-            self._write("", _experiment(history), run.time)
         self.note = f"has its files in {self._folder}: tensorboard --logdir {self._folder}"
         return known
 
@@ -102,18 +100,6 @@ class TensorBoard(Tracker):
                     elif value.tag == metadata.SESSION_START_INFO_TAG:
                         self._with_settings.add(trial)
         return last
-
-
-def _experiment(history: History) -> Summary:
-    """What the hparams plugin has columns for: the objectives, as each trial reports them."""
-    metrics = [
-        api_pb2.MetricInfo(name=api_pb2.MetricName(tag=name), display_name=name)
-        for name in history.goal.objectives
-    ]
-    content = plugin_data_pb2.HParamsPluginData(
-        experiment=api_pb2.Experiment(metric_infos=metrics), version=metadata.PLUGIN_DATA_VERSION
-    )
-    return _plugin_summary(metadata.EXPERIMENT_TAG, content)
 
 
 def _ended(state: str, time: float) -> Summary:

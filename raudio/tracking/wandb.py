@@ -58,6 +58,7 @@ class WandB(Tracker):
         wandb.teardown()  # of an attempt that has failed
         opened = self._open("", run.name, "search", run.settings)
         if self._mode == "online":
+            self.note = f"has it at {opened.url}"
             return bool(opened.resumed)
         kept = f"{folder / 'wandb'}/offline-run-*"
         self.note = f"is kept in the run; to send it: wandb sync {kept}"
@@ -70,7 +71,12 @@ class WandB(Tracker):
         return known
 
     def start_trial(self, trial: TrialHistory, settings: Mapping[str, Any], time: float) -> int:
-        config = {**settings, "trial": trial.id}
+        config = {
+            **settings,
+            "trial": trial.id,
+            "configuration": trial.configuration,  # to group by, where it is trained several times
+            "repeat": trial.repeat,
+        }
         if trial.id in self._runs:
             self._runs[trial.id].config.update(config, allow_val_change=True)
             return 0

@@ -31,8 +31,9 @@ from raudio.tasks import bootstrap
 #: Instead of a split: every clip of the dataset.
 ALL = "all"
 _GROUP = "group"
-#: Labels that a message names.
+#: Labels that a message names: of those that are wrong, and of those that there are.
 _NAMED = 5
+_SHOWN = 20
 
 
 def evaluate(
@@ -269,13 +270,17 @@ def _check_labels(
         raise DataError(
             f"dataset {manifest.path!r}, split {split!r}: {sum(foreign.values())} of "
             f"{sum(there.values())} clips have a label that the bundle does not know: {named}"
-            f"{more}; it knows {', '.join(map(repr, bundle.labels))}. Rename the labels in the "
-            "label file, or leave these clips out, and prepare the dataset again"
+            f"{more}; it knows {_listed(bundle.labels)}. Rename the labels in the label file, or "
+            "leave these clips out, and prepare the dataset again"
         )
     if there and (unseen := [label for label in bundle.labels if label not in there]):
-        named = ", ".join(map(repr, unseen[:_NAMED]))
-        more = f" and {len(unseen) - _NAMED} more" if len(unseen) > _NAMED else ""
-        echo(f"no clip of split {split!r} is of: {named}{more}")
+        echo(f"no clip of split {split!r} is of: {_listed(unseen)}")
+
+
+def _listed(labels: Sequence[str]) -> str:
+    """The first of some labels, and how many more there are."""
+    more = f" and {len(labels) - _SHOWN} more" if len(labels) > _SHOWN else ""
+    return ", ".join(map(repr, labels[:_SHOWN])) + more
 
 
 def _wrong(

@@ -172,6 +172,12 @@ def test_damage_before_the_last_line_is_an_error_that_names_the_line(tmp_path: P
 WHOLE = (start(), trial(0), report(0, 1, 0.5), end(0, "pruned"), trial(1), report(1, 1, 0.6))
 
 
+def test_a_later_format_is_no_damage(tmp_path: Path) -> None:
+    write(tmp_path, {**start(), "format": 2, "version": "9.1.0"})
+    with pytest.raises(RunError, match=r"^a run of format 2, made by raudio 9\.1\.0"):
+        read_history(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("events", "said"),
     [

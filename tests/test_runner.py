@@ -275,6 +275,24 @@ def test_no_trial_is_stopped_in_its_warm_up(overrides: list[str], expected: floa
     assert longest_warmup(check(overrides, echo=print)) == expected
 
 
+def test_a_run_that_has_lost_a_file_says_which(wanted: list[int | None], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    runner.search("search.trials=2", f"run.dir={run}", quiet=True)
+    for name in ("space.yaml", "dataset.json", "search.yaml"):
+        content = (run / name).read_bytes()
+        (run / name).unlink()
+        with pytest.raises(RunError, match=rf"{name}' is missing or damaged; this run cannot"):
+            runner.resume(run, quiet=True)
+        (run / name).write_bytes(content)
+    (run / "records.jsonl").write_bytes(b"")
+    runner.resume(run, quiet=True)  # killed before its first record
+    (run / "records.jsonl").write_bytes(b"")
+    (run / "trials" / "0000").mkdir(parents=True)
+    with pytest.raises(RunError, match=r"records\.jsonl' is empty.*is lost"):
+        runner.resume(run, quiet=True)
+    assert wanted == [2, 2]
+
+
 def test_a_run_and_its_dataset_may_move(
     wanted: list[int | None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

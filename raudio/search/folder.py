@@ -18,7 +18,7 @@ import yaml
 import raudio
 from raudio.config import compose, validate
 from raudio.core import machine
-from raudio.core.errors import ConfigError, DataError, RunError, unknown
+from raudio.core.errors import ConfigError, DataError, RunError, closest
 from raudio.core.storage import write_atomic
 from raudio.data.inspect import preflight
 from raudio.data.manifest import Manifest
@@ -105,7 +105,8 @@ def recorded_job(folder: Path, overrides: Sequence[str]) -> Job:
     for key in (*changed, *axes):
         if key not in RESUMABLE and not key.startswith(TRACKING):
             raise ConfigError(
-                f"{key} cannot change when a run goes on: {unknown('setting', key, RESUMABLE)}"
+                f"{key} cannot change when a run goes on{closest(key, RESUMABLE)}; these can: "
+                f"{', '.join(RESUMABLE)}"
             )
     for key, axis in axes.items():
         raise ConfigError(f"{key}={axis} has several values; a run goes on with one")
@@ -144,19 +145,34 @@ def recorded_job(folder: Path, overrides: Sequence[str]) -> Job:
         ) from error
     # The points are in the run's own space: where they came from may be gone.
     given = [override for override in given if not override.startswith(f"{POINTS}=")]
-    space = Space("none") if single else load(str(folder / SPACE_YAML), overrides=given)
+    try:
+        space = Space("none") if single else load(str(folder / SPACE_YAML), overrides=given)
+    except ConfigError as error:
+        raise RunError(
+            f"{str(folder / SPACE_YAML)!r} is missing or damaged; this run cannot go on: {error}"
+        ) from error
     try:
         job = job_on_data(configuration, given, space, lambda text: None)
     except DataError as error:
         raise DataError(
             f"{error}; if the dataset has moved: raudio resume RUN dataset.path=WHERE_IT_IS"
         ) from error
-    if job.manifest.fingerprint != Manifest.read(str(folder)).fingerprint:
+    if job.manifest.fingerprint != _manifest(folder).fingerprint:
         raise RunError(
             f"dataset {job.manifest.path!r} has changed since run {str(folder)!r} started; its "
             "trials could not be compared with new ones: start a new search"
         )
     return dataclasses.replace(job, prior=Prior.load(folder))
+
+
+def _manifest(folder: Path) -> Manifest:
+    """The manifest of the dataset that the run started on."""
+    try:
+        return Manifest.read(str(folder))
+    except DataError as error:
+        raise RunError(
+            f"{str(folder / DATASET_JSON)!r} is missing or damaged; this run cannot go on"
+        ) from error
 
 
 def _environment() -> dict[str, Any]:

@@ -28,6 +28,7 @@ from raudio.data.pipeline import check_resident, materialise
 from raudio.records import (
     JOURNAL,
     RECORDS,
+    TRIALS,
     ClusterRecord,
     History,
     RecordWriter,
@@ -158,10 +159,11 @@ def _run(job: Job, place: InPlace | Mirror, *, quiet: bool, resumed: bool) -> Se
             say=display.say,
         ) as trackers,
     ):
-        if resumed:
-            write_search(job, folder)
         past = read_records(folder) if resumed else ()
         history = read_history(folder) if resumed else History()
+        if resumed:
+            _check_records(folder, history)
+            write_search(job, folder)
         if _minor(history.version) not in ("", _minor(raudio.__version__)):
             display.say(f"made by raudio {history.version}; going on with {raudio.__version__}")
         for note in job.notes:
@@ -222,6 +224,15 @@ def _run(job: Job, place: InPlace | Mirror, *, quiet: bool, resumed: bool) -> Se
         bundle = _export(job, folder, state, display)
     best = engine.history.best()
     return SearchResult(folder, place.name, engine.history, best, bundle, state)
+
+
+def _check_records(folder: Path, history: History) -> None:
+    """Refuses a run that has lost its records: it would begin anew as if nothing had happened."""
+    if not history.sessions and any((folder / TRIALS).glob("*")):
+        raise RunError(
+            f"{str(folder / RECORDS)!r} is empty, and {str(folder / TRIALS)!r} is not: what had "
+            "happened in this run is lost; restore the file, or start a new search"
+        )
 
 
 def _minor(version: str) -> str:

@@ -13,14 +13,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
+import processes
 from figures import Figure, machine, table
 from rich.console import Console
 
@@ -30,6 +31,7 @@ from raudio.search.curves import Curve, Curves
 from raudio.search.engine import Engine
 from raudio.search.replay import replay
 from raudio.search.sampler import Sampler
+from raudio.search.samplers import build
 from raudio.search.scheduler import Scheduler
 from raudio.search.space_file import load
 
@@ -45,17 +47,18 @@ SETTLED = 1000
 class Course:
     """Seconds and memory of a driver by the number of its trials."""
 
-    seconds: list[float]
-    memory: list[int]
+    seconds: array[float]
+    memory: array[int]
 
     @classmethod
     def empty(cls) -> Course:
-        return cls([], [])
+        return cls(array("d"), array("q"))
 
     def note(self, began: float) -> None:
         """To be called at the end of each trial."""
         self.seconds.append(time.perf_counter() - began)
-        self.memory.append(psutil.Process().memory_info().rss)
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        self.memory.append(pages * os.sysconf("SC_PAGE_SIZE"))
 
     def per_trial(self, first: int, last: int) -> float:
         """Seconds a trial, from trial `first` to trial `last`."""
@@ -68,7 +71,11 @@ class Course:
 
     def as_data(self) -> dict[str, Any]:
         step = max(1, len(self.seconds) // 100)
-        return {"every": step, "seconds": self.seconds[::step], "memory": self.memory[::step]}
+        return {
+            "every": step,
+            "seconds": self.seconds[::step].tolist(),
+            "memory": self.memory[::step].tolist(),
+        }
 
 
 # --- through Ray Tune --------------------------------------------------------------------------
@@ -138,8 +145,9 @@ def _draw(trial: Any) -> None:
     SPACE.suggest(trial)
 
 
-def plain_tune(trials: int, slots: int) -> Course:
-    """Ray Tune by itself with OptunaSearch: the same space and TPE."""
+def plain_tune(trials: int, slots: int, seconds: float) -> Course:
+    """Ray Tune by itself with OptunaSearch: the same space, the same TPE, reused processes. As many
+    of the trials as end in time."""
     import optuna
     import ray
     from ray import tune
@@ -155,9 +163,9 @@ def plain_tune(trials: int, slots: int) -> Course:
             course.note(began)
 
     def work(config: Mapping[str, Any]) -> None:
-        tune.report({METRIC: float(np.random.default_rng().uniform())})
+        tune.report({"accuracy": float(np.random.default_rng().uniform())})
 
-    searcher = OptunaSearch(_draw, metric=METRIC, mode="max")
+    searcher = OptunaSearch(_draw, metric="accuracy", mode="max", sampler=build(Search(), 0, {}))
     ray.init(address="local", num_cpus=slots, include_dashboard=False, _node_ip_address="127.0.0.1")
     try:
         began = time.perf_counter()
@@ -166,6 +174,7 @@ def plain_tune(trials: int, slots: int) -> Course:
                 work,
                 search_alg=ConcurrencyLimiter(searcher, slots),
                 num_samples=trials,
+                time_budget_s=seconds,
                 reuse_actors=True,
                 callbacks=[Watcher()],
                 storage_path=folder,
@@ -238,92 +247,148 @@ def slowdown(decisions: list[float]) -> tuple[float, float]:
 # --- the command -------------------------------------------------------------------------------
 
 PARTS = ("tune", "plain", "simulated")
+#: Seconds after which one process of a part is taken for hanging.
+PATIENCE = 1500.0
 
 
-def _measure(part: str, work: Path, given: argparse.Namespace) -> dict[str, Any]:
-    """One part, in this process; figures and details."""
-    slots = len(os.sched_getaffinity(0))
-    figures: list[Figure] = []
-    details: dict[str, Any] = {}
-    if part == "tune":
+def _of_raudio(work: Path, trials: int) -> tuple[list[Figure], Course]:
+    run = work / "run"
+    run.mkdir()
+    (run / RECORDS).touch()
+    course = through_tune(run, trials, _slots())
+    figures = [
+        Figure(f"seconds a trial of {trials:,}", course.per_trial(0, trials), "s"),
+        Figure(f"the same, second half of {trials:,}", course.per_trial(trials // 2, trials), "s"),
+        Figure(f"resume of {trials:,}", resumed(run, trials), "s", at_most=30.0),
+        Figure(f"raudio status of {trials:,}", status(run), "s", at_most=2.0),
+    ]
+    if trials > SETTLED:
+        name = f"memory at {trials:,} by that at {SETTLED:,}"
+        figures.append(Figure(name, course.growth, at_most=1.1))
+    return figures, course
+
+
+def _of_plain_tune(trials: int, seconds: float) -> tuple[list[Figure], Course]:
+    course = plain_tune(trials, _slots(), seconds)
+    done = len(course.seconds)
+    note = "" if done == trials else f"{done:,} trials in {seconds:.0f} s"
+    first = min(done, SETTLED)
+    figures = [
+        Figure(f"plain Tune: seconds a trial of {first:,}", course.per_trial(0, first), "s"),
+        Figure(
+            f"plain Tune: the same, second half of {done:,}",
+            course.per_trial(done // 2, done),
+            "s",
+            note=note,
+        ),
+    ]
+    if done > SETTLED:
+        name = f"plain Tune: memory at {done:,} by that at {SETTLED:,}"
+        figures.append(Figure(name, course.growth))
+    return figures, course
+
+
+def _of_replay(work: Path, trials: int, workers: int, sampler: str) -> tuple[list[Figure], Course]:
+    course, decisions = simulated(work / "run", trials, workers, sampler)
+    each, ratio = slowdown(decisions)
+    what = f"{sampler} + ASHA, {trials:,} trials on {workers:,} workers"
+    return [
+        Figure(f"{what}: seconds", decisions[-1], "s"),
+        Figure(f"{what}: seconds a decision", each, "s", note=f"{len(decisions):,}"),
+        Figure(f"{what}: last tenth by second tenth", ratio),
+    ], course
+
+
+def _slots() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def _steps(given: argparse.Namespace) -> Iterator[tuple[str, list[str]]]:
+    """What is measured: its name, and the step's arguments. Each has a process of its own: its
+    memory is its own, too, and when it fails the others go on."""
+    if "tune" in given.parts:
         for trials in given.trials:
-            run = work / f"run-{trials}"
-            run.mkdir()
-            (run / RECORDS).touch()
-            course = through_tune(run, trials, slots)
-            details[str(trials)] = course.as_data()
-            half = trials // 2
-            figures += [
-                Figure(f"seconds a trial of {trials:,}", course.per_trial(0, trials), "s"),
-                Figure(f"the same, second half of {trials:,}", course.per_trial(half, trials), "s"),
-                Figure(f"memory at {trials:,} by that at {SETTLED:,}", course.growth, at_most=1.1),
-                Figure(f"resume of {trials:,}", resumed(run, trials), "s", at_most=30.0),
-                Figure(f"raudio status of {trials:,}", status(run), "s", at_most=2.0),
-            ]
-    elif part == "plain":
-        trials = given.plain_trials
-        course = plain_tune(trials, slots)
-        details[str(trials)] = course.as_data()
-        figures += [
-            Figure(f"plain Tune: seconds a trial of {trials:,}", course.per_trial(0, trials), "s"),
-            Figure(
-                f"plain Tune: the same, second half of {trials:,}",
-                course.per_trial(trials // 2, trials),
-                "s",
-            ),
-            Figure(f"plain Tune: memory at {trials:,} by that at {SETTLED:,}", course.growth),
-        ]
-    else:
+            yield f"raudio, {trials:,} trials", ["tune", str(trials)]
+    if "plain" in given.parts:
+        name = f"plain Tune, {given.plain_trials:,} trials"
+        yield name, ["plain", str(given.plain_trials), str(given.plain_seconds)]
+    if "simulated" in given.parts:
         for sampler, trials in (("random", given.simulated), ("tpe", given.simulated // 20)):
-            run = work / f"simulated-{sampler}"
-            course, decisions = simulated(run, trials, given.workers, sampler)
-            each, ratio = slowdown(decisions)
-            details[sampler] = course.as_data()
-            what = f"{sampler} + ASHA, {trials:,} trials on {given.workers:,} workers"
-            figures += [
-                Figure(f"{what}: seconds a decision", each, "s", note=f"{len(decisions):,}"),
-                Figure(f"{what}: last tenth by second tenth", ratio),
-            ]
-    return {"figures": [vars(figure) for figure in figures], "details": details}
+            name = f"{trials:,} replayed trials, {sampler}"
+            yield name, ["simulated", str(trials), str(given.workers), sampler]
 
 
-def main() -> None:
+def _step(part: str, *arguments: str, work: Path) -> dict[str, Any]:
+    """One step, in this process; its figures, and their course."""
+    if part == "tune":
+        figures, course = _of_raudio(work, int(arguments[0]))
+    elif part == "plain":
+        figures, course = _of_plain_tune(int(arguments[0]), float(arguments[1]))
+    else:
+        figures, course = _of_replay(work, *map(int, arguments[:2]), arguments[2])
+    return {"figures": [vars(figure) for figure in figures], "details": course.as_data()}
+
+
+def _quotients(figures: Sequence[Figure]) -> Iterator[Figure]:
+    """raudio's seconds a trial by plain Tune's, of as many trials."""
+    values = {figure.name: figure.value for figure in figures}
+    for name, value in values.items():
+        if name.startswith("seconds a trial") and f"plain Tune: {name}" in values:
+            quotient = value / values[f"plain Tune: {name}"]
+            yield Figure(f"raudio by plain Tune, {name}", quotient, at_most=1.0)
+
+
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trials", type=int, nargs="+", default=[1000, 10_000])
-    parser.add_argument("--plain-trials", type=int, default=1000, help="of plain Ray Tune")
+    parser.add_argument("--plain-trials", type=int, default=10_000, help="of plain Ray Tune")
+    parser.add_argument("--plain-seconds", type=float, default=300.0, help="that it has for them")
     parser.add_argument("--simulated", type=int, default=100_000, help="trials that are replayed")
     parser.add_argument("--workers", type=int, default=1000, help="simulated")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--work", type=Path, help="keeps the runs; must be new")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--quick", action="store_true", help="small: the figures mean nothing")
-    parser.add_argument("--measure", choices=PARTS, help=argparse.SUPPRESS)
+    parser.add_argument("--step", nargs="+", help=argparse.SUPPRESS)
     given = parser.parse_args()
+    if given.step:
+        found = _step(*given.step, work=given.work)
+        given.out.write_text(json.dumps(found))
+        return 0
     if given.quick:
         given.trials, given.plain_trials, given.simulated, given.workers = [12], 12, 400, 10
     work = given.work or Path(tempfile.mkdtemp(prefix="raudio-search-scale-"))
-    work.mkdir(parents=True, exist_ok=True)
-    if given.measure:
-        print(json.dumps(_measure(given.measure, work, given)))
-        return
-    figures, details = [], {}
-    for part in given.parts:  # each in a process of its own: its memory is its own, too
-        command = [sys.executable, __file__, *sys.argv[1:], "--measure", part, "--work", str(work)]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        measured = json.loads(done.stdout.splitlines()[-1])
-        figures += [Figure(**figure) for figure in measured["figures"]]
-        details[part] = measured["details"]
-    Console().print(table("A search of very many trials", figures))
-    result = {
+    result: dict[str, Any] = {
         "quick": given.quick,
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": machine(),
-        "figures": [figure.as_data() for figure in figures],
-        "details": details,
+        "problems": {},
+        "details": {},
     }
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    given.out.write_text(json.dumps(result, indent=1) + "\n")
+    figures: list[Figure] = []
+    console = Console()
+    for number, (name, step) in enumerate(_steps(given)):
+        folder = work / str(number)
+        folder.mkdir(parents=True)
+        command = [sys.executable, __file__, "--work", str(folder)]
+        command += ["--out", str(folder / "found.json"), "--step", *step]
+        console.print(f"{name} ...")
+        try:
+            processes.run(command, folder / "log.txt", PATIENCE)
+        except (RuntimeError, subprocess.TimeoutExpired) as error:
+            result["problems"][name] = str(error)
+            console.print(f"{name}: {error}", style="red", markup=False)
+        else:
+            found = json.loads((folder / "found.json").read_text())
+            figures += [Figure(**figure) for figure in found["figures"]]
+            result["details"][name] = found["details"]
+        every = [*figures, *_quotients(figures)]
+        result["figures"] = [figure.as_data() for figure in every]
+        given.out.parent.mkdir(parents=True, exist_ok=True)
+        given.out.write_text(json.dumps(result, indent=1) + "\n")  # what has been found so far
+    console.print(table("A search of very many trials", every))
+    return 1 if result["problems"] else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -278,3 +278,27 @@ def test_predict_runs_from_end_to_end(tmp_path: Path) -> None:
     assert result["differences"]["cnn, clips, 1 CPU: eager"] < 1e-3
     assert result["differences"]["cnn10, clips, 1 CPU: eager"] < 1e-3
     assert "eager / plain loop" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.timeout(600)
+def test_search_scale_runs_from_end_to_end(tmp_path: Path) -> None:
+    out, work = tmp_path / "result.json", tmp_path / "work"
+    command = [sys.executable, str(BENCHMARKS / "search_scale.py"), "--quick"]
+    done = subprocess.run(
+        [*command, "--out", str(out), "--work", str(work)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    result = json.loads(out.read_text())
+    assert result["problems"] == {}, result["problems"]
+    assert done.returncode == 0, done.stderr[-3000:]
+    figures = {figure["name"]: figure["value"] for figure in result["figures"]}
+    ours, plain = figures["seconds a trial of 12"], figures["plain Tune: seconds a trial of 12"]
+    assert figures["raudio by plain Tune, seconds a trial of 12"] == ours / plain
+    assert figures["random + ASHA, 400 trials on 10 workers: seconds a decision"] > 0
+    assert len(result["details"]["raudio, 12 trials"]["memory"]) == 12
+    assert "plain Tune" in done.stdout
+    assert not _left_behind(work), "processes of the benchmark are still there"

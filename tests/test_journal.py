@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -83,3 +84,48 @@ def test_a_window_holds_the_last_the_best_and_the_running(
         study_name="raudio", storage=JournalStorage(JournalFileBackend(str(tmp_path / "ours")))
     )
     assert len(study.trials) == 60  # the file has them all
+
+
+def test_memory_holds_what_is_seen_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal, "BEST", 4)
+
+    def held(trials: int, window: int | None) -> int:
+        """Trials and distributions that stay in memory with a study of so many trials."""
+
+        def count() -> int:
+            gc.collect()
+            kinds = (optuna.trial.FrozenTrial, FloatDistribution)
+            return sum(isinstance(each, kinds) for each in gc.get_objects())
+
+        before = count()
+        study = fill(Journal(tmp_path / "file", window), trials)
+        found = count() - before
+        assert study.directions  # it is still there
+        return found
+
+    for trials in (60, 120):
+        assert (
+            held(trials, 10) <= 10 + 4 + 2 + 1
+        )  # the last, the best, the running; one distribution
+    # Where all is seen, a trial is one object, and a setting's distribution one for all.
+    assert held(120, None) == 120 + 1
+
+
+def test_equal_values_beyond_the_best_are_let_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Optuna's own memory knows the best trial, which may be the first of very many."""
+    monkeypatch.setattr(journal, "BEST", 4)
+    study = optuna.create_study(storage=Journal(tmp_path / "file", 2), direction="maximize")
+    for _ in range(12):
+        study.tell(study.ask({"x": FloatDistribution(0, 1)}), 1.0)
+    assert [trial.number for trial in study.get_trials()] == [8, 9, 10, 11]
+
+
+def test_one_of_several_objectives_is_no_value(tmp_path: Path) -> None:
+    study = optuna.create_study(
+        storage=Journal(tmp_path / "file", 1), directions=["maximize", "minimize"]
+    )
+    for _ in range(3):
+        study.tell(study.ask({"x": FloatDistribution(0, 1)}), [1.0, 2.0])
+    assert [trial.number for trial in study.get_trials()] == [2]

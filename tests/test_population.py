@@ -277,7 +277,7 @@ def test_optuna_knows_the_first_settings_and_the_last(tmp_path: Path, clock: Clo
         known = history.trials[trial.user_attrs["trial"]]
         assert trial.params == drawn[known.id]
         assert trial.user_attrs.get("params", trial.params) == known.params
-        assert trial.user_attrs.get("donors", []) == known.donors
+        assert trial.user_attrs.get("donors", []) == list(known.donors)
     assert any(trial.donors for trial in history.trials.values())
 
 

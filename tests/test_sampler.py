@@ -355,6 +355,83 @@ def test_a_rebuilt_study_draws_what_the_uninterrupted_one_would_have(
     assert any(kept[0]) == (kind in ("cmaes", "nsga2", "nsga3"))
 
 
+class Everything(optuna.storages.InMemoryStorage):  # type: ignore[misc]
+    """Optuna's own memory, of which TPE sees the trials that ended last, the best, and those that
+    run: nothing is ever let go."""
+
+    def __init__(self, window: int | None, best: int) -> None:
+        super().__init__()
+        self.window, self.best = window, best
+        self.ended: list[int] = []
+
+    def set_trial_state_values(self, trial_id: int, state: TrialState, values: Any = None) -> bool:
+        if state in (TrialState.COMPLETE, TrialState.PRUNED):
+            self.ended.append(trial_id)
+        return bool(super().set_trial_state_values(trial_id, state, values))
+
+    def get_all_trials(
+        self, study_id: int, deepcopy: bool = True, states: Any = None
+    ) -> list[optuna.trial.FrozenTrial]:
+        found: list[optuna.trial.FrozenTrial] = super().get_all_trials(study_id, deepcopy, states)
+        if self.window is None:
+            return found
+        whole = [super(Everything, self).get_trial(number) for number in self.ended]
+        complete = [trial for trial in whole if trial.state == TrialState.COMPLETE]
+        best = sorted(complete, key=lambda trial: (trial.value, trial.number))[-self.best :]
+        seen = {*self.ended[-self.window :], *(trial.number for trial in best)}
+        return [t for t in found if t.number in seen or not t.state.is_finished()]
+
+
+_SLOW = [pytest.param("gp", marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize(
+    "kind", [*(kind for kind in SAMPLERS if kind != "gp"), "tpe of two objectives", *_SLOW]
+)
+def test_what_is_let_go_changes_no_draw(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Against a study that keeps all trials, with some of them running at once."""
+    window, best, count = 10, 4, 10 if kind == "gp" else 45
+    monkeypatch.setattr("raudio.search.journal.BEST", best)
+    kind, _, several = kind.partition(" of ")
+    settings = Search(**{**quick(kind), "trials": None})
+    settings = replace(settings, tpe=replace(settings.tpe, startup=4, window=window))
+    modes = ["max", "min"] if several else ["max"]
+    space = GRID if kind == "grid" else SPACE
+    count = min(count, len(space.grid())) if kind == "grid" else count
+
+    def draws(name: str) -> tuple[list[dict[str, Any]], int]:
+        draw = Sampler(space, settings, modes, tmp_path / name)
+        drawn: list[dict[str, Any]] = []
+        running: list[int] = []
+        for number in range(count):
+            drawn.append(draw.ask(str(number)))
+            running.append(number)
+            draw.report(str(number), 1, drawn[-1].get("optimizer.lr", 0.0))
+            if len(running) < 4:
+                continue
+            ended = running.pop(number * 7 % 4)
+            values = [value_of({"optimizer.lr": 0.0, **drawn[ended]})] * len(modes)
+            state = ("completed", "pruned", "completed", "failed")[ended % 4]
+            told = None if state != "completed" else values if several else values[0]
+            draw.tell(str(ended), state, told, {})
+        return drawn, len(draw._study.get_trials())
+
+    ours, seen = draws("ours")
+    windowed = kind == "tpe" and not several
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "raudio.search.sampler.Journal",
+            lambda *_: Everything(window if windowed else None, best),
+        )
+        expected, _ = draws("theirs")
+    assert ours == expected
+    blind = kind in ("random", "qmc", "grid")
+    running, recent = 3, 1 if blind else window
+    assert seen <= running + recent + best + 1 if blind or windowed else seen == count
+
+
 def test_a_rebuilt_study_replaces_the_journal(tmp_path: Path) -> None:
     drive(sampler(tmp_path / "journal"), 5)
     drive(sampler(tmp_path / "journal"), 2)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -243,6 +245,38 @@ def test_trials_share_a_gpu_once_the_first_has_shown_what_it_needs(
         trials = driver.engine.history.trials.values()
         given = [trial.reports[-1].metrics["gpus"] for trial in trials]
         assert given == [0.01, 0.5, 0.5, 0.5, 0.5]
+
+
+@pytest.mark.ray
+def test_tune_forgets_trials_that_have_ended(cluster: Any, tmp_path: Path) -> None:
+    """Also those whose process has died meanwhile; else it would keep every trial for ever."""
+    from ray.tune.experiment import Trial
+
+    (tmp_path / "dead").mkdir()
+
+    def trainable(config: dict[str, Any]) -> None:
+        from ray import tune
+
+        if int(config["id"]) % 4 == 1 and not (dead := tmp_path / "dead" / config["id"]).exists():
+            dead.touch()
+            os._exit(1)
+        report = {"epoch": 1, "metrics": {METRIC: 0.5}, "loop_seconds": 0.0, "final": True}
+        tune.report(report)
+
+    with searching(tmp_path, cluster.address, Resources(), trainable, 13) as (driver, _, run):
+        alive: list[int] = []
+
+        def tick() -> None:
+            if len(driver.engine.history.trials) > 10:
+                gc.collect()
+                alive.append(sum(isinstance(each, Trial) for each in gc.get_objects()))
+
+        assert run(tick) == ("completed", None)
+        trials = driver.engine.history.trials.values()
+        assert [trial.state for trial in trials] == ["completed"] * 13
+        assert sum(trial.lost for trial in trials) == 3
+        assert alive
+        assert max(alive) <= 2 + 2 + 1  # those that run, those that have just ended; Tune's loop
 
 
 @pytest.mark.ray

@@ -169,7 +169,10 @@ class History:
         if name not in self.configurations:
             self.configurations[name] = Configuration(name)
         own = self.configurations[name]
-        (own.confirming if record.get("confirms") else own.trials).append(trial)
+        if record.get("confirms"):
+            own.confirming += (trial,)
+        else:
+            own.trials.append(trial)
 
     @property
     def replicated(self) -> bool:

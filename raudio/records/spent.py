@@ -34,7 +34,7 @@ class Spent:
     _sign: float = field(default=1.0, repr=False)
     _confirming: set[str] = field(default_factory=set, repr=False)
     _answered: set[str] = field(default_factory=set, repr=False)
-    _epochs: dict[str, int] = field(default_factory=dict, repr=False)
+    _epochs: dict[str, int] = field(default_factory=dict, repr=False)  # of trials not ended
     _costs: dict[str, float] = field(default_factory=dict, repr=False)
 
     def note(self, record: Mapping[str, Any]) -> None:
@@ -54,6 +54,8 @@ class Spent:
         elif event == "trial_end" and record["state"] in ENDED:
             best = self.best is not None and self.best[0] == record["id"]
             self.stale += not best
+            self._epochs.pop(record["id"], None)
+            self._costs.pop(record["id"], None)
 
     def _report(self, trial: str, record: Mapping[str, Any]) -> None:
         metrics = record["metrics"]

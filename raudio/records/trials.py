@@ -1,16 +1,21 @@
-"""What the records tell of one trial, and of the trials of one configuration."""
+"""What the records tell of one trial, and of the trials of one configuration.
+
+A search has very many of them, and its driver holds them all: they have slots, and what their
+records say alike is one object.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from statistics import fmean
+from sys import intern
 from typing import Any
 
 from raudio.records.layout import COMPLETED, FAILED, PRUNED, RUNNING, STOPPED
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ReportRecord:
     """One epoch of a trial: its metrics (finite ones only) and its seconds inside the loop."""
 
@@ -20,7 +25,7 @@ class ReportRecord:
     final: bool
 
 
-@dataclass
+@dataclass(slots=True)
 class TrialHistory:
     """What the records tell of one trial.
 
@@ -58,12 +63,12 @@ class TrialHistory:
     reason: str | None = None
     reports: list[ReportRecord] = field(default_factory=list)
     changed: dict[str, Any] = field(default_factory=dict)
-    donors: list[str] = field(default_factory=list)
+    donors: tuple[str, ...] = ()
     lost: int = 0
     _settled: float = field(default=0.0, repr=False)
     _open: float = field(default=0.0, repr=False)
     _ended_in: int = field(default=0, repr=False)
-    _known_costs: dict[str, float] = field(default_factory=dict, repr=False)
+    _known_costs: dict[str, float] | None = field(default=None, repr=False)
 
     @property
     def seconds(self) -> float:
@@ -79,7 +84,7 @@ class TrialHistory:
     def costs(self) -> dict[str, float]:
         """Its costs so far, or those that were known before it could begin."""
         if not self.reports:
-            return self._known_costs
+            return self._known_costs or {}
         last = self.reports[-1].metrics
         return {name: value for name, value in last.items() if name.startswith("cost/")}
 
@@ -109,10 +114,11 @@ class TrialHistory:
     def _apply(self, record: Mapping[str, Any], session: int) -> None:
         event = record["event"]
         if event == "trial_start":
-            self.params = dict(record.get("params") or {})
+            self.params = _shared(record.get("params") or {})
             self.signature = record.get("signature") or ""
             self.bracket = record.get("bracket") or 0
-            self.configuration = record.get("configuration") or self.id
+            name = record.get("configuration") or self.id
+            self.configuration = self.id if name == self.id else name
             self.repeat = record.get("repeat") or 0
             self.confirms = record.get("confirms")
             self.same_as = record.get("same_as")
@@ -122,7 +128,7 @@ class TrialHistory:
             # when the trial was stopped does not wake it.
             if self.state == STOPPED and self._ended_in < session:
                 self._run()
-            metrics = {k: float(v) for k, v in record["metrics"].items() if v is not None}
+            metrics = {intern(k): float(v) for k, v in record["metrics"].items() if v is not None}
             seconds = float(record.get("seconds") or 0.0)
             new = ReportRecord(record["epoch"], metrics, seconds, bool(record.get("final")))
             if new.epoch <= self.epochs:
@@ -136,16 +142,16 @@ class TrialHistory:
         elif event == "lost":
             self.lost += 1
         elif event == "exploit":
-            self.params = dict(record["params"])
-            self.donors.append(record["donor"])
+            self.params = _shared(record["params"])
+            self.donors += (record["donor"],)
         elif event == "retry":
             self.changed = dict(record["changed"])
             self._open = 0.0
             self._settled += float(record.get("seconds") or 0.0)
         elif event == "trial_end":
-            self.state = record["state"]
+            self.state = intern(record["state"])
             self.kind, self.reason = record.get("kind"), record.get("reason")
-            self._known_costs = dict(record.get("costs") or {})
+            self._known_costs = record.get("costs") or None
             self._open, self._ended_in = 0.0, session
             self._settled += float(record.get("seconds") or 0.0)
 
@@ -157,7 +163,12 @@ class TrialHistory:
         self._settled, self._open = self._settled + self._open, 0.0
 
 
-@dataclass
+def _shared(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings whose texts are one object for all trials."""
+    return {intern(k): intern(v) if isinstance(v, str) else v for k, v in params.items()}
+
+
+@dataclass(slots=True)
 class Configuration:
     """What the sampler drew once, and the trials that train it: each with a seed, or a fold, of its
     own.
@@ -170,7 +181,7 @@ class Configuration:
 
     id: str
     trials: list[TrialHistory] = field(default_factory=list)
-    confirming: list[TrialHistory] = field(default_factory=list)
+    confirming: tuple[TrialHistory, ...] = ()
 
     @property
     def state(self) -> str:

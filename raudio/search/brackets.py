@@ -75,6 +75,8 @@ class Brackets:
 
     def bracket(self, trial: str) -> int:
         """The bracket of a trial, from 0: drawn in proportion to what Hyperband allots."""
+        if len(self._shares) == 1:
+            return 0
         draw = seeding.generator(self._seed, "bracket", trial).uniform() * sum(self._shares)
         for place, share in enumerate(self._shares[:-1]):
             draw -= share

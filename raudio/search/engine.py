@@ -261,10 +261,11 @@ class Engine:
                 self._record("exploit", **copy)
             return trial
         name = trial_id(len(self.history.trials))
-        for configuration in map(self.history.configurations.__getitem__, self._open):
-            number = self._replicates.next(configuration)
-            if number is not None:
-                return self._replicates.trial(name, configuration, number)
+        if self._replicates.trials > 1:
+            for configuration in map(self.history.configurations.__getitem__, self._open):
+                number = self._replicates.next(configuration)
+                if number is not None:
+                    return self._replicates.trial(name, configuration, number)
         if not self._drawn:
             return TrialHistory(name, self._sampler.ask(name), configuration=name)
         if self._open:
@@ -367,6 +368,7 @@ class Engine:
     def _note(self, record: Mapping[str, Any]) -> None:
         """Takes account of a record, new or past."""
         self._failures.note(record)
+        self._kept.note(record)
         self._reuse.note(record)
         if record["event"] in ("trial_start", "exploit") and self.scheduler.population is not None:
             self.scheduler.population.had_turn(record["id"])
@@ -379,7 +381,6 @@ class Engine:
 
     def _start(self, trial: TrialHistory, signature: str, same_as: str | None = None) -> None:
         self._started[trial.id] = self._clock()
-        self._kept.started(trial.id)
         if trial.confirms is None:
             self._open.setdefault(trial.configuration, 0)
         self._record(
@@ -482,7 +483,6 @@ class Engine:
             name = record.get("id", "")
             if record["event"] == "trial_start" and name not in seen:
                 seen.add(name)
-                self._kept.started(name)
                 trial = self.history.trials[name]
                 configuration = self.history.configurations[trial.configuration]
                 if trial.confirms is None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 from raudio.records import (
     BEST,
@@ -21,8 +22,8 @@ class Kept:
 
     An ended trial does not go on, so its last checkpoint goes; the best one of a configuration
     stays while that is among the best, or on the Pareto front of several objectives, or to be
-    settled, or confirmed. A settled one that has lost its place never gets it back, so only trials
-    that may have checkpoints are compared: this is asked at every end of a trial.
+    settled, or confirmed. A settled one that has lost its place never gets it back, so only ended
+    trials that have checkpoints are compared: this is asked at every end of a trial.
 
     Args:
         run: the run folder.
@@ -34,11 +35,12 @@ class Kept:
         self._run = run
         self._keep = keep
         self._history = history
-        self._files: set[str] = set()  # trials that may have checkpoints
+        self._ended: set[str] = set()  # trials that may have checkpoints
 
-    def started(self, trial: str) -> None:
-        """A trial will write checkpoints."""
-        self._files.add(trial)
+    def note(self, record: Mapping[str, Any]) -> None:
+        """Takes account of a record, new or past."""
+        if record["event"] == "trial_end" and record["state"] in ENDED:
+            self._ended.add(record["id"])
 
     def drop(self, unsettled: Collection[str]) -> None:
         """Removes what is not needed any more.
@@ -46,11 +48,7 @@ class Kept:
         Args:
             unsettled: configurations with trials to come.
         """
-        ended = [
-            trial
-            for trial in map(self._history.trials.__getitem__, self._files)
-            if trial.state in ENDED
-        ]
+        ended = [self._history.trials[trial] for trial in self._ended]
         for trial in ended:
             for name in (LAST, DONOR):
                 (trial_folder(self._run, trial.id) / name).unlink(missing_ok=True)
@@ -67,4 +65,4 @@ class Kept:
             loses = places > self._keep and trial.configuration not in front
             if trial.state == FAILED or not first or loses:
                 (trial_folder(self._run, trial.id) / BEST).unlink(missing_ok=True)
-                self._files.discard(trial.id)
+                self._ended.discard(trial.id)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from statistics import median
+import bisect
 
 
 class MedianRule:
@@ -24,7 +24,7 @@ class MedianRule:
         self._min_samples = min_samples
         self._best: dict[str, float] = {}
         self._sums: dict[str, tuple[float, int]] = {}
-        self._means: dict[int, dict[str, float]] = {}  # by epoch, of the trials that came to it
+        self._means: dict[int, list[float]] = {}  # by epoch, of the trials that came to it, sorted
 
     def report(self, trial: str, epoch: int, value: float) -> bool:
         """Whether `trial` goes on after `value` at `epoch`."""
@@ -34,7 +34,8 @@ class MedianRule:
             return True
         total, count = self._sums.get(trial, (0.0, 0))
         self._sums[trial] = total + value, count + 1
-        means = self._means.setdefault(epoch, {})
-        others = list(means.values())
-        means[trial] = (total + value) / (count + 1)
-        return len(others) < self._min_samples or best >= median(others)
+        others = self._means.setdefault(epoch, [])
+        middle = (len(others) - 1) // 2, len(others) // 2
+        goes_on = len(others) < self._min_samples or best >= sum(others[i] for i in middle) / 2
+        bisect.insort(others, (total + value) / (count + 1))
+        return goes_on

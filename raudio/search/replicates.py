@@ -108,7 +108,7 @@ class Replicates:
         if trial.reason:
             attributes["reason"] = trial.reason
         if trial.donors:  # Optuna knows what was drawn; this is what it became
-            attributes |= {"donors": trial.donors, "params": trial.params}
+            attributes |= {"donors": list(trial.donors), "params": trial.params}
         broken = history.broken_limits(trial)
         limits = {limit: limit in broken for limit in history.goal.limits}
         return {"state": state, "values": values, "attributes": attributes, "limits": limits}

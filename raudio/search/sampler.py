@@ -26,7 +26,7 @@ from raudio.search.draws import draws
 from raudio.search.journal import Journal
 from raudio.search.points import first
 from raudio.search.prior import PriorTrial
-from raudio.search.samplers import INSISTENT, STATEFUL, build, sources
+from raudio.search.samplers import BLIND, INSISTENT, STATEFUL, build, sources
 from raudio.search.space import Space
 
 #: A failed trial is infeasible to Optuna, which TPE keeps away from. It never looks at one that
@@ -69,17 +69,22 @@ class Sampler:
         )
         self._distributions = space.distributions()
         modes = [modes] if isinstance(modes, str) else list(modes)
+        window: int | None = None
+        if settings.sampler in BLIND:
+            window = 1
         # The best of several objectives are a front, which a window of one value would cut.
-        windowed = settings.sampler == "tpe" and len(modes) == 1
+        elif settings.sampler == "tpe" and len(modes) == 1:
+            window = settings.tpe.window
         self._study = optuna.create_study(
-            storage=Journal(journal, settings.tpe.window if windowed else None, modes[0]),
+            storage=Journal(journal, window, modes[0]),
             study_name="raudio",
             directions=[f"{mode}imize" for mode in modes],
         )
         known = [self._frozen(each) for each in prior]
         self._study.add_trials(known)
         self._begin = sources(known, space) if settings.sampler == "cmaes" else []
-        self._trials: dict[str, optuna.Trial] = {}
+        self._asked = 0
+        self._trials: dict[str, optuna.Trial] = {}  # those that have not ended
         self.refused = 0  # draws that the constraints refused before the last one that was taken
 
     @property
@@ -107,7 +112,7 @@ class Sampler:
         Raises:
             ConfigError: the space's constraints allow hardly any draw, or none.
         """
-        number = len(self._trials)
+        number = self._asked
         if params is None and self._grid is not None:
             params = self._grid[number]
         points = self._space.points if self._grid is None else ()
@@ -135,6 +140,7 @@ class Sampler:
             if given or (attempt >= refused and self._space.allows(drawn)):
                 trial.set_user_attr("trial", name)
                 self._trials[name] = trial
+                self._asked += 1
                 self.refused = attempt
                 return drawn
             self._study.tell(trial, state=TrialState.FAIL)
@@ -180,7 +186,7 @@ class Sampler:
             attributes: kept as the trial's user attributes.
             limits: each limit of the search, and whether the trial breaks it: infeasible, too.
         """
-        trial = self._trials[name]
+        trial = self._trials.pop(name)
         for name, attribute in attributes.items():
             trial.set_user_attr(name, attribute)
         if state == "failed":

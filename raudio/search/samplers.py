@@ -31,6 +31,9 @@ from raudio.search.space import Param, Space, condition_text
 #: The others look at trials' settings and values alone, and at what they drew for running trials.
 STATEFUL = ("qmc", "cmaes", "nsga2", "nsga3")
 
+#: Samplers that look at no trial.
+BLIND = ("random", "grid", "qmc")
+
 #: Completed trials that CMA-ES needs to begin from them: it begins from the best tenth.
 WARM = 10
 

@@ -19,6 +19,7 @@ import ray
 import ray.air.integrations.wandb  # tune.run counts callbacks by it: here, it is while Ray starts
 from ray import tune
 from ray.tune.experiment import Trial
+from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import SearchAlgorithm
 
@@ -99,7 +100,7 @@ def _fit(
                 trainable,
                 search_alg=_Source(engine, slots, before),
                 scheduler=_Referee(engine),
-                callbacks=[watcher],
+                callbacks=[watcher, _NoProgress()],
                 # A reused process saves the import of torch, 2 to 3 s a trial.
                 reuse_actors=not distributed,
                 storage_path=scratch,
@@ -162,11 +163,12 @@ class _Source(SearchAlgorithm):  # type: ignore[misc]
 
 
 class _Referee(TrialScheduler):  # type: ignore[misc]
-    """Brings each report to the engine, and its verdict to Tune."""
+    """Brings each report to the engine, and its verdict to Tune, which then forgets the trial."""
 
     def __init__(self, engine: Engine) -> None:
         super().__init__()
         self._engine = engine
+        self._over: set[Trial] = set()  # those that have ended, or whose process has died
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         if "failed/kind" in result:
@@ -187,16 +189,48 @@ class _Referee(TrialScheduler):  # type: ignore[misc]
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
         return None  # Tune starts pending trials by itself, in their order
 
-    def on_trial_add(self, tune_controller: Any, trial: Trial) -> None: ...
+    def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
+        # When the next one comes, Tune has done with those before it.
+        for each in [each for each in self._over if each.is_finished()]:
+            self._over.remove(each)
+            _forget(tune_controller._tune_controller, each)  # a scheduler gets it wrapped
 
-    def on_trial_error(self, tune_controller: Any, trial: Trial) -> None: ...
+    def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
+        self._over.add(trial)
 
-    def on_trial_complete(self, tune_controller: Any, trial: Trial, result: Any) -> None: ...
+    def on_trial_complete(self, tune_controller: Any, trial: Trial, result: Any) -> None:
+        self._over.add(trial)
 
-    def on_trial_remove(self, tune_controller: Any, trial: Trial) -> None: ...
+    def on_trial_remove(self, tune_controller: Any, trial: Trial) -> None:
+        self._over.add(trial)
 
     def debug_string(self) -> str:
         return "raudio"
+
+
+def _forget(controller: Any, trial: Trial) -> None:
+    """Takes an ended trial out of all that Tune keeps for ever, tens of kilobytes each, and looks
+    through whenever none runs.
+
+    Tune asks for an ended trial again only to write its own state, from which nothing is ever
+    restored, and in the analysis that `tune.run` returns, which nobody reads. Its process may have
+    been given to another trial; Tune finds that one's by the trial that runs.
+    """
+    controller._trials.remove(trial)
+    controller._stopped_trials.discard(trial)
+    controller._failed_trials.discard(trial)
+    controller._trials_to_cache.discard(trial)
+    controller._trial_metadata.pop(trial.trial_id, None)
+
+
+class _NoProgress(TrialProgressCallback):  # type: ignore[misc]
+    """In place of Tune's own, which it adds where there is none, and which keeps every trial."""
+
+    def on_trial_result(self, *args: Any, **info: Any) -> None: ...
+
+    def on_trial_error(self, *args: Any, **info: Any) -> None: ...
+
+    def on_trial_complete(self, *args: Any, **info: Any) -> None: ...
 
 
 class _Watcher(tune.Callback):  # type: ignore[misc]

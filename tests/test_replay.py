@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -185,7 +185,9 @@ def test_what_is_no_table_is_named(tmp_path: Path) -> None:
     text, parquet = tmp_path / "text.parquet", tmp_path / "other.parquet"
     text.write_text("no table")
     pq.write_table(pa.table({"a": [1]}), parquet)
-    for path in (text, parquet, tmp_path / "missing.parquet"):
+    with pytest.raises(DataError, match=r"missing\.parquet' does not exist"):
+        Curves.read(tmp_path / "missing.parquet")
+    for path in (text, parquet):
         with pytest.raises(DataError, match=rf"{path.name}.*raudio curves RUN --out FILE"):
             Curves.read(path)
     later = tmp_path / "later.parquet"
@@ -193,6 +195,41 @@ def test_what_is_no_table_is_named(tmp_path: Path) -> None:
     pq.write_table(pa.table({"a": [1]}).replace_schema_metadata(metadata), later)
     with pytest.raises(DataError, match="format"):
         Curves.read(later)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"curves": ()}, "it has no row"),
+        ({"mode": "up"}, "its mode is 'up'"),
+        ({"warmup": 2.0}, r"its warm-up 2\.0"),
+        ({"metric": "valid/nope"}, "row 1 has no value of 'valid/nope'"),
+        ({"seconds": (0.1,)}, "row 1 has not as many seconds as values"),
+        ({"seconds": (0.1, -1.0)}, "row 1 has seconds that are no time"),
+        ({"params": {**CNN, "model": "xyz"}}, "model=xyz is outside choice"),
+        ({"params": {"model": "cnn"}}, "it has no 'model.width'"),
+    ],
+)
+def test_a_table_that_no_search_can_be_replayed_on_is_refused(
+    tmp_path: Path, change: dict[str, Any], said: str
+) -> None:
+    """When it is read, and not by a traceback in the middle of a search."""
+    whole = table(curve(CNN, epochs=2))
+    own = {field.name for field in fields(Curves)}
+    row = {key: value for key, value in change.items() if key not in own}
+    changed = {key: value for key, value in change.items() if key in own}
+    curves = (replace(whole.curves[0], **row),)
+    out = tmp_path / "curves.parquet"
+    replace(whole, **{"curves": curves, **changed}).write(out)
+    with pytest.raises(DataError, match=said):
+        Curves.read(out)
+
+
+def test_a_folder_is_no_file_to_write(tmp_path: Path) -> None:
+    make_run(tmp_path / "run")
+    result = CliRunner().invoke(app, ["curves", str(tmp_path / "run"), "--out", str(tmp_path)])
+    assert isinstance(result.exception, RunError)
+    assert "cannot write" in str(result.exception)
 
 
 # --- searches ----------------------------------------------------------------------------------

@@ -19,10 +19,14 @@ def curves(
     from pathlib import Path
 
     from raudio.core.copies import local_run
+    from raudio.core.errors import RunError
     from raudio.records import check_run
     from raudio.search.curves import Curves
 
     found = Curves.record(check_run(local_run(run)))
-    found.write(Path(out))
+    try:
+        found.write(Path(out))
+    except OSError as error:
+        raise RunError(f"cannot write {out!r}: {error.strerror or error}") from error
     print(f"{len(found.curves)} configurations, {found.epochs} epochs", file=sys.stderr)
     print(out)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -35,6 +36,7 @@ from raudio.core.errors import DataError, RunError
 from raudio.core.storage import write_atomic
 from raudio.data.manifest import Manifest
 from raudio.records import COMPLETED, ENVIRONMENT_JSON, SEARCH_YAML, SPACE_YAML, read_history
+from raudio.search.points import within
 from raudio.search.space import Space
 from raudio.search.space_file import load
 
@@ -153,13 +155,15 @@ class Curves:
 
     @classmethod
     def record(cls, run: Path) -> Curves:
-        """The curves of a run: its completed trials. Pruned and failed ones have no whole curve.
+        """The curves of a run: its completed trials. Pruned and failed ones have no whole curve,
+        and what was answered from the record has none of its own.
 
         Raises:
             RunError: not a run of a search, damaged, or no trial has completed.
         """
         history = read_history(run)
-        done = [trial for trial in history.trials.values() if trial.state == COMPLETED]
+        trials = history.trials.values()
+        done = [each for each in trials if each.state == COMPLETED and each.same_as is None]
         if not done:
             raise RunError(f"run {str(run)!r} has no completed trial; there are no curves to keep")
         try:
@@ -230,7 +234,7 @@ class Curves:
             if about.pop("format") != FORMAT:
                 raise ValueError("its format is not known to this version of raudio")
             rows = table.to_pylist()
-            return cls(
+            found = cls(
                 space=_space(about.pop("space"), about["overrides"]),
                 overrides=tuple(about.pop("overrides")),
                 metric=about.pop("metric"),
@@ -239,15 +243,42 @@ class Curves:
                 source=about,
                 curves=tuple(_curve(row) for row in rows),
             )
+            found._check()
+        except FileNotFoundError as error:
+            raise DataError(f"{str(path)!r} does not exist") from error
         except (OSError, pa.ArrowException, ValueError, KeyError, TypeError) as error:
+            said = f"it has no {error}" if isinstance(error, KeyError) else str(error)
             raise DataError(
-                f"{str(path)!r} is not a table of learning curves: {error}; "
+                f"{str(path)!r} is not a table of learning curves: {said}; "
                 "`raudio curves RUN --out FILE` writes one"
             ) from error
+        return found
+
+    def _check(self) -> None:
+        """Whether searches can be replayed on it.
+
+        Raises:
+            ValueError: they cannot.
+        """
+        if not self.curves:
+            raise ValueError("it has no row")
+        if self.mode not in ("max", "min") or not 0 <= self.warmup <= 1:
+            raise ValueError(f"its mode is {self.mode!r} and its warm-up {self.warmup!r}")
+        for number, curve in enumerate(self.curves, start=1):
+            if not 0 < len(curve.seconds) == len(curve.metrics):
+                raise ValueError(f"row {number} has not as many seconds as values")
+            if not all(0 <= seconds < math.inf for seconds in curve.seconds):
+                raise ValueError(f"row {number} has seconds that are no time")
+            if not any(self.metric in epoch for epoch in curve.metrics):
+                raise ValueError(f"row {number} has no value of {self.metric!r}")
+            for param in self.space.params:
+                if self.space.active(param, curve.params):
+                    within(param, curve.params[param.key])
 
 
 def _curve(row: dict[str, Any]) -> Curve:
     params, seconds = json.loads(row.pop("params")), row.pop("seconds")
+    params = {k: tuple(v) if isinstance(v, list) else v for k, v in params.items()}
     epochs = zip(*row.values(), strict=True)
     return Curve(
         params,

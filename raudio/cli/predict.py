@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 import typer
 
 if TYPE_CHECKING:
+    from raudio.cluster.capacity import Capacity
     from raudio.export.predictor import Options, Result
     from raudio.export.recordings import Recording
 
@@ -70,6 +71,12 @@ def predict(
     workers: Annotated[
         int, typer.Option(min=0, help="threads that decode ahead; 0: none does")
     ] = 1,
+    ray: Annotated[
+        bool, typer.Option("--ray", help="compute with Ray: a process a CPU, or a GPU")
+    ] = False,
+    address: Annotated[
+        str, typer.Option(help="of --ray: local (starts Ray here), auto or HOST:PORT (a cluster)")
+    ] = "local",
     plugin: Annotated[
         list[str] | None, typer.Option(help="Python file of your own components; repeatable")
     ] = None,
@@ -85,13 +92,16 @@ def predict(
     import sys
 
     from raudio.config.validate import use_plugins
+    from raudio.core.errors import ConfigError
+    from raudio.export.recordings import STDIN, name_of
 
     with ExitStack() as stack:
+        if ray and STDIN in (inputs or ()):
+            raise ConfigError("--ray: standard input (-) can't be read on other machines; save it")
         recordings = _recordings(inputs or [], files_from, recursive, stack)
         use_plugins(plugin or ())
         from raudio.export.outputs import Embeddings, Output, check_out
         from raudio.export.predictor import Options, load
-        from raudio.export.recordings import name_of
 
         options = Options(
             window=window,
@@ -104,7 +114,8 @@ def predict(
         vectors_file = None
         if embeddings is not None:
             vectors_file = check_out("--embeddings", embeddings, (".parquet",))
-        predictor = load(bundle, device, format)
+        # With --ray the others compute, and this process needs no device.
+        predictor = load(bundle, "cpu" if ray else device, format)
         options = predictor.resolved(options)
         begun = predictor.told(options)
         sinks: list[Sink] = []
@@ -124,10 +135,28 @@ def predict(
         elif out is None:
             sinks.append(_table(recordings, predictor.labels, options))
         failed = 0
-        with _progress(len(left)) as show:
-            for result in predictor.results(
+        results: Iterator[Result]
+        if ray:
+            from raudio.distribute import results as by_ray
+
+            capacity = stack.enter_context(_session(address))
+            results = by_ray(
+                predictor,
+                left,
+                options,
+                cpus=capacity.cpus,
+                gpus=capacity.gpus,
+                device=device,
+                batch_size=batch_size,
+                workers=workers,
+                plugins=plugin or (),
+            )
+        else:
+            results = predictor.results(
                 left, options=options, batch_size=batch_size, workers=workers
-            ):
+            )
+        with _progress(len(left)) as show:
+            for result in results:
                 show(result)
                 if result.error is not None:
                     failed += 1
@@ -177,6 +206,21 @@ def _recordings(
         heard = read_stdin(Path(folder, "stdin"))
         found = [heard if name_of(each) == STDIN else each for each in found]
     return found
+
+
+@contextmanager
+def _session(address: str) -> Iterator[Capacity]:
+    """A quiet Ray session for the length of a `with` block, and what the nodes offer."""
+    import tempfile
+
+    from raudio.cluster.session import session
+    from raudio.config.schema import Cluster
+
+    with (
+        tempfile.TemporaryDirectory(prefix="raudio-") as folder,
+        session(Cluster(address=address), Path(folder, "ray.log")) as capacity,
+    ):
+        yield capacity
 
 
 @contextmanager

@@ -31,6 +31,48 @@ def dataset(
         limits: CPUs, and bytes of blocks that nobody has taken yet; None: Ray Data's own.
         arguments: of `work`.
     """
+    lazy = _lazy(jobs)
+    num_cpus = 1.0
+    if limits is not None:
+        cpus, memory = limits
+        num_cpus = min(1.0, cpus)
+        options = lazy.context.execution_options
+        options.resource_limits = options.resource_limits.copy(cpu=cpus, object_store_memory=memory)
+    return lazy.map_batches(
+        work,
+        batch_size=None,
+        batch_format="pyarrow",
+        num_cpus=num_cpus,
+        fn_kwargs=arguments,
+    )
+
+
+def by_actors(
+    jobs: list[dict[str, Any]], worker: type, most: int, *, gpu: bool = False, **arguments: Any
+) -> Any:
+    """As `dataset`, by processes that keep what is costly to make: as many as there is room for.
+
+    Args:
+        jobs: one row each.
+        worker: a class of a module; its instances are called with a job.
+        most: processes at a time, of a CPU each.
+        gpu: whether each has a GPU as well.
+        arguments: that instances are made with.
+    """
+    from ray.data import ActorPoolStrategy
+
+    return _lazy(jobs).map_batches(
+        worker,
+        batch_size=None,
+        batch_format="pyarrow",
+        num_cpus=1,
+        num_gpus=int(gpu),
+        compute=ActorPoolStrategy(min_size=1, max_size=most),
+        fn_constructor_kwargs=arguments,
+    )
+
+
+def _lazy(jobs: list[dict[str, Any]]) -> Any:
     import ray.data
 
     # On the screen Ray Data says when each execution starts, ends and fails. The log file of
@@ -45,20 +87,8 @@ def dataset(
     context.target_max_block_size = None  # what a task gives stays one block
     context.raise_original_map_exception = True  # see surfacing
     context.custom_execution_callback_classes = [_Resting]
-    options = context.execution_options
-    options.preserve_order = True
-    num_cpus = 1.0
-    if limits is not None:
-        cpus, memory = limits
-        num_cpus = min(1.0, cpus)
-        options.resource_limits = options.resource_limits.copy(cpu=cpus, object_store_memory=memory)
-    return lazy.map_batches(
-        work,
-        batch_size=None,
-        batch_format="pyarrow",
-        num_cpus=num_cpus,
-        fn_kwargs=arguments,
-    )
+    context.execution_options.preserve_order = True
+    return lazy
 
 
 class _Resting:

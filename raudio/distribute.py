@@ -32,7 +32,7 @@ def results(
     cpus: float,
     gpus: float = 0,
     device: str = "auto",
-    batch_size: int = 64,
+    batch_size: int | None = None,
     workers: int = 1,
     plugins: Sequence[str] = (),
 ) -> Iterator[Result]:

@@ -67,7 +67,9 @@ def predict(
         str | None,
         typer.Option(help="what computes: safetensors (PyTorch), or onnx or torch-export if there"),
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="windows computed at once")] = 64,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="windows computed at once; none: 64, fewer if long")
+    ] = None,
     workers: Annotated[
         int, typer.Option(min=0, help="threads that decode ahead; 0: none does")
     ] = 1,

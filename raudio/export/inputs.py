@@ -26,7 +26,6 @@ from raudio.core import storage
 from raudio.core.errors import DataError, closest
 from raudio.core.storage import is_remote
 from raudio.data.manifest import MANIFEST, Manifest
-from raudio.data.rows import read_index
 from raudio.data.sources.files import AUDIO_SUFFIXES, is_audio, list_files
 from raudio.export.recordings import STDIN, Encoded, Recording, StoredClip, name_of
 
@@ -135,6 +134,8 @@ def _matching(pattern: str, recursive: bool) -> list[Recording]:
 
 
 def _clips(dataset: str) -> Iterator[Recording]:
+    from raudio.data.rows import read_index
+
     manifest = Manifest.read(dataset)
     names = iter(read_index(manifest, ["clip_id"])["clip_id"].to_pylist())
     for shard in manifest.shards:

@@ -29,6 +29,10 @@ from raudio.core.units import Seconds
 from raudio.export.bundle import CARD, FORMATS, METRICS, Bundle, read_bundle
 from raudio.export.recordings import Recording, Resampler, ahead, is_one, mono, name_of, pieces
 
+#: Of the windows that are computed at once, unless it is said how many, on a CPU and on a GPU: what
+#: a CNN10 makes of 64 windows of 10 s takes 2.5 GB, and a CPU is no faster with them than with one.
+_BATCH: dict[str, Seconds] = {"cpu": 16.0, "cuda": 256.0}
+
 
 def load(path: str | os.PathLike[str], device: str = "cpu", format: str | None = None) -> Predictor:
     """Opens a bundle, to predict with it. Runs no code from it.
@@ -195,7 +199,7 @@ class Predictor:
         stride: Seconds | None = None,
         top: int | None = None,
         threshold: float | None = None,
-        batch_size: int = 64,
+        batch_size: int | None = None,
         workers: int = 1,
     ) -> Any:
         """The prediction for a recording, or for each of several.
@@ -243,7 +247,7 @@ class Predictor:
         *,
         window: Seconds | None = None,
         stride: Seconds | None = None,
-        batch_size: int = 64,
+        batch_size: int | None = None,
         workers: int = 1,
     ) -> NDArray[np.float32]:
         """The vector (D,) of a recording, what the model's head is given, the mean over its
@@ -270,7 +274,7 @@ class Predictor:
         sample_rate: int | None = None,
         options: Options | None = None,
         *,
-        batch_size: int = 64,
+        batch_size: int | None = None,
         workers: int = 1,
     ) -> Iterator[Result]:
         """The results for recordings, in order, given out as they are there.
@@ -282,7 +286,7 @@ class Predictor:
             recordings: as for `predict`.
             sample_rate: of samples, in Hz.
             options: what is asked of each.
-            batch_size: windows computed at once.
+            batch_size: windows computed at once; None: 64, fewer where they are long.
             workers: threads that decode ahead while the model computes; 0: none does.
 
         Raises:
@@ -304,7 +308,7 @@ class Predictor:
         stride: Seconds | None = None,
         top: int | None = None,
         threshold: float | None = None,
-        batch_size: int = 64,
+        batch_size: int | None = None,
     ) -> Stream:
         """Takes samples in chunks, as from a microphone, and gives results as windows fill.
 
@@ -387,9 +391,16 @@ class Predictor:
             yield replace(result, seconds=end, part=part)
 
     def _scored(
-        self, items: Iterable[NDArray[np.float32] | Result], options: Options, batch_size: int
+        self,
+        items: Iterable[NDArray[np.float32] | Result],
+        options: Options,
+        batch_size: int | None,
     ) -> Iterator[Result]:
         """The results among `items`, each with the mean of the windows before it."""
+        if batch_size is None:
+            batch_size = max(
+                1, min(64, int(_BATCH.get(self.device.type, 16.0) / self.clip_seconds))
+            )
         mean = _Mean()
         held: list[NDArray[np.float32] | Result] = []
         waves: list[NDArray[np.float32]] = []
@@ -457,11 +468,11 @@ class Stream:
         predictor: what computes.
         sample_rate: of the samples, in Hz.
         options: with `window` and `stride`.
-        batch_size: windows computed at once.
+        batch_size: windows computed at once; None: as for `Predictor.results`.
     """
 
     def __init__(
-        self, predictor: Predictor, sample_rate: int, options: Options, batch_size: int
+        self, predictor: Predictor, sample_rate: int, options: Options, batch_size: int | None
     ) -> None:
         self._predictor = predictor
         self._options = options

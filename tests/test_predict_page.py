@@ -14,15 +14,13 @@ from pathlib import Path
 import numpy as np
 import pages
 import pytest
-from pages import ROOT, tone
+from pages import RESULTS, tone
 from predict_kit import LABELS, make_bundle
 from typer.testing import CliRunner
 
 from raudio.cli.main import app
 from raudio.export import outputs
 from raudio.export.predictor import Options
-
-RESULTS = ROOT / "docs" / "results.md"
 
 
 def ours() -> list[str]:

@@ -155,6 +155,29 @@ def test_a_record_that_a_full_disk_cuts_off_leaves_nothing(
     assert read_history(tmp_path).reason == "disk full"
 
 
+def test_a_record_reaches_the_disk_within_a_second_also_when_none_follows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+    now = [1000.0]
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(descriptor))
+    monkeypatch.setattr("raudio.records.writer.time.monotonic", lambda: now[0])
+    with RecordWriter(tmp_path / records.RECORDS) as writer:
+        writer.append(**start())
+        now[0] += 0.9
+        writer.settle()
+        assert not synced
+        now[0] += 0.1
+        writer.settle()
+        writer.settle()
+        assert len(synced) == 1
+        now[0] += 3600
+        writer.settle()
+        assert len(synced) == 1, "there is nothing new"
+        writer.append(**trial(0))
+        assert len(synced) == 2
+
+
 def test_damage_before_the_last_line_is_an_error_that_names_the_line(tmp_path: Path) -> None:
     write(tmp_path, start(), trial(0), report(0, 1, 0.5))
     path = tmp_path / records.RECORDS

@@ -33,7 +33,7 @@ class RecordWriter:
     def __init__(self, path: Path, clock: Callable[[], float] | None = None) -> None:
         self._clock = clock or time.time
         self._path = path
-        self._synced = time.monotonic()
+        self._synced, self._due = time.monotonic(), False
         path.parent.mkdir(parents=True, exist_ok=True)
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         whole = sum(len(line) for line in whole_lines(path.read_bytes()))
@@ -56,15 +56,25 @@ class RecordWriter:
             if written != len(line):  # the next record must not join this torn one
                 os.ftruncate(self._descriptor, os.fstat(self._descriptor).st_size - written)
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            if time.monotonic() - self._synced >= _SYNC:
-                self._sync()
         except OSError as error:
-            raise RunError(
-                f"{str(self._path)!r} cannot be written: {error.strerror}; what it holds is whole: "
-                "make room there, then resume the run"
-            ) from error
+            raise self._unwritable(error) from error
+        self._due = True
+        self.settle()
         loaded: dict[str, Any] = json.loads(line)
         return loaded
+
+    def settle(self) -> None:
+        """Forces what was written to the disk, once a second; to be called again and again: the
+        next record may be an hour away.
+
+        Raises:
+            RunError: the disk fails.
+        """
+        if self._due and time.monotonic() - self._synced >= _SYNC:
+            try:
+                self._sync()
+            except OSError as error:
+                raise self._unwritable(error) from error
 
     def close(self) -> None:
         """Closes the file, with all of it on the disk; to be called once."""
@@ -74,7 +84,13 @@ class RecordWriter:
 
     def _sync(self) -> None:
         os.fsync(self._descriptor)
-        self._synced = time.monotonic()
+        self._synced, self._due = time.monotonic(), False
+
+    def _unwritable(self, error: OSError) -> RunError:
+        return RunError(
+            f"{str(self._path)!r} cannot be written: {error.strerror}; what it holds is whole: "
+            "make room there, then resume the run"
+        )
 
     def __enter__(self) -> RecordWriter:
         return self

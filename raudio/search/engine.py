@@ -336,6 +336,13 @@ class Engine:
         self._record("lost", id=name, reason=reason)
         self.broken = self.broken or self._failures.verdict(self.trials_wanted)
 
+    def settle(self) -> None:
+        """Sees that what was recorded reaches the disk; to be called several times a second."""
+        try:
+            self._records.settle()
+        except RunError as error:
+            self.broken = self.broken or str(error)
+
     def close(self, state: str, reason: str | None) -> None:
         """Ends the search: trials not at their end are stopped; a resumed search takes them up.
 

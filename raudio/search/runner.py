@@ -265,6 +265,7 @@ def _trials(
 
         def tick() -> None:
             display.tick()
+            engine.settle()
             if place.broken:
                 raise SearchEnded("stopped", place.broken)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,8 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 import torch
+from predict_kit import RATE, WINDOW, sound, write
 from test_export import LABELS, make_run, reseal
-from test_predict import RATE, WINDOW, sound, write
 from test_report_page import Node, parse
 from torchmetrics.functional.classification import (
     multiclass_calibration_error,
@@ -30,12 +31,13 @@ from raudio.core import seeding
 from raudio.core.errors import ConfigError, DataError, UserError
 from raudio.data.clips import load_clips, stored_tables
 from raudio.data.feeds import Batch, ResidentFeed
+from raudio.data.folds import folds_of, on_fold
 from raudio.data.manifest import Manifest
-from raudio.data.prepare import prepare
+from raudio.data.prepare import Options, prepare
 from raudio.export import robustness
 from raudio.export.evaluate import evaluate
 from raudio.export.make import export
-from raudio.export.measures import Draws
+from raudio.export.measures import Draws, grouped
 from raudio.export.predictor import Predictor, load
 from raudio.report import evaluation
 from raudio.report.evaluation_page import page
@@ -197,6 +199,57 @@ def test_each_value_of_a_column_is_measured_alone(
         assert one["clips"] == int(mine.sum())
         metrics = model.system.task.metrics(scores[mine], y[mine])
         assert one["metrics"] == pytest.approx(metrics, abs=1e-6)
+
+
+def test_numbers_are_put_in_quarters_and_stand_in_their_order() -> None:
+    numbers = [float(n) for n in (30, 10, 20, 40, *range(101, 113))]
+    found = grouped([*numbers, None])
+    assert list(found) == ["10 to 40", "101 to 104", "105 to 108", "109 to 112", None]
+    assert found["10 to 40"] == [0, 1, 2, 3]
+    assert found[None] == [16]
+    assert list(grouped([10, 9, None, 10])) == ["9", "10", None]
+    assert list(grouped(["b", "a", ["x"], "b"])) == ["['x']", "a", "b"]
+    assert sum(map(len, grouped([math.nan, *range(50)]).values())) == 51
+
+
+def test_clips_that_the_bundle_has_seen_are_told(
+    bundle: Path, dataset: Path, tmp_path: Path, result: dict[str, Any]
+) -> None:
+    assert result["seen"] is None
+    of_it = Path(shutil.copytree(bundle, tmp_path / "bundle"))
+    metrics = json.loads((of_it / "metrics.json").read_text())
+    metrics["dataset"] = Manifest.read(dataset).fingerprint
+    (of_it / "metrics.json").write_text(json.dumps(metrics))
+    reseal(of_it)
+    seen = {
+        split: evaluate(of_it, dataset, split, draws=2)["seen"]
+        for split in ("train", "valid", "test", "all")
+    }
+    assert seen == {"train": "trained", "valid": "chosen", "test": None, "all": "trained"}
+    told = " ".join(evaluation.sentences({**result, "seen": "chosen"}))
+    assert "chosen by these very clips" in told
+
+
+def test_valid_is_the_fold_that_it_was(bundle: Path, labelled: Path, tmp_path: Path) -> None:
+    """Another fold's clips were trained on."""
+    manifest = prepare(labelled, tmp_path / "data", options=Options(folds=4))
+    fold = folds_of(manifest)[0]
+    view = on_fold(manifest, fold)
+    assert view.fingerprint != manifest.fingerprint
+    of_it = Path(shutil.copytree(bundle, tmp_path / "bundle"))
+    experiment = json.loads((of_it / "experiment.json").read_text())
+    experiment["dataset"]["fold"] = fold
+    (of_it / "experiment.json").write_text(json.dumps(experiment))
+    metrics = json.loads((of_it / "metrics.json").read_text())
+    (of_it / "metrics.json").write_text(json.dumps({**metrics, "dataset": view.fingerprint}))
+    reseal(of_it)
+    told: list[str] = []
+    found = evaluate(of_it, tmp_path / "data", "valid", draws=2, echo=told.append)
+    assert told == [f"valid is fold {fold}, as it was for the bundle's trial"]
+    assert found["fingerprint"] == view.fingerprint
+    there = {row["clip_id"] for part in stored_tables(view, "valid") for row in part.to_pylist()}
+    assert found["clips"] == len(there)
+    assert {one["clip_id"] for one in found["wrong"]} <= there
 
 
 def test_the_most_wrong_clips_have_names(

@@ -20,6 +20,7 @@ from raudio.config.schema import Dataset, Experiment
 from raudio.core.errors import ConfigError, DataError, closest, unknown
 from raudio.data.clips import Clips, decode_shard, stored_tables
 from raudio.data.feeds import ResidentFeed
+from raudio.data.folds import on_fold
 from raudio.data.locate import locate
 from raudio.data.manifest import Manifest, Shard
 from raudio.export import measures
@@ -70,7 +71,8 @@ def evaluate(
         progress: told how many clips of how many are scored, over all conditions.
 
     Returns:
-        `{"bundle", "trial", "dataset", "split", "clips", "metrics": {"accuracy": ...}, "intervals":
+        `{"bundle", "trial", "dataset", "split", "clips", "seen": "trained" or "chosen" where the
+        bundle was so on these clips, "metrics": {"accuracy": ...}, "intervals":
         {"accuracy": [low, high] or None}, "modes", "bootstrap": how the intervals were made,
         "groups": {column: [{"value", "clips", "metrics", "intervals"}]}, "robustness": None or
         {"conditions": [{"condition", "metrics", "differences", "intervals": of the differences}],
@@ -89,7 +91,9 @@ def evaluate(
         raise ConfigError(f"draws={draws}: an interval takes at least 2, and 1000 are usual")
     where = device_of(device)
     opened = read_bundle(bundle)
-    manifest = locate(Dataset(path=os.fspath(dataset), labels=labels), echo)
+    manifest = _on_its_fold(
+        opened, locate(Dataset(path=os.fspath(dataset), labels=labels), echo), echo
+    )
     shards = _shards(manifest, split)
     rows = _rows(manifest, shards, by)
     _check_labels(opened, manifest, split, rows, echo)
@@ -112,6 +116,7 @@ def evaluate(
         "dataset": os.fspath(dataset),
         "split": split,
         "clips": len(y),
+        "seen": _seen(opened, manifest, split),
         "metrics": metrics,
         "intervals": measures.intervals(drawn),
         "modes": dict(system.task.modes),
@@ -204,6 +209,25 @@ class _Pass:
                 frames=max(1, round(data.clip_seconds * rate)),
                 pad=data.pad,  # type: ignore[arg-type]
             )
+
+
+def _on_its_fold(bundle: Bundle, manifest: Manifest, echo: Callable[[str], None]) -> Manifest:
+    """The dataset as the bundle's trial saw it, where that was trained on a fold of it."""
+    fold = bundle.experiment.dataset.fold
+    if fold is None or not any(shard.fold == fold for shard in manifest.shards):
+        return manifest
+    view = on_fold(manifest, fold)
+    if view.fingerprint != bundle.metrics.get("dataset"):
+        return manifest
+    echo(f"valid is fold {fold}, as it was for the bundle's trial")
+    return view
+
+
+def _seen(bundle: Bundle, manifest: Manifest, split: str) -> str | None:
+    """What the clips were to the bundle: trained (on them), chosen (by them), or nothing."""
+    if manifest.fingerprint != bundle.metrics.get("dataset"):
+        return None
+    return {"train": "trained", ALL: "trained", "valid": "chosen"}.get(split)
 
 
 def _rate(bundle: Bundle) -> int:

@@ -23,6 +23,8 @@ from raudio.tasks.counts import Counts
 
 #: Values of a column that are told apart; those with the most clips.
 MOST_GROUPS = 200
+#: Different numbers of a column that are told apart.
+MOST_NUMBERS = 12
 
 #: A metric's interval as JSON has it; None where there is nothing to tell.
 Interval: TypeAlias = list[float] | None
@@ -143,35 +145,66 @@ def of_classes(
 def of_groups(
     task: Any, scores: Tensor, y: Tensor, values: Sequence[Any], draws: Draws
 ) -> list[dict[str, Any]]:
-    """The metrics of the clips with each value of a column, with their intervals; the most frequent
-    values, in the order of their names.
+    """The metrics of the clips with each value of a column, with their intervals.
 
     Args:
         task: of the bundle.
         scores: (N, C).
         y: (N,) targets.
-        values: (N,) of the column.
+        values: (N,) of the column; see `grouped`.
         draws: of all clips.
     """
-    members: dict[Any, list[int]] = {}
-    for position, value in enumerate(values):
-        members.setdefault(value, []).append(position)
-    most = sorted(members, key=lambda value: -len(members[value]))[:MOST_GROUPS]
     found = []
-    for value in sorted(most, key=lambda value: (value is None, str(value))):
-        clips = np.array(members[value])
+    for value, members in grouped(values).items():
+        clips = np.array(members)
         own = torch.from_numpy(clips)
         drawn = over_draws(task, scores[own], y[own], draws.of(clips))
-        metrics = task.metrics(scores[own], y[own])
         found.append(
             {
                 "value": value,
                 "clips": len(clips),
-                "metrics": metrics,
+                "metrics": task.metrics(scores[own], y[own]),
                 "intervals": intervals(drawn),
             }
         )
     return found
+
+
+def grouped(values: Sequence[Any]) -> dict[str | None, list[int]]:
+    """The positions of a column's values, in the values' order, without one last.
+
+    Many different numbers are put in quarters of the clips, each named by its least and greatest;
+    of many different texts, those with the most clips are taken.
+    """
+    known = [value for value in values if _is_number(value)]
+    if len(known) == sum(value is not None for value in values) and len(set(known)) > MOST_NUMBERS:
+        return _quarters(values)
+    members: dict[Any, list[int]] = {}
+    for position, value in enumerate(values):
+        members.setdefault(None if value is None else str(value), []).append(position)
+    rank = {str(number): place for place, number in enumerate(sorted(set(known)))}
+    most = sorted(members, key=lambda value: -len(members[value]))[:MOST_GROUPS]
+    most.sort(key=lambda value: (value is None, rank.get(str(value), 0), str(value)))
+    return {value: members[value] for value in most}
+
+
+def _quarters(values: Sequence[Any]) -> dict[str | None, list[int]]:
+    numbers = np.array([value if _is_number(value) else np.nan for value in values], np.float64)
+    edges = np.nanquantile(numbers, [0.25, 0.5, 0.75])
+    places = np.searchsorted(edges, numbers, side="left")
+    found: dict[str | None, list[int]] = {}
+    for place in range(len(edges) + 1):
+        inside = np.flatnonzero((places == place) & ~np.isnan(numbers))
+        if len(inside):
+            low, high = numbers[inside].min(), numbers[inside].max()
+            found[f"{low:.4g} to {high:.4g}"] = inside.tolist()
+    if (lacking := np.flatnonzero(np.isnan(numbers))).size:
+        found[None] = lacking.tolist()
+    return found
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def calibration(scores: Tensor, y: Tensor) -> dict[str, Any]:

@@ -19,6 +19,11 @@ FEW_GROUPS = 20
 #: Rows of the terminal's tables, and of its lists.
 _ROWS = 40
 _LISTED = 5
+#: What clips were to the bundle before.
+_SEEN = {
+    "trained": "The bundle was trained on clips among these: it looks far better than it is.",
+    "chosen": "The bundle was chosen by these very clips: it looks better than it is.",
+}
 #: A difference of calibration that is worth a word.
 _OFF = 0.03
 
@@ -32,6 +37,8 @@ def sentences(result: Mapping[str, Any]) -> list[str]:
         f"{first} is {figure(metrics[first])}{_inside(result['intervals'][first])} on "
         f"{clips} clip{'' if clips == 1 else 's'} of {where}."
     ]
+    if result.get("seen"):
+        found.append(_SEEN[result["seen"]])
     classes = [one for one in result.get("classes", ()) if one["f1"] is not None]
     if len(classes) > 1:
         weakest = min(classes, key=lambda one: one["f1"])

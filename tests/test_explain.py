@@ -19,6 +19,7 @@ from raudio.report import analysis
 from raudio.report.explain import Explanation, explain
 from raudio.report.next_space import _at_most
 from raudio.report.run import read_run
+from raudio.report.values import interactions
 from raudio.search import space_file
 
 METRIC = "valid/accuracy"
@@ -166,6 +167,28 @@ def test_the_least_is_best_where_the_mode_says_so(tmp_path: Path) -> None:
     found = search(tmp_path / "run", lambda p: -rate(p), mode="min")
     (change,) = [one for one in found.next.changes if one.setting == "optimizer.lr"]
     assert "high end" in change.reason
+
+
+def test_few_trials_without_an_order_seldom_show_pairs(tmp_path: Path) -> None:
+    """Of 24 trials in any order, 8 settings' pairs of many cells were found in two of five."""
+    draw = np.random.default_rng(3)
+    sizes = (2, 3, 3, 4, 4, 5, 5, 2)
+    with RecordWriter(tmp_path / records.RECORDS) as out:
+        out.append("search_start", version="0", metric=METRIC, mode="max", trials=24)
+        for number in range(24):
+            name = records.trial_id(number)
+            params = {f"s{place}": int(draw.integers(size)) for place, size in enumerate(sizes)}
+            out.append("trial_start", id=name, params=params, signature=name)
+            metrics = {METRIC: float(number)}
+            out.append("report", id=name, epoch=1, metrics=metrics, seconds=1.0, final=True)
+            out.append("trial_end", id=name, state="completed", seconds=1.0)
+    run = read_run(tmp_path)
+    trials, found = list(run.drawn), 0
+    for _ in range(20):
+        draw.shuffle(trials)  # type: ignore[arg-type]
+        run.__dict__["drawn"] = list(trials)
+        found += any(pair.share > pair.chance for pair in interactions(run))
+    assert found <= 3
 
 
 def test_a_configuration_counts_once_and_an_answer_not_at_all(tmp_path: Path) -> None:

@@ -57,7 +57,8 @@ class Interaction:
 
     Attributes:
         settings: the two.
-        share: of the variance of being good, 0 to 1.
+        share: of the variance of being good that the two leave each by itself, 0 to 1; without what
+            so many cells explain of anything.
         chance: the share that the greatest of all pairs has in 19 of 20 cases at most where none
             acts together.
         trials: how many have both.
@@ -98,10 +99,11 @@ def interactions(run: Run) -> list[Interaction]:
     """All pairs of varying settings, the strongest first; none with too few trials.
 
     A two-way analysis of variance of being good: the sum of squares between the cells of both
-    settings, less that of their main effects, as a share of the whole. Numbers are put in three
-    groups by their order. What chance gives is seen by permuting the residuals of the main effects
-    (Freedman and Lane 1983); of each permutation the greatest share of all pairs counts, so that
-    many pairs do not make one of them look strong.
+    settings, less that of their main effects, as a share of what these leave, and adjusted, as an
+    R squared, for the number of cells. Numbers are put in three groups by their order. What chance
+    gives is seen by permuting the residuals of the main effects (Freedman and Lane 1983); of each
+    permutation the greatest share of all pairs counts, so that many pairs do not make one of them
+    look strong.
     """
     trials = analysis.spread(run.drawn, analysis.MOST_TRIALS)
     chosen = good(run, trials)
@@ -116,12 +118,13 @@ def interactions(run: Run) -> list[Interaction]:
         first, second = (_levels([trial.params[key] for trial in having]) for key in pair)
         main = _basis(np.column_stack([_dummies(first), _dummies(second)]))
         cells = _basis(_dummies(first * (second.max() + 1) + second))
-        total = float(((is_good - is_good.mean()) ** 2).sum())
+        if not main.shape[1] < cells.shape[1] < len(having):
+            continue  # no cell but those of one setting, or a cell for each trial
         residuals = is_good - main @ (main.T @ is_good)
         shuffled = draw.permuted(np.tile(residuals, (_SHUFFLES, 1)), axis=1).T
         (beyond,) = _beyond(cells, main, residuals[:, None])
-        pairs.append((pair, float(beyond) / total, len(having)))
-        by_chance.append(_beyond(cells, main, shuffled) / total)
+        pairs.append((pair, float(beyond), len(having)))
+        by_chance.append(_beyond(cells, main, shuffled))
     if not pairs:
         return []
     chance = float(np.quantile(np.max(by_chance, axis=0), 0.95))
@@ -154,6 +157,12 @@ def _basis(columns: np.ndarray) -> np.ndarray:
 
 
 def _beyond(cells: np.ndarray, main: np.ndarray, outcomes: np.ndarray) -> np.ndarray:
-    """Of each column of `outcomes`, the squares that cells explain and main effects do not."""
-    more: np.ndarray = ((cells.T @ outcomes) ** 2).sum(0) - ((main.T @ outcomes) ** 2).sum(0)
-    return more.clip(min=0.0)
+    """Of each column of `outcomes`, the share that cells explain of what main effects leave, less
+    what chance does: 0 on average where nothing acts together."""
+    explained = ((main.T @ outcomes) ** 2).sum(0)
+    left = (outcomes**2).sum(0) - explained
+    more = ((cells.T @ outcomes) ** 2).sum(0) - explained
+    share = more / np.where(left > 1e-9, left, np.inf)
+    expected = (cells.shape[1] - main.shape[1]) / (outcomes.shape[0] - main.shape[1])
+    adjusted: np.ndarray = ((share - expected) / (1 - expected)).clip(min=0.0)
+    return adjusted

@@ -88,7 +88,7 @@ def _watched() -> Iterator[None]:
     """
     from ray._private import worker
 
-    node, ended = worker._global_node, threading.Event()
+    node, ended, ending = worker._global_node, threading.Event(), threading.Lock()
 
     def dead() -> str:
         processes = [] if node is None else node.dead_processes()
@@ -97,7 +97,9 @@ def _watched() -> Iterator[None]:
     def watch() -> None:
         while not ended.wait(_LOOK):
             if dead():
-                signal.pthread_kill(main.ident or 0, _DIED)  # which also ends its sleep
+                with ending:  # after the block, nobody handles the signal
+                    if not ended.is_set():
+                        signal.pthread_kill(main.ident or 0, _DIED)  # which also ends its sleep
                 ended.wait(_PATIENCE)
 
     main = threading.main_thread()  # signals reach no other
@@ -112,7 +114,8 @@ def _watched() -> Iterator[None]:
             raise SessionError(_died(name)) from error
         raise
     finally:
-        ended.set()
+        with ending:
+            ended.set()
         if in_main:
             signal.signal(_DIED, before)
 

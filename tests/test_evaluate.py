@@ -411,6 +411,8 @@ def test_the_command_evaluates(bundle: Path, dataset: Path, tmp_path: Path) -> N
     assert "noise|loud" in done.stdout
     assert "by room" in done.stdout
     assert len(parse(out.read_text()).all("audio")) == 1
+    done = CliRunner().invoke(app, [*given, "--clips", "2"])
+    assert "give --html FILE" in str(done.exception)
     done = CliRunner().invoke(app, [*given, "--html", str(tmp_path)])
     assert "is a folder" in str(done.exception)
 
@@ -469,6 +471,22 @@ def cells(section: Node) -> list[list[str]]:
 
 def _all(node: Node) -> list[Node]:
     return [node, *(inner for child in node.children for inner in _all(child))]
+
+
+def test_a_perfect_bundle_has_no_weakest_class(result: dict[str, Any]) -> None:
+    classes = [{**one, "f1": 1.0} for one in result["classes"]]
+    assert "weakest" in " ".join(evaluation.sentences(result))
+    assert "weakest" not in " ".join(evaluation.sentences({**result, "classes": classes}))
+
+
+def test_of_a_plain_folder_it_is_told_how_much_a_split_is(
+    bundle: Path, labelled: Path, cache: Path
+) -> None:
+    told: list[str] = []
+    evaluate(
+        bundle, labelled, "test", labels=str(labelled / "labels.csv"), draws=2, echo=told.append
+    )
+    assert told[-1] == "  split 'test' is 12 of its 36 clips; 'all' is every one"
 
 
 # --- what cannot be evaluated ------------------------------------------------------------------

@@ -326,6 +326,20 @@ def test_the_confusion_matrix_is_the_bundle_s(run: Run, root: Node) -> None:
     assert len(table(root, "Clips of the valid split")) == 1 + 3
 
 
+def test_a_class_has_an_interval_where_there_is_one(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", 5, failing=0)
+    best = read_run(folder).best
+    assert best is not None
+    add_bundle(folder, best.id, ("a", "b", "c"))
+    metrics = json.loads((folder / "bundle" / "metrics.json").read_text())
+    metrics["details"]["confusion"] = [[30, 10, 0], [10, 30, 0], [0, 0, 0]]
+    (folder / "bundle" / "metrics.json").write_text(json.dumps(metrics))
+    rows = table(parse(page(read_run(folder))), "Classes on the valid split")
+    assert rows[1][:5] == ["a", "40", "75.0%", "75.0%", "75.0%"]
+    assert re.fullmatch(r"6[3-7]% to 8[2-6]%", rows[1][5])
+    assert rows[3] == ["c", "0", "–", "–", "–", "–"]
+
+
 def test_failures_that_differ_in_numbers_are_one(run: Run, root: Node) -> None:
     failed = [t for t in run.history.trials.values() if t.state == "failed"]
     assert len({trial.reason for trial in failed}) > 1

@@ -54,11 +54,13 @@ def evaluate(
 
     from raudio.cli.data import progress_bar
     from raudio.config.validate import use_plugins
-    from raudio.core.errors import RunError
+    from raudio.core.errors import ConfigError, RunError
     from raudio.core.storage import write_atomic
     from raudio.export.evaluate import evaluate as measure
     from raudio.report.evaluation import tables
 
+    if clips and html is None:
+        raise ConfigError(f"--clips {clips} is for the page: give --html FILE too")
     if html is not None and os.path.isdir(html):
         raise RunError(f"--html {html!r} is a folder; give a file, such as {html}/evaluation.html")
     use_plugins(plugin or ())

@@ -21,7 +21,7 @@ from raudio.core.errors import ConfigError, DataError, closest, unknown
 from raudio.data.clips import Clips, decode_shard, stored_tables
 from raudio.data.feeds import ResidentFeed
 from raudio.data.folds import on_fold
-from raudio.data.locate import locate
+from raudio.data.locate import SYNTH, locate
 from raudio.data.manifest import Manifest, Shard
 from raudio.export import measures
 from raudio.export.bundle import Bundle, read_bundle
@@ -95,6 +95,9 @@ def evaluate(
         opened, locate(Dataset(path=os.fspath(dataset), labels=labels), echo), echo
     )
     shards = _shards(manifest, split)
+    count = sum(shard.clips for shard in shards)
+    if count < manifest.clips and os.fspath(dataset) not in (manifest.path, SYNTH):
+        echo(f"  split {split!r} is {count} of its {manifest.clips} clips; {ALL!r} is every one")
     rows = _rows(manifest, shards, by)
     _check_labels(opened, manifest, split, rows, echo)
     found, skipped = conditions(_rate(opened)) if robustness else ([], {})

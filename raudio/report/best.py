@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,6 +15,8 @@ from raudio.report.markup import Content, Markup, tag, void
 from raudio.report.parts import Cell
 from raudio.report.run import Run
 from raudio.report.sections import measured
+from raudio.tasks import bootstrap
+from raudio.tasks.counts import Counts
 
 #: Rows of the tables of confusions and of classes.
 MOST_CONFUSED = 12
@@ -85,22 +88,21 @@ def _errors(run: Run, best: TrialHistory, count: int) -> list[Markup]:
 
 
 def _classes(counts: np.ndarray, labels: Sequence[str]) -> Markup:
+    found = Counts.of(counts)
+    drawn = bootstrap.counts_of_draws(counts).f1 if counts.sum() else None
     rows: list[list[Content | Cell]] = []
     for place, label in list(enumerate(labels))[:MOST_CLASSES]:
-        hits, true = int(counts[place, place]), int(counts[place].sum())
-        predicted = int(counts[:, place].sum())
-        scores = (
-            hits / predicted if predicted else None,
-            hits / true if true else None,
-            2 * hits / (true + predicted) if true + predicted else None,
-        )
-        cells = [Cell("–" if one is None else f"{one:.1%}", one) for one in scores]
-        rows.append([label, Cell(str(true), true), *cells])
+        shares = [float(of[place]) for of in (found.precision, found.recall, found.f1)]
+        cells = [Cell("–", None) if math.isnan(one) else Cell(f"{one:.1%}", one) for one in shares]
+        inside = None if drawn is None else bootstrap.interval(drawn[:, place])
+        reach = "–" if inside is None else f"{inside[0]:.0%} to {inside[1]:.0%}"
+        true = int(found.true[place])
+        rows.append([label, Cell(str(true), true), *cells, reach])
     return parts.table(
         "Classes on the valid split",
-        ["class", "clips", "precision", "recall", "F1"],
+        ["class", "clips", "precision", "recall", "F1", f"F1, {bootstrap.CONFIDENCE:.0%}"],
         rows,
-        numbers=range(1, 5),
+        numbers=range(1, 6),
         sortable=True,
     )
 

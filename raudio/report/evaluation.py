@@ -42,6 +42,7 @@ def sentences(result: Mapping[str, Any]) -> list[str]:
     classes = [one for one in result.get("classes", ()) if one["f1"] is not None]
     if len(classes) > 1:
         weakest = min(classes, key=lambda one: one["f1"])
+    if len(classes) > 1 and weakest["f1"] < 1:
         found.append(
             f"The weakest class is {weakest['label']}: F1 {figure(weakest['f1'])}"
             f"{_inside(weakest['intervals']['f1'])}, {weakest['clips']} clips."

@@ -93,6 +93,16 @@ def test_a_password_in_a_uri_is_refused_and_not_shown() -> None:
     assert "hunter22" not in str(caught.value)
 
 
+def test_a_password_is_not_shown_by_another_mistake_either() -> None:
+    mistake = "tracking.mlflow.url=https://me:hunter22@host"
+    command = [sys.executable, "-m", "raudio.cli.main", "search", mistake]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "closest: 'tracking.mlflow.uri'" in done.stderr
+    assert "hunter22" not in done.stderr
+    assert "https://***@host" in done.stderr
+
+
 def test_a_missing_package_is_found_before_anything_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,6 +28,7 @@ from raudio.cli.status import status
 from raudio.cli.track import track
 from raudio.cli.train import train
 from raudio.core.errors import RaudioError, UserError
+from raudio.core.secrets import without_credentials
 
 app = typer.Typer(
     name="raudio",
@@ -79,7 +80,7 @@ def main() -> None:
     try:
         app()
     except RaudioError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {without_credentials(str(error))}", file=sys.stderr)
         sys.exit(2 if isinstance(error, UserError) else 1)
 
 

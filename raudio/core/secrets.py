@@ -17,9 +17,14 @@ def has_credentials(uri: str) -> bool:
     return _USERINFO.search(uri) is not None
 
 
+def without_credentials(text: str) -> str:
+    """`text` without users and passwords of URIs."""
+    return _USERINFO.sub("***@", text)
+
+
 def redact(text: str) -> str:
     """`text` without users and passwords of URIs, and without the secrets of the environment."""
     for name, value in os.environ.items():
         if len(value) >= _SHORTEST and any(part in name.upper() for part in _NAMES):
             text = text.replace(value, "***")
-    return _USERINFO.sub("***@", text)
+    return without_credentials(text)

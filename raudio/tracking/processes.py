@@ -162,6 +162,14 @@ class Trackers:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
+                env=_with_raudio(),
                 bufsize=0,
                 start_new_session=True,
             )
+
+
+def _with_raudio() -> dict[str, str]:
+    """The environment, in which the program finds this raudio: a clone need not be installed."""
+    own = str(Path(__file__).resolve().parents[2])
+    paths = [own, *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}

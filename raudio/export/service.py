@@ -204,7 +204,10 @@ class _Service:
     @asynccontextmanager
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
         """From before the first request until after the last."""
+        threads = torch.get_num_threads()
         torch.set_num_threads(max(1, cpus() // self.limits.concurrency))
+        # Each prediction forbids it and allows it again, and several run at once.
+        torch.backends.cudnn.allow_tf32 = False
         silence = np.zeros(self.predictor.sample_rate, np.float32)
         self.predictor.predict(silence, self.predictor.sample_rate)  # the first one takes longer
         with tempfile.TemporaryDirectory(prefix="raudio-serve-") as folder:
@@ -213,6 +216,7 @@ class _Service:
                 yield
             finally:
                 self._threads.shutdown(wait=False, cancel_futures=True)
+                torch.set_num_threads(threads)
 
     def about(self) -> dict[str, Any]:
         """What is served."""

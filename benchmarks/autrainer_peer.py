@@ -1,4 +1,4 @@
-"""autrainer's part in `predict.py`: its own `inference`, with the same architecture and weights.
+"""autrainer's part in `predict.py`: its own inference, with the same architecture and weights.
 
 Run with the Python of its own environment, `python autrainer_peer.py JOB.json`; see
 autrainer_requirements.txt. Makes the model's folder as autrainer's training writes it, and runs
@@ -18,9 +18,12 @@ from autrainer.datasets.utils import AudioFileHandler, LabelEncoder
 from autrainer.models import Cnn10
 from autrainer.serving import Inference
 from autrainer.transforms import PannMel, SmartCompose, StereoToMono
+from autrainer_cnn import Cnn
 
 #: raudio's names in a CNN10 block, and autrainer's.
 PARTS = {"conv1": "conv1", "conv2": "conv2", "norm1": "bn1", "norm2": "bn2"}
+#: raudio's parts of a block of `cnn`, by their place in autrainer_cnn.py.
+PLACES = {"conv": 0, "norm": 1}
 
 
 def weights_of(bundle: Path) -> dict[str, torch.Tensor]:
@@ -31,10 +34,13 @@ def weights_of(bundle: Path) -> dict[str, torch.Tensor]:
     made = {}
     for name, value in found.items():
         match name.split("."):
-            case ["model", "encoder", "blocks", number, part, *rest]:
-                made[".".join([f"conv_block{int(number) + 1}", PARTS[part], *rest])] = value
+            case ["model", "encoder", "blocks", number, part, last] if part in PLACES:
+                made[f"blocks.{3 * int(number) + PLACES[part]}.{last}"] = value
+            case ["model", "encoder", "blocks", number, part, last]:
+                made[f"conv_block{int(number) + 1}.{PARTS[part]}.{last}"] = value
             case ["model", "head", number, last]:
-                made[f"{'fc1' if number == '1' else 'out'}.{last}"] = value
+                hidden = number == "1" and "model.head.4.bias" in found
+                made[f"{'fc1' if hidden else 'out'}.{last}"] = value
     return made
 
 
@@ -42,7 +48,7 @@ def make_model(folder: Path, job: dict) -> None:
     """Writes a model's folder."""
     (folder / "_best").mkdir(parents=True)
     rate = job["sample_rate"]
-    model = Cnn10(output_dim=len(job["labels"]))
+    model = {"cnn10": Cnn10, "cnn": Cnn}[job["architecture"]](output_dim=len(job["labels"]))
     own = {name: value for name, value in model.state_dict().items() if name.startswith("bn0")}
     model.load_state_dict(weights_of(Path(job["bundle"])) | own)
     handler = AudioFileHandler(target_sample_rate=rate)

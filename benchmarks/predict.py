@@ -371,16 +371,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         }
         bundles = {model: make_bundles(model, work) for model in ("cnn", "cnn10")}
         benchmark = Benchmark(work, args.peer_python, sets, bundles)
+        few = (PLAIN, EAGER, AUTRAINER)
         for count in threads:
-            for files in ("clips", "3 hours"):
-                for contender in (PLAIN, *OURS):
-                    benchmark.measure("cnn", files, contender, count)
-        for count in threads:
-            few = (PLAIN, EAGER, AUTRAINER)
+            for contender in (PLAIN, *OURS, AUTRAINER):
+                benchmark.measure("cnn", "clips", contender, count)
+            for contender in (PLAIN, *OURS):
+                benchmark.measure("cnn", "3 hours", contender, count)
             for contender in (PLAIN, *OURS, AUTRAINER) if count == 1 else few:
                 benchmark.measure("cnn10", "clips", contender, count)
-        for contender in (PLAIN, EAGER, AUTRAINER):
-            benchmark.measure("cnn10", "minutes", contender, 1)
+        for model in ("cnn", "cnn10"):
+            for contender in few:
+                benchmark.measure(model, "minutes", contender, 1)
         eager = bundles["cnn"][EAGER][0]
         assert eager is not None, bundles["cnn"][EAGER][1]
         figures = benchmark.figures()

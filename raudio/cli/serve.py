@@ -71,11 +71,14 @@ def serve(
     from functools import partial
 
     from raudio.core.machine import cpus
+    from raudio.core.storage import is_remote
     from raudio.export import server
     from raudio.export.service import Limits
 
     limits = Limits(size, max_seconds, timeout, concurrency or cpus(), queue)
-    build = partial(_app, bundle, device, format, plugin or [], limits, secret is not None)
+    place = bundle if is_remote(bundle) else os.path.abspath(bundle)  # replicas run elsewhere
+    plugins = [os.path.abspath(file) for file in plugin or []]
+    build = partial(_app, place, device, format, plugins, limits, secret is not None)
     with server.listen(host, port) as listening:
         where = server.url_of(listening)
         if secret is None and not server.is_loopback(listening):

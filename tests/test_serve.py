@@ -437,7 +437,9 @@ class Server:
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._ready = threading.Event()
         self._reader.start()
-        assert self._ready.wait(60), self.said
+        if not self._ready.wait(200):
+            self.process.kill()
+            raise AssertionError(f"it does not start: {self.said}")
         (line,) = (line for line in self.said if line.startswith("serving"))
         self.url = line.split()[3]
         self.port = int(self.url.rpartition(":")[2])
@@ -452,7 +454,7 @@ class Server:
 
     def end(self, number: int = signal.SIGTERM) -> int:
         self.process.send_signal(number)
-        status = self.process.wait(30)
+        status = self.process.wait(100)
         self._reader.join(5)
         return status
 

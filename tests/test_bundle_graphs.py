@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import shutil
@@ -383,6 +384,18 @@ def test_a_torch_export_file_that_is_more_than_arithmetic(
     repack(bundle, change)
     refused_as(bundle, "torch-export", f"model.pt2 .*{match}")
     assert not (tmp_path / "trap").exists()
+
+
+@pytest.mark.slow
+def test_the_sizes_of_a_torch_export_file_are_code(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Why they are looked at: PyTorch's own loader runs them."""
+    monkeypatch.chdir(tmp_path)
+    repack(bundle, in_program(_evil_size))
+    with contextlib.suppress(Exception):
+        torch.export.load(bundle / bundles.EXPORTED)
+    assert (tmp_path / "trap").exists()
 
 
 @pytest.mark.slow

@@ -28,7 +28,7 @@ from raudio.search import folder as folders
 from raudio.search import space_file
 from raudio.search.job import check
 from raudio.tracking import build, processes
-from raudio.tracking.follow import Follower
+from raudio.tracking.follow import Follower, run_info
 from raudio.tracking.processes import LOG, Trackers
 from raudio.tracking.tracker import Memory, Outcome, Tracker, tracking_folder
 
@@ -303,6 +303,22 @@ def by_trial(memory: Memory) -> dict[str, list[int]]:
     return found
 
 
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [(None, "a"), ("/elsewhere/b/", "b"), ("runs/c", "c"), ("s3://sounds/runs/d", "d")],
+)
+@pytest.mark.parametrize(
+    ("path", "dataset"),
+    [("/data/birds/", "birds"), ("s3://x/frogs", "frogs"), ("[a/owls,b/wrens]", "owls+wrens")],
+)
+def test_a_run_is_called_by_its_folder(
+    given: str | None, name: str, path: str, dataset: str, tmp_path: Path
+) -> None:
+    run = Searched(tmp_path / "a", f"dataset.path={path}").run
+    info = run_info(run, {"time": 1.0}, given)
+    assert (info.name, info.dataset) == (name, dataset)
+
+
 def test_no_secret_reaches_a_tracker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOME_API_KEY", "hunter22hunter22")
     assert secrets.redact("to https://me:pw@host/x, s3://k@b: hunter22hunter22") == (
@@ -372,7 +388,7 @@ def test_a_process_feeds_a_tracker(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert not trackers.failed
     assert feeding.said == []
     history = read_history(feeding.searched.run)
-    assert feeding.lines[0] == "start_search runs/mine"
+    assert feeding.lines[0] == "start_search mine"
     assert feeding.lines[-1] == "end_search completed"
     assert [line for line in feeding.lines if line.startswith("report")] == [
         f"report {t.id} {r.epoch}" for t in history.trials.values() for r in t.reports

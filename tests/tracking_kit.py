@@ -74,7 +74,7 @@ class Searched:
         self.clock = Clock()
         self.settings = {"trials": 6, **settings}
         run.mkdir(parents=True)
-        configuration = compose.compose([*overrides, "dataset.path=/data/birds"])
+        configuration = compose.compose(["dataset.path=/data/birds", *overrides])
         recorded = {"configuration": validate.to_mapping(configuration), "overrides": []}
         (run / SEARCH_YAML).write_text(yaml.safe_dump(recorded))
 

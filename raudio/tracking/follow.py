@@ -37,7 +37,7 @@ class Follower:
         run: the run folder.
         tracker: a new one.
         name: of the tracker.
-        run_name: as people call the run; None: as its folder.
+        run_name: path or URI by which the user calls the run; None: its folder.
     """
 
     def __init__(self, run: Path, tracker: Tracker, name: str, run_name: str | None = None) -> None:
@@ -142,7 +142,7 @@ def run_info(run: Path, first: Mapping[str, Any], name: str | None = None) -> Ru
     Args:
         run: the run folder.
         first: its first record.
-        name: of the run; None: as its folder.
+        name: path or URI by which the user calls the run; None: its folder.
     """
     settings: dict[str, Any] = {}
     path = run / SEARCH_YAML
@@ -151,14 +151,15 @@ def run_info(run: Path, first: Mapping[str, Any], name: str | None = None) -> Ru
         settings = _without_secrets(configuration)
     experiment = settings.pop("experiment", {})
     settings.pop("tracking", None)
+    paths = (experiment.get("dataset") or {}).get("path") or ""
     environment = run / ENVIRONMENT_JSON
     content = environment.read_bytes() if environment.is_file() else b""
     content += json.dumps(first, sort_keys=True).encode()
     return RunInfo(
         folder=run,
-        name=name or run.resolve().name,
+        name=_last_part(name or str(run.resolve())),
         key=hashlib.sha256(content).hexdigest()[:8],
-        dataset=_dataset_name(experiment.get("dataset", {}).get("path") or "raudio"),
+        dataset="+".join(map(_last_part, [paths] if isinstance(paths, str) else paths)),
         settings=settings,
         time=first["time"],
     )
@@ -199,6 +200,6 @@ def _without_secrets(value: Any) -> Any:
     return redact(value) if isinstance(value, str) else value
 
 
-def _dataset_name(path: str | list[str]) -> str:
-    paths = [path] if isinstance(path, str) else path
-    return "+".join(each.rstrip("/").rpartition("/")[2] for each in paths) or "raudio"
+def _last_part(path: str) -> str:
+    """The name of a folder, wherever it is."""
+    return path.rstrip("/").rpartition("/")[2] or "raudio"

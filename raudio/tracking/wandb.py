@@ -16,6 +16,8 @@ from raudio.tracking.tracker import Outcome, RunInfo, Tracker, about, summary
 
 #: A line for each epoch that is kept offline.
 _SENT = "sent"
+#: Labels up to which a confusion matrix has its zeros, too.
+_WHOLE = 100
 _SITE = "https://api.wandb.ai"
 #: What a project's name cannot have.
 _FORBIDDEN = str.maketrans(dict.fromkeys("/\\#?%:", "-"))
@@ -105,6 +107,7 @@ class WandB(Tracker):
                 [true, predicted, count]
                 for true, row in zip(outcome.labels, outcome.confusion, strict=True)
                 for predicted, count in zip(outcome.labels, row, strict=True)
+                if count or len(outcome.labels) <= _WHOLE
             ]
             columns = ["Actual", "Predicted", "nPredictions"]
             chart = wandb.plot.plot_table(

@@ -479,6 +479,19 @@ def test_a_perfect_bundle_has_no_weakest_class(result: dict[str, Any]) -> None:
     assert "weakest" not in " ".join(evaluation.sentences({**result, "classes": classes}))
 
 
+def test_what_breaks_a_bundle_is_worse_than_nothing(result: dict[str, Any]) -> None:
+    def told(*differences: float) -> str:
+        tried = [
+            {"condition": f"c{n}", "metrics": {"accuracy": 0.5}, "differences": {"accuracy": one}}
+            for n, one in enumerate(differences)
+        ]
+        robust = {"conditions": tried, "skipped": {}}
+        return " ".join(evaluation.sentences({**result, "robustness": robust}))
+
+    assert "What breaks it most: c1, accuracy 0.500." in told(-0.1, -0.2, 0.3)
+    assert "breaks" not in told(0.0, 0.1)
+
+
 def test_of_a_plain_folder_it_is_told_how_much_a_split_is(
     bundle: Path, labelled: Path, cache: Path
 ) -> None:
@@ -487,6 +500,8 @@ def test_of_a_plain_folder_it_is_told_how_much_a_split_is(
         bundle, labelled, "test", labels=str(labelled / "labels.csv"), draws=2, echo=told.append
     )
     assert told[-1] == "  split 'test' is 12 of its 36 clips; 'all' is every one"
+    assert "sample rate 8000 Hz" in "".join(told)  # the bundle's, of 8 and 16 kHz
+    assert "clip length 0.5 s" in "".join(told)
 
 
 # --- what cannot be evaluated ------------------------------------------------------------------

@@ -91,9 +91,7 @@ def evaluate(
         raise ConfigError(f"draws={draws}: an interval takes at least 2, and 1000 are usual")
     where = device_of(device)
     opened = read_bundle(bundle)
-    manifest = _on_its_fold(
-        opened, locate(Dataset(path=os.fspath(dataset), labels=labels), echo), echo
-    )
+    manifest = _on_its_fold(opened, _located(opened, os.fspath(dataset), labels, echo), echo)
     shards = _shards(manifest, split)
     count = sum(shard.clips for shard in shards)
     if count < manifest.clips and os.fspath(dataset) not in (manifest.path, SYNTH):
@@ -212,6 +210,20 @@ class _Pass:
                 frames=max(1, round(data.clip_seconds * rate)),
                 pad=data.pad,  # type: ignore[arg-type]
             )
+
+
+def _located(
+    bundle: Bundle, dataset: str, labels: str | None, echo: Callable[[str], None]
+) -> Manifest:
+    """The dataset; what is told of a plain folder is what the bundle hears of it."""
+    heard = bundle.experiment.dataset
+    settings = Dataset(
+        path=dataset,
+        labels=labels,
+        sample_rate=heard.sample_rate,
+        clip_seconds=heard.clip_seconds,
+    )
+    return locate(settings, echo)
 
 
 def _on_its_fold(bundle: Bundle, manifest: Manifest, echo: Callable[[str], None]) -> Manifest:

@@ -40,19 +40,18 @@ def sentences(result: Mapping[str, Any]) -> list[str]:
     if result.get("seen"):
         found.append(_SEEN[result["seen"]])
     classes = [one for one in result.get("classes", ()) if one["f1"] is not None]
-    if len(classes) > 1:
-        weakest = min(classes, key=lambda one: one["f1"])
-    if len(classes) > 1 and weakest["f1"] < 1:
+    weakest = min(classes, key=lambda one: one["f1"], default=None)
+    if weakest and len(classes) > 1 and weakest["f1"] < 1:
         found.append(
             f"The weakest class is {weakest['label']}: F1 {figure(weakest['f1'])}"
             f"{_inside(weakest['intervals']['f1'])}, {weakest['clips']} clips."
         )
     if "calibration" in result:
         found.append(_calibrated(result["calibration"]))
-    robust = result.get("robustness")
-    if robust and robust["conditions"]:
-        sign = -1 if result["modes"].get(first) == "min" else 1
-        worst = min(robust["conditions"], key=lambda one: sign * one["differences"][first])
+    tried = (result.get("robustness") or {}).get("conditions", ())
+    sign = -1 if result["modes"].get(first) == "min" else 1
+    worst = min(tried, key=lambda one: sign * one["differences"][first], default=None)
+    if worst and sign * worst["differences"][first] < 0:
         found.append(
             f"What breaks it most: {worst['condition']}, {first} {figure(worst['metrics'][first])}."
         )

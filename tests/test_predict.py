@@ -21,7 +21,7 @@ from predict_kit import LABELS, RATE, WINDOW, invoke, make_bundle, sound, write
 
 from raudio.core.errors import ConfigError, DataError, UserError
 from raudio.export import recordings
-from raudio.export.predictor import Predictor, load
+from raudio.export.predictor import Predictor, Result, load
 
 ROOT = Path(__file__).parents[1]
 
@@ -307,3 +307,27 @@ def test_only_what_is_needed_is_imported(bundle: Path, files: dict[str, Path]) -
         cwd=ROOT,
     )
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_person_sees_how_far_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Recordings and hours done, each second once; a pipe gets nothing of it."""
+    from raudio.cli.predict import _progress
+
+    def show_all() -> None:
+        with _progress(3) as show:
+            for position, seconds in ((0, 1800.0), (0, 3600.0), (1, 3600.0), (2, 60.0)):
+                show(Result(position, "x", seconds=seconds))
+
+    show_all()
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    show_all()
+    shown = capsys.readouterr()
+    assert "2/3" in shown.err
+    assert "2 h 1 min of audio" in shown.err
+    assert "times real time" in shown.err
+    assert shown.out == ""

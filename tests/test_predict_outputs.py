@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import soundfile
 from predict_kit import LABELS, RATE, invoke, make_bundle, sound, write
 
 from raudio.core.errors import UserError
@@ -405,3 +406,49 @@ def test_killed_and_gone_on_with(bundle: Path, model: Predictor, tmp_path: Path,
     )
     assert "recordings are in" in done.stderr
     assert equal(read(out), expected(model, folder, window=0.2))
+
+
+_MEASURED = """
+import resource, sys
+import raudio.cli.main as main
+sys.argv = ["raudio", "predict", *sys.argv[1:]]
+try:
+    main.main()
+except SystemExit as error:
+    assert not error.code
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, file=sys.stderr)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    ("kind", "minutes"), [("flac", 180), ("wav", 60), ("mp3", 30), ("ogg", 30)]
+)
+def test_hours_of_stereo_take_little_memory(
+    bundle: Path, tmp_path: Path, kind: str, minutes: int
+) -> None:
+    """And every second of them is heard: the parts reach from the start to the end."""
+    rate, path = 44100, tmp_path / f"long.{kind}"
+    second = np.random.default_rng(0).normal(0, 60, (rate, 2)).astype(np.int16)
+    with soundfile.SoundFile(path, "w", rate, 2) as file:
+        for number in range(
+            60 * minutes
+        ):  # libsndfile's Vorbis crashes when given a minute at once
+            file.write(np.roll(second, 991 * number, axis=0))
+        file.write(second[: rate // 2])
+    done = subprocess.run(
+        [sys.executable, "-c", _MEASURED, str(bundle), str(path), "--window=60", "--json"],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["start"] for row in rows[:-1]] == [60.0 * number for number in range(minutes)]
+    assert rows[-1]["end"] == pytest.approx(60 * minutes + 0.5, abs=0.1)
+    assert rows[-1]["end"] - rows[-1]["start"] == pytest.approx(60)
+    memory = int(done.stderr.splitlines()[-1])
+    print(f"{kind}: {minutes} minutes in {memory / 1e6:.0f} MB")
+    assert memory < 1e9

@@ -199,7 +199,7 @@ def test_results_come_as_windows_fill_and_the_tail_on_closing(model: Predictor) 
 
 
 def test_chunks_that_cannot_be_used_are_not_taken(model: Predictor) -> None:
-    stream = model.stream(RATE)
+    stream = model.stream()  # at the bundle's own rate
     with pytest.raises(DataError, match="NaN"):
         stream.push(np.array([np.nan]))
     with pytest.raises(ConfigError, match=r"samples\.T"):

@@ -136,9 +136,9 @@ def predict(
             sinks.append(_print_json)
         elif out is None:
             sinks.append(_table(recordings, predictor.labels, options))
-        failed = 0
+        failed: set[int] = set()
         results: Iterator[Result]
-        if ray:
+        if ray and left:
             from raudio.distribute import results as by_ray
 
             capacity = stack.enter_context(_session(address))
@@ -161,14 +161,14 @@ def predict(
             for result in results:
                 show(result)
                 if result.error is not None:
-                    failed += 1
+                    failed.add(result.position)
                     print(f"error: {result.error}", file=sys.stderr)
                 for sink in sinks:
                     sink(result)
     for file in filter(None, (out, embeddings)):
-        print(f"{len(recordings) - failed} recordings in {file}", file=sys.stderr)
+        print(f"{len(recordings) - len(failed)} recordings in {file}", file=sys.stderr)
     if failed:
-        print(f"{failed} of {len(recordings)} recordings could not be used", file=sys.stderr)
+        print(f"{len(failed)} of {len(recordings)} recordings could not be used", file=sys.stderr)
         raise typer.Exit(1)
 
 

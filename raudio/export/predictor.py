@@ -302,7 +302,7 @@ class Predictor:
 
     def stream(
         self,
-        sample_rate: int,
+        sample_rate: int | None = None,
         *,
         window: Seconds | None = None,
         stride: Seconds | None = None,
@@ -313,12 +313,13 @@ class Predictor:
         """Takes samples in chunks, as from a microphone, and gives results as windows fill.
 
         They are those of `predict` for the whole, whatever the chunks. Arguments as for `predict`;
-        without `window`, it is the bundle's `clip_seconds`.
+        without `window`, it is the bundle's `clip_seconds`, and without `sample_rate` the bundle's.
         """
         options = Options(window=window, stride=stride, top=top, threshold=threshold)
         if not options.windowed:
             options = replace(options, window=self.clip_seconds)
-        return Stream(self, sample_rate, self.resolved(options), batch_size)
+        rate = self.sample_rate if sample_rate is None else sample_rate
+        return Stream(self, rate, self.resolved(options), batch_size)
 
     def resolved(self, options: Options) -> Options:
         """The options with `window` and `stride` both or neither.

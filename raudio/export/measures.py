@@ -8,7 +8,7 @@ Shapes: N clips, C outputs, D draws of the bootstrap.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
 
@@ -58,7 +58,7 @@ class Draws:
             return cls(len(own), count)
         return cls(len(own), count, np.array([numbers[one] for one in own]))
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[NDArray[np.int64]]:
         return bootstrap.resamples(self.clips, draws=self.count, groups=self.groups)
 
     def of(self, clips: NDArray[np.int64]) -> Draws:

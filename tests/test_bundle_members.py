@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -279,6 +280,17 @@ def test_a_smaller_precision_is_measured_before_and_after(
     assert before["metrics"]["valid/loss"] == pytest.approx(whole["loss"])
     assert after["metrics"]["valid/loss"] == pytest.approx(small["loss"])
     assert before["metrics"]["valid/loss"] != after["metrics"]["valid/loss"]
+
+
+def test_weights_that_are_no_good_are_refused(measured: tuple[Path, Path], tmp_path: Path) -> None:
+    run = shutil.copytree(measured[0], tmp_path / "run")
+    path = records.trial_folder(run, "0001") / records.BEST
+    state = checkpoint.load(path)
+    state["model"] = {name: tensor * float("nan") for name, tensor in state["model"].items()}
+    checkpoint.save(path, state)
+    with pytest.raises(RunError, match="scores of the valid split that are not finite"):
+        export(run, tmp_path / "b", top=2)
+    assert not (tmp_path / "b").exists()
 
 
 def test_a_dataset_that_has_changed_is_not_measured_on(

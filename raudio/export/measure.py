@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from raudio.config.schema import Experiment
-from raudio.core.errors import DataError, UserError
+from raudio.core.errors import DataError, RunError, UserError
 from raudio.data.build import window_frames
 from raudio.data.clips import Clips, load_clips
 from raudio.data.feeds import Batch, Encode, ResidentFeed
@@ -65,9 +65,18 @@ class ValidSplit:
         return next(self.feed().windows(count))
 
     def measure(self, system: System | WaveSystem) -> tuple[dict[str, float], dict[str, Any]]:
-        """The metrics, named as in a report ("valid/accuracy"), and the task's details."""
+        """The metrics, named as in a report ("valid/accuracy"), and the task's details.
+
+        Raises:
+            RunError: scores that are not finite.
+        """
         feed = self.feed(system.task.encode)
         scores, _ = system.score(feed, 64, "cpu")
+        if not scores.isfinite().all():
+            raise RunError(
+                "these weights give scores of the valid split that are not finite; export other "
+                "trials, or in another --precision"
+            )
         targets = feed.targets().cpu()
         metrics = system.task.metrics(scores, targets)
         tell = getattr(system.task, "details", None)

@@ -43,7 +43,7 @@ def model(bundle: Path) -> Predictor:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     for number in range(6):
-        write(tmp_path / "in" / f"{number}, or so.wav", sound(3000 + 900 * number, seed=number))
+        write(tmp_path / "in" / f"{number}, où, 鳥.wav", sound(3000 + 900 * number, seed=number))
     return tmp_path / "in"
 
 
@@ -176,7 +176,7 @@ def test_embeddings(
     assert told["bundle"] == model.told(Options())["bundle"]
     found = np.stack(table["embedding"].to_numpy(zero_copy_only=False))
     window = 0.25 if windows else None
-    wanted = [model.embed(p, window=window) for p in sorted(folder.glob("*so.wav"))]
+    wanted = [model.embed(p, window=window) for p in sorted(folder.glob("*鳥.wav"))]
     np.testing.assert_allclose(found, np.concatenate(list(map(np.atleast_2d, wanted))), atol=1e-5)
     refused(invoke(bundle, folder, "--embeddings", path), "exists already")
     assert not list(tmp_path.glob(".e.parquet*"))
@@ -258,7 +258,8 @@ def test_whatever_is_cut_off_is_computed_again(
     wanted = expected(model, folder, window=window)
     size = len(content.splitlines(keepends=True)[-1])
     end = len(content)
-    for cut in (*range(end - size - 9, end, 7), end - size, end - 1, end, 0, 1, 30):
+    name = content.rindex("鳥".encode())  # its bytes, too
+    for cut in (*range(end - size - 9, end, 9), end - size, name + 1, end - 1, end, 0, 1, 30):
         (tmp_path / rows.name).write_bytes(content[:cut])
         shutil.copy(whole.with_name(f".{out.name}.begun"), tmp_path)
         with Output(out, told, LABELS, options) as output:
@@ -279,14 +280,14 @@ def test_what_could_not_be_used_is_tried_again(
     bundle: Path, model: Predictor, folder: Path, tmp_path: Path, kind: str, window: Any
 ) -> None:
     out, late = tmp_path / f"out.{kind}", folder / "late.wav"
-    shutil.copy(folder / "0, or so.wav", tmp_path / "keep.wav")
-    (folder / "0, or so.wav").write_bytes(b"broken")
+    shutil.copy(folder / "0, où, 鳥.wav", tmp_path / "keep.wav")
+    (folder / "0, où, 鳥.wav").write_bytes(b"broken")
     files = sorted(folder.iterdir())
     done = invoke(bundle, *files, late, "--out", out, *window)
     assert done.exit_code == 1
     assert "2 of 7 recordings could not be used" in done.stderr
     assert sum("error" in row for row in read(out)) == 2
-    shutil.copy(tmp_path / "keep.wav", folder / "0, or so.wav")
+    shutil.copy(tmp_path / "keep.wav", folder / "0, où, 鳥.wav")
     shutil.copy(tmp_path / "keep.wav", late)
     assert invoke(bundle, *files, late, "--out", out, *window).exit_code == 0
     wanted = expected(model, folder, **({"window": 0.25} if window else {}))

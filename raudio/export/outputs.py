@@ -201,7 +201,8 @@ class Output:
                 return
             raw.seek(-1, os.SEEK_END)
             torn = raw.read(1) != b"\n"
-        with self._rows.open(encoding="utf-8", newline="") as file:
+        # A last row may end within a character.
+        with self._rows.open(encoding="utf-8", errors="replace", newline="") as file:
             before: tuple[int, Row | None] | None = None
             for number, row in enumerate(self._format.load(file), 1):
                 if before is not None:
@@ -387,7 +388,7 @@ class _Note:
         self._path, self._of = path, of
 
     def __enter__(self) -> _Note:
-        self._file = self._path.open("a+", encoding="utf-8")
+        self._file = self._path.open("a+", encoding="utf-8", errors="replace")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

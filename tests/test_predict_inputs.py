@@ -192,6 +192,9 @@ def test_files_on_the_web(model: Predictor, folder: Path, web: str) -> None:
     good, bad = model.predict([f"{web}/b/2.FLAC", f"{web}/missing.wav"])
     assert good["scores"] == model.predict(folder / "b" / "2.FLAC")["scores"]
     assert bad["error"].startswith(f"{web}/missing.wav: cannot be read")
+    (secret,) = model.predict([f"{web}/missing.wav".replace("://", "://me:secret@")])
+    assert secret["file"] == f"{web}/missing.wav".replace("://", "://***@")
+    assert "secret" not in str(secret)
 
 
 def test_a_bucket(model: Predictor, folder: Path) -> None:

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from raudio.audio.decode import Source, blocks
 from raudio.core import storage
 from raudio.core.errors import ConfigError, DataError
+from raudio.core.secrets import without_credentials
 from raudio.core.storage import is_remote
 from raudio.core.units import Seconds
 
@@ -100,12 +101,13 @@ def is_one(recording: Any) -> bool:
 def name_of(recording: Recording) -> str | None:
     """What results call a recording; None for content and samples.
 
-    A path as it was given; bytes in it that are no UTF-8 are written as `\\xff`.
+    A path as it was given, without the password of a URI; bytes in it that are no UTF-8 are written
+    as `\\xff`.
     """
     if isinstance(recording, (Encoded, StoredClip, Decoded)):
         return recording.name
     if isinstance(recording, (str, os.PathLike)):
-        return os.fsencode(recording).decode(errors="backslashreplace")
+        return without_credentials(os.fsencode(recording).decode(errors="backslashreplace"))
     return None
 
 
@@ -241,7 +243,8 @@ def _on_disk(path: str) -> Iterator[str]:
         try:
             storage.download(path, copy)
         except OSError as error:
-            raise DataError(f"{path}: cannot be read: {error}") from error
+            reason = without_credentials(f"{path}: cannot be read: {error}")
+            raise DataError(reason) from error
         yield str(copy)
 
 

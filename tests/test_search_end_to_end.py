@@ -7,12 +7,17 @@ for bit as the undisturbed one of the fixture `whole` did.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import random
+import select
+import shlex
 import signal
 import subprocess
 import sys
+import termios
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -181,10 +186,49 @@ class Driver:
         return self.process.wait(timeout)
 
 
+class Terminal(Driver):
+    """A search that somebody has started in a shell in a terminal."""
+
+    def __init__(self, folder: Path, run: str, *args: str) -> None:
+        self.run, self.log = folder / run, folder / f"{run}.log"
+        ours, theirs = os.openpty()
+        self.process = subprocess.Popen(
+            ["bash", "--norc", "-i"],
+            cwd=folder,
+            env=environment(folder),
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        )
+        os.close(theirs)
+        os.write(ours, shlex.join(command(*args)).encode() + b"\n")
+        self._closed = threading.Event()
+        self._shows = threading.Thread(target=self._show, args=(ours,))
+        self._shows.start()
+
+    def close(self) -> None:
+        self._closed.set()
+        self._shows.join()
+
+    def _show(self, terminal: int) -> None:
+        with self.log.open("wb") as log:
+            while not self._closed.is_set():
+                if select.select([terminal], [], [], 0.05)[0]:
+                    log.write(os.read(terminal, 1 << 16))
+                    log.flush()
+        os.close(terminal)
+
+
 def start(folder: Path, run: str, *args: str, trials: int = TRIALS) -> Driver:
+    return Driver(folder, run, *searching(run, *args, trials=trials))
+
+
+def searching(run: str, *args: str, trials: int = TRIALS) -> tuple[str, ...]:
     paths = ("dataset.path=data", f"run.dir={run}")
     space = () if any(arg.startswith("space=") for arg in args) else ("space=./space.yaml",)
-    return Driver(folder, run, "search", *paths, *space, *COMMON, f"search.trials={trials}", *args)
+    return ("search", *paths, *space, *COMMON, f"search.trials={trials}", *args)
 
 
 def is_report(trial: str, epoch: int) -> Callable[[Mapping[str, Any]], bool]:
@@ -424,6 +468,27 @@ def test_ctrl_c_stops_within_seconds_and_a_larger_budget_goes_on(
     assert [trial.state for trial in history.trials.values()][-1] == "stopped"
 
     result = raudio(place, "resume", "stopped", f"search.trials={TRIALS}")
+    assert result.returncode == 0, result.stderr
+    assert outcome(driver.run) == outcome(whole)
+    assert len(ends(driver.run)) == len(set(ends(driver.run))) == TRIALS
+
+
+def test_a_closed_terminal_stops_it_as_ctrl_c_does(
+    place: Path, whole: Path, orphans: list[Process]
+) -> None:
+    driver = Terminal(place, "closed", *searching("closed"))
+    try:
+        driver.until(is_report("0001", 1))
+        orphans += (family := driver.family())
+    finally:
+        driver.close()
+    assert outlive(without_agents(family), 20) == []
+    history = read_history(driver.run)
+    assert (history.state, history.reason) == ("stopped", "interrupted")
+    assert [trial.state for trial in history.trials.values()] == ["completed", "stopped"]
+    assert (driver.run / "bundle").exists()
+
+    result = raudio(place, "resume", "closed")
     assert result.returncode == 0, result.stderr
     assert outcome(driver.run) == outcome(whole)
     assert len(ends(driver.run)) == len(set(ends(driver.run))) == TRIALS

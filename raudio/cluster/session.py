@@ -134,15 +134,16 @@ def _connect(settings: Cluster, log: Path, dashboard: bool) -> None:
     if settings.address == "local":
         (node,) = local_capacity(settings).nodes
         try:
-            ray.init(
-                address="local",  # never a cluster that a left-over address file points to
-                num_cpus=int(node.cpus),
-                _memory=node.memory,  # what was planned with, whatever happens to be free now
-                include_dashboard=dashboard,
-                dashboard_host="127.0.0.1",
-                _node_ip_address="127.0.0.1",
-                **common,
-            )
+            with _deaf_to_hangup():
+                ray.init(
+                    address="local",  # never a cluster that a left-over address file points to
+                    num_cpus=int(node.cpus),
+                    _memory=node.memory,  # what was planned with, whatever happens to be free now
+                    include_dashboard=dashboard,
+                    dashboard_host="127.0.0.1",
+                    _node_ip_address="127.0.0.1",
+                    **common,
+                )
         except Exception as error:  # Ray has no class of its own for it
             with log.open("a", encoding="utf-8") as file:
                 file.write(traceback.format_exc())
@@ -161,6 +162,17 @@ def _connect(settings: Cluster, log: Path, dashboard: bool) -> None:
             f"cluster.address={settings.address!r}: no Ray cluster answers there ({reason}); "
             "start one with `ray start --head`, or leave the setting out to use this machine"
         ) from error
+
+
+@contextlib.contextmanager
+def _deaf_to_hangup() -> Iterator[None]:
+    """What is started in the block is never told that the terminal was closed: Ray would be gone
+    before its driver had stopped. (Ray does the same for Ctrl-C.) The driver is told after it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def present_capacity(settings: Cluster) -> Capacity:

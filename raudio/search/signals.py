@@ -2,6 +2,9 @@
 
 SIGTERM, which a cluster's manager sends, and SIGHUP, which comes when a terminal is closed, are
 what Ctrl-C is. A program that is to outlive its terminal (`nohup`) ignores SIGHUP, and goes on to.
+
+A terminal is closed once, and often told of twice, by its shell and by the system: SIGHUP is
+ignored from the first one on.
 """
 
 from __future__ import annotations
@@ -37,13 +40,18 @@ def interruptible() -> Iterator[threading.Event]:
 
 @contextmanager
 def _handled(handle: Callable[[int, FrameType | None], Any]) -> Iterator[None]:
+    def once(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_IGN)
+        handle(number, frame)
+
     before = {}
     if threading.current_thread() is threading.main_thread():  # others get none
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
-                before[number] = signal.signal(number, handle)
+                before[number] = signal.signal(number, once if number == signal.SIGHUP else handle)
     try:
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            if signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, handler)

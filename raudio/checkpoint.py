@@ -64,14 +64,14 @@ def take_over(folder: Path) -> None:
     """Makes a donor's checkpoint in `folder`, if there is one, the trial's own.
 
     Weights, optimizer and step are the donor's. What the trial has reported remains its own: its
-    last report, and its best value, which `BEST` is the weights of. Interrupted, it is done again.
+    last reports, and its best value, which `BEST` is the weights of. Interrupted, it is done again.
 
     Raises:
         RunError: a checkpoint is damaged.
     """
     donor = folder / DONOR
     if donor.exists():
-        own = {key: load(folder / LAST)[key] for key in ("best", "report")}
+        own = {key: load(folder / LAST)[key] for key in ("best", "earlier", "report")}
         save(folder / LAST, load(donor) | own | {"stale": 0, "taken_over": True})
         donor.unlink()
 

@@ -2,8 +2,8 @@
 turn, and no Ray.
 
 `Trainer` stands for a trial's process: it keeps its epoch in `last.pt`, goes on from there, and
-reports its checkpoint again when it does. A driver that is killed is a record writer that raises
-after, or before, the record in question.
+reports what its checkpoint holds again when it does. A driver that is killed is a record writer
+that raises after, or before, the record in question.
 """
 
 from __future__ import annotations
@@ -183,6 +183,9 @@ class Trainer:
         self.session, self.id = session, spec.id
         self.folder = trial_folder(session.run, spec.id)
         self.folder.mkdir(parents=True, exist_ok=True)
+        if spec.new:
+            for name in (LAST, BEST, DONOR):
+                (self.folder / name).unlink(missing_ok=True)
         trial = session.engine.history.trials[spec.id]
         self.values = values({**trial.params, "repeat": trial.repeat})
         # A search with a goal of its own knows of costs, too.
@@ -190,13 +193,14 @@ class Trainer:
         self.costs = {"cost/params": 1000.0 * width} if session.goal else {}
         last = self.folder / LAST
         donor = self.folder / DONOR
-        if donor.exists():
+        self.copied = donor.exists()
+        if self.copied:
             donor.replace(last)
         self.epoch = json.loads(last.read_text()) if last.exists() else 0
         self.repeat = self.epoch > 0
 
     def step(self) -> bool:
-        """An epoch and its report, or that of the checkpoint again; whether it goes on."""
+        """An epoch and its report, or those of the checkpoint again; whether it goes on."""
         goal = self.session.goal
         if goal is not None and not self.epoch and goal.broken(self.costs):
             self.session.engine.exclude(self.id, "over the limit", self.costs)
@@ -209,11 +213,13 @@ class Trainer:
             if so_far[-1] == max(so_far):
                 (self.folder / BEST).write_text(json.dumps(self.epoch))
             (self.folder / LAST).write_text(json.dumps(self.epoch))
+        first = self.repeat and not self.copied
+        goes_on = True
+        for epoch in range(1 if first else self.epoch, self.epoch + 1):
+            metrics = {METRIC: self.values[epoch - 1], **self.costs}
+            goes_on = self.session.engine.report(self.id, epoch, metrics, 1.0, epoch == EPOCHS)
         self.repeat = False
-        value = self.values[self.epoch - 1]
-        return self.session.engine.report(
-            self.id, self.epoch, {METRIC: value, **self.costs}, 1.0, self.epoch == EPOCHS
-        )
+        return goes_on
 
 
 def outcome(run: Path) -> dict[str, Any]:

@@ -346,6 +346,22 @@ def test_killed_with_several_slots_nothing_is_lost_and_nothing_runs_twice(
         assert len(files(run)) == 2
 
 
+@pytest.mark.slow
+def test_records_that_were_lost_with_the_power_leave_no_hole(
+    tmp_path: Path, clock: Clock, whole: tuple[dict[str, Any], int]
+) -> None:
+    """Checkpoints are on the disk at once, records a second later."""
+    expected, count = whole
+    for deadline in range(8, count, 7):
+        run = tmp_path / str(deadline)
+        with pytest.raises(KilledError):
+            Session(run, clock, deadline=deadline).drive()
+        records = (run / RECORDS).read_bytes().splitlines(keepends=True)
+        (run / RECORDS).write_bytes(b"".join(records[: -1 - deadline % 5]))
+        Session(run, clock).finish()
+        assert outcome(run) == expected, deadline
+
+
 @pytest.mark.parametrize("torn", [b"{", b'{"event": "report", "id": "0', b'{"event"}\n'])
 def test_a_torn_last_line_is_cut_off(
     tmp_path: Path, clock: Clock, whole: tuple[dict[str, Any], int], torn: bytes

@@ -109,7 +109,12 @@ def test_a_trial_that_is_opened_again_starts_with_a_clean_sheet(
     monkeypatch.setattr(trial, "launch", lambda *args, **kwargs: None)
     experiment = compose.compose([]).experiment
     assert [run(), run(), run()] == [[], [], []]
-    trial.open_trial(tmp_path, TrialSpec("0000", experiment))
+    last = tmp_path / "trials" / "0000" / "last.pt"
+    last.write_bytes(b"its own")
+    trial.open_trial(tmp_path, TrialSpec("0000", experiment, new=False))
     assert run() == []
+    assert last.exists()
+    trial.open_trial(tmp_path, TrialSpec("0000", experiment))
+    assert not last.exists()
     kept = (tmp_path / "trials" / "0000" / EXPERIMENT_YAML).read_text()
     assert load_yaml(kept, type(experiment)) == experiment

@@ -50,10 +50,14 @@ from raudio.search.turns import Turns
 
 @dataclass(frozen=True)
 class TrialSpec:
-    """A trial to run: its id and the experiment that it trains."""
+    """A trial to run: its id, the experiment that it trains, and whether it has been begun before.
+
+    What is in the folder of a new one is of a trial whose records were lost with the power.
+    """
 
     id: str
     experiment: Experiment
+    new: bool = True
 
 
 class Engine:
@@ -244,12 +248,13 @@ class Engine:
                 continue
             experiment = self._replicates.experiment(experiment, trial.repeat)
             signature = self._signature(experiment)
+            new = trial.id not in self.history.trials
             same = self._reuse.same_as(trial, signature)
             self._start(trial, signature, same)
             if same is not None:
                 self._answer(trial.id, same)
                 continue
-            return TrialSpec(trial.id, experiment)
+            return TrialSpec(trial.id, experiment, new)
         return None
 
     def _trial(self) -> TrialHistory | None:

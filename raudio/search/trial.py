@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from raudio.config.goal import Goal
 from raudio.config.validate import dump_yaml, experiment_from
 from raudio.core.storage import write_atomic
-from raudio.records import ERROR_TXT, EXPERIMENT_YAML, LAST, trial_folder
+from raudio.records import BEST, DONOR, ERROR_TXT, EXPERIMENT_YAML, LAST, trial_folder
 from raudio.search.failures import CRASH, kind_of, reason_of
 from raudio.training.launch import LostWorkerError, as_result, launch
 from raudio.training.worker import Data, OverLimitError
@@ -33,6 +33,9 @@ def open_trial(run: Path, spec: TrialSpec) -> None:
     """Makes the folder of a trial that is about to start."""
     folder = trial_folder(run, spec.id)
     folder.mkdir(parents=True, exist_ok=True)
+    if spec.new:
+        for name in (LAST, BEST, DONOR):
+            (folder / name).unlink(missing_ok=True)
     write_atomic(folder / EXPERIMENT_YAML, dump_yaml(spec.experiment))
     (folder / _ATTEMPTS).unlink(missing_ok=True)
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -45,6 +46,9 @@ if TYPE_CHECKING:
 
 #: Training clips that the normalisation of a front end is measured on.
 FIT_CLIPS = 512
+#: Earlier reports that a checkpoint holds beside its own: more than are made in the second in which
+#: what their receiver wrote may not be on its disk yet.
+_EARLIER = 64
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,8 @@ def train(
     After every epoch, in this order: `checkpoint.BEST` is written if the metric is better than
     ever, `checkpoint.LAST` is written, `report` is called. Whatever `report` raises ends the
     training, with both files whole. If `folder` holds `checkpoint.LAST`, training goes on from it
-    and its report is given again first: the receiver drops what it has.
+    and its reports, the last ones, are given again first: the receiver drops what it has, and has
+    lost others when the power went.
 
     Args:
         experiment: resolved.
@@ -126,13 +131,16 @@ def train(
     step, epoch, stale = 0, 0, 0
     known, spent = dict(costs or {}), 0.0
     best = -math.inf if mode == "max" else math.inf
+    given: deque[Report] = deque(maxlen=_EARLIER + 1)
 
     saved = _from_first_rank(_read(folder, identity) if rank == 0 else None, world)
     if saved is not None:
         _restore(saved, system, make_step)
         step, epoch, stale, best = (saved[key] for key in ("step", "epoch", "stale", "best"))
-        last = Report(**saved["report"])
-        report(last)
+        given.extend(Report(**each) for each in (*saved["earlier"], saved["report"]))
+        for each in given:
+            report(each)
+        last = given[-1]
         if last.final:
             return
         known = {name: last.metrics.get(name, known[name]) for name in known}
@@ -180,6 +188,7 @@ def train(
         final = step == length.steps or stale == training.patience
         seconds = time.perf_counter() - started
         told = Report(epoch, metrics | meter.read(seconds), seconds, final)
+        given.append(told)
 
         if folder is not None and rank == 0:
             weights = {"model": system.state_dict(), "epoch": epoch, **identity}
@@ -195,6 +204,7 @@ def train(
                 "step": step,
                 "stale": stale,
                 "best": best,
+                "earlier": [asdict(each) for each in given][:-1],
                 "report": asdict(told),
             }
             checkpoint.save(folder / checkpoint.LAST, weights | going_on)

@@ -17,8 +17,10 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+import typer
 import yaml
 
+from raudio.cli.search import show
 from raudio.core.errors import ConfigError, DataError, RunError
 from raudio.data.prepare import Options, prepare
 from raudio.data.synth import synth
@@ -290,7 +292,31 @@ def test_a_run_that_has_lost_a_file_says_which(wanted: list[int | None], tmp_pat
     (run / "trials" / "0000").mkdir(parents=True)
     with pytest.raises(RunError, match=r"records\.jsonl' is empty.*is lost"):
         runner.resume(run, quiet=True)
+    (run / "trials" / "0000").rmdir()
+    (run / "trials").rmdir()
+    (run / "trials").write_text("in its place")
+    with pytest.raises(RunError, match=r"trials' is not a folder"):
+        runner.resume(run, quiet=True)
     assert wanted == [2, 2]
+
+
+def test_without_a_bundle_a_search_says_why(
+    wanted: list[int | None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    result = runner.search("search.trials=2", f"run.dir={run}", quiet=True)
+    assert result.bundle is None
+    assert "none of its 0 trials has finished an epoch" in (result.unexported or "")
+    report = {"event": "report", "id": "0000", "epoch": 1, "metrics": {"valid/accuracy": 0.5}}
+    start = {"event": "trial_start", "id": "0000", "params": {}}
+    with (run / "records.jsonl").open("a") as records:
+        records.writelines(json.dumps({**record, "time": 1.0}) + "\n" for record in (start, report))
+    result = runner.resume(run, quiet=True)
+    with pytest.raises(typer.Exit):
+        show(result, as_json=False)
+    assert "bundle  none: run" in (said := capsys.readouterr().out)
+    assert "best.pt any more" in said
+    assert runner.search(f"run.dir={tmp_path / 'other'}", "run.export=false").unexported is None
 
 
 def test_a_run_and_its_dataset_may_move(

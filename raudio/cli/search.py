@@ -45,6 +45,7 @@ def show(result: SearchResult, as_json: bool) -> None:
         data = {
             **tables.as_data(result.name, history),
             "bundle": result.bundle and str(result.bundle),
+            "unexported": result.unexported,
         }
         typer.echo(json.dumps(data, indent=2))
     else:
@@ -59,6 +60,8 @@ def show(result: SearchResult, as_json: bool) -> None:
             out.print(f"bundle  {result.bundle}", highlight=False, markup=False)
             predict = f"predict with it:  raudio predict {result.bundle} FILE.wav"
             out.print(predict, highlight=False, markup=False)
+        if result.unexported is not None:
+            out.print(f"bundle  none: {result.unexported}", highlight=False, markup=False)
         if result.state == "stopped":
             go_on = f"go on with it:  raudio resume {result.name}"
             out.print(go_on, highlight=False, markup=False)

@@ -175,6 +175,8 @@ def _why_none(history: History, file: str) -> str:
         return f"all {len(failed)} trials failed ({failed[0].kind}: {failed[0].reason})"
     if file == records.LAST:
         return "the last weights of a trial go when it ends; take --weights best"
+    if any(trial.reports for trial in history.trials.values()):
+        return f"none of its trials has its {file} any more, which a search keeps of its best"
     return f"none of its {len(history.trials)} trials has finished an epoch; see raudio status"
 
 

@@ -67,6 +67,7 @@ class SearchResult:
         best: the best trial; None when none has a value.
         bundle: the exported best trial; None when there is none, or `run.export=false`.
         state: completed, stopped (by the user) or failed.
+        unexported: why there is no bundle, where there was to be one.
     """
 
     run: Path
@@ -75,6 +76,7 @@ class SearchResult:
     best: TrialHistory | None
     bundle: Path | None
     state: str
+    unexported: str | None = None
 
 
 # --- the three ways in -------------------------------------------------------------------------
@@ -221,14 +223,26 @@ def _run(job: Job, place: InPlace | Mirror, *, quiet: bool, resumed: bool) -> Se
                 engine.close(state, reason)
         if state == "failed":
             display.say(f"the search stopped: {reason}; go on with it: raudio resume {place.name}")
-        bundle = _export(job, folder, state, display)
+        bundle, unexported = None, None
+        if configuration.run.export and state != "failed":
+            try:
+                bundle = _export(folder)
+            except RunError as error:  # no trial has finished an epoch, or a checkpoint is damaged
+                unexported = str(error)
     best = engine.history.best()
-    return SearchResult(folder, place.name, engine.history, best, bundle, state)
+    return SearchResult(folder, place.name, engine.history, best, bundle, state, unexported)
 
 
 def _check_records(folder: Path, history: History) -> None:
-    """Refuses a run that has lost its records: it would begin anew as if nothing had happened."""
-    if not history.sessions and any((folder / TRIALS).glob("*")):
+    """Refuses a run that has lost its records: it would begin anew as if nothing had happened; and
+    one whose trials cannot have folders."""
+    trials = folder / TRIALS
+    if trials.exists() and not trials.is_dir():
+        raise RunError(
+            f"{str(trials)!r} is not a folder; put the run's own back, or remove this to go on "
+            "without checkpoints: trials that have not ended are then trained from the start"
+        )
+    if not history.sessions and any(trials.glob("*")):
         raise RunError(
             f"{str(folder / RECORDS)!r} is empty, and {str(folder / TRIALS)!r} is not: what had "
             "happened in this run is lost; restore the file, or start a new search"
@@ -353,18 +367,16 @@ def _plan_now(job: Job, first: Plan, engine: Engine) -> Plan:
     return fitting(search) if wanted is not None and wanted < found.slots else found
 
 
-def _export(job: Job, folder: Path, state: str, display: Display) -> Path | None:
-    """The best trial as a bundle in the run, made anew when the run went on."""
-    if not job.configuration.run.export or state == "failed":
-        return None
+def _export(folder: Path) -> Path:
+    """The best trial as a bundle in the run, made anew when the run went on.
+
+    Raises:
+        RunError: there is nothing to export.
+    """
     from raudio.export.make import export
 
     bundle, new = folder / BUNDLE, folder / f".{BUNDLE}"
     shutil.rmtree(new, ignore_errors=True)
-    try:
-        export(folder, new)
-    except RunError as error:  # no trial has finished an epoch, or a checkpoint is damaged
-        display.say(f"not exported: {error}")
-        return None
+    export(folder, new)
     shutil.rmtree(bundle, ignore_errors=True)
     return new.rename(bundle)

@@ -119,6 +119,7 @@ def test_a_flac_that_does_not_say_its_length_is_named() -> None:
         (encode(np.array([0, np.inf, -np.inf], "f4"), 8000, "WAV", "FLOAT"), "NaN or infinite"),
         (encode(np.random.default_rng(0).normal(size=9000) / 9, 8000, "FLAC")[:9000], "lost sync"),
     ],
+    ids=["text", "nothing", "empty", "nan", "infinite", "cut"],
 )
 def test_what_cannot_be_used_is_named(content: bytes, reason: str) -> None:
     with pytest.raises(DataError, match=rf"^clip 7: .*{reason}"):

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlparse
+from urllib.request import Request, urlopen
 
 _SLOW_DOWN = (
     b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
@@ -131,6 +132,8 @@ def s3() -> Iterator[Proxy]:
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
+    # What earlier servers of this process held is still there.
+    urlopen(Request(f"http://{host}:{port}/moto-api/reset", method="POST")).close()
     fsspec.get_filesystem_class("s3").clear_instance_cache()  # which goes to an earlier server
     try:
         with proxy(f"http://{host}:{port}") as front:

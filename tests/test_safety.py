@@ -127,7 +127,7 @@ def test_cut_at_every_byte_the_record_is_whole_up_to_there(tmp_path: Path, clock
         whole = content[:size].count(b"\n")
         assert list(read_records(torn)) == records[:whole]
         with RecordWriter(torn / RECORDS, clock) as writer:
-            writer.append("lost", id="0000", reason="é")
+            writer.append("search_start", version="é", metric="valid/accuracy", mode="max")
         assert (torn / RECORDS).read_bytes().startswith(b"".join(lines[:whole]))
         assert len(list(read_records(torn))) == whole + 1
 

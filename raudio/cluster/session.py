@@ -186,6 +186,8 @@ def present_capacity(settings: Cluster) -> Capacity:
 @contextlib.contextmanager
 def _logs_in(log: Path) -> Iterator[None]:
     """Sends what Ray and Optuna log, and Python's warnings, to a file instead of the screen."""
+    from ray._private import worker  # first: Ray sets its logger up when it is imported
+
     handler = logging.FileHandler(log, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(message)s"))
     loggers = [logging.getLogger(name) for name in ("ray", "optuna", "py.warnings")]
@@ -194,8 +196,6 @@ def _logs_in(log: Path) -> Iterator[None]:
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(logging.INFO)
     logging.captureWarnings(True)
-    from ray._private import worker
-
     # What goes wrong in a cluster, Ray prints on standard output, whoever reads that.
     printed = worker.print_to_stdstream
     worker.print_to_stdstream = lambda data, ignore_prefix: loggers[0].warning(

@@ -328,6 +328,12 @@ def test_a_second_driver_is_refused_and_told_who_holds_the_run(tmp_path: Path) -
         pass
 
 
+def test_a_run_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / ".lock").mkdir()  # whoever runs tests as root may write everything else
+    with pytest.raises(RunError, match="cannot be written: Is a directory; make it writable"):
+        RunLock(tmp_path).__enter__()
+
+
 def test_the_kernel_lets_go_of_a_killed_driver_and_its_children_do_not_hold(
     tmp_path: Path,
 ) -> None:

@@ -35,10 +35,16 @@ class RunLock:
         """Takes the lock.
 
         Raises:
-            RunError: another driver holds it.
+            RunError: another driver holds it, or nothing can be written there.
         """
-        self.run.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.run / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            self.run.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.run / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise RunError(
+                f"run folder {str(self.run)!r} cannot be written: {error.strerror}; make it "
+                "writable, or go on with a copy of it"
+            ) from error
         # `is_locked` of another process takes a shared lock for a moment: not a driver, so wait.
         for patience in (0.05, 0.1, 0.2, 0.0):
             try:

@@ -216,7 +216,7 @@ def show(found: Mapping[str, Any], budgets: Sequence[int], epochs: int, console:
             name,
             f"{row['epochs_needed']:.0f}",
             f"{low:.0f} to {high:.0f}",
-            f"{row['ratio']:.1f}x",
+            f"{row['ratio']:.1f}x" if row["ratio"] else "",
             f"{row['reached']:.0%}",
             *(f"{row['mean_at'][at]:.4f}" if at in row["mean_at"] else "" for at in budgets),
         )

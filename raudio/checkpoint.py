@@ -71,7 +71,9 @@ def take_over(folder: Path) -> None:
     """
     donor = folder / DONOR
     if donor.exists():
-        own = {key: load(folder / LAST)[key] for key in ("best", "earlier", "report")}
+        before = load(folder / LAST)
+        own = {key: before[key] for key in ("best", "report")}
+        own["earlier"] = before.get("earlier", [])  # which older ones have none of
         save(folder / LAST, load(donor) | own | {"stale": 0, "taken_over": True})
         donor.unlink()
 

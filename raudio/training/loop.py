@@ -137,7 +137,7 @@ def train(
     if saved is not None:
         _restore(saved, system, make_step)
         step, epoch, stale, best = (saved[key] for key in ("step", "epoch", "stale", "best"))
-        given.extend(Report(**each) for each in (*saved["earlier"], saved["report"]))
+        given.extend(Report(**each) for each in (*saved.get("earlier", ()), saved["report"]))
         for each in given:
             report(each)
         last = given[-1]

@@ -17,7 +17,7 @@ from raudio.config import compose
 from raudio.config.schema import ASHA, Median, Search
 from raudio.core.errors import ConfigError
 from raudio.search.brackets import allocation
-from raudio.search.scheduler import Scheduler, check_grace, grace_period
+from raudio.search.scheduler import Scheduler, grace_period
 
 
 def scheduler(mode: str = "max", epochs: int = 9, grace: int = 1, **settings: Any) -> Scheduler:
@@ -381,21 +381,11 @@ def test_equal_values_are_judged_as_ray_judges_them(mode: str, factor: float) ->
 
 
 @pytest.mark.parametrize(
-    ("grace", "epochs", "cure"),
-    [(13, 12, "give at most 11"), (12, 12, "at most 11"), (1, 1, "train longer")],
-)
-def test_a_grace_as_long_as_a_trial_is_refused(grace: int, epochs: int, cure: str) -> None:
-    with pytest.raises(ConfigError, match=rf"search\.grace={grace} .* {epochs} epochs?.* {cure}"):
-        check_grace(Search(grace=grace), epochs)
-    check_grace(Search(grace=11), 12)
-    check_grace(Search(), 1)
-
-
-@pytest.mark.parametrize(
     ("settings", "epochs", "grace", "note"),
     [
         ({}, 12, 1, "asha: rungs at epochs 1, 3, 9 of 12; one in 3 passes each"),
         ({}, 1, 1, "asha stops nobody: it begins at epoch 1, the last of a trial"),
+        ({}, 4, 4, "asha stops nobody: it begins at epoch 4, the last of a trial"),
         (
             {"asha": ASHA(brackets=2)},
             27,

@@ -36,7 +36,7 @@ from raudio.search.planner import Plan, plan, trials_in_all
 from raudio.search.prior import Prior
 from raudio.search.replicates import notes as replicates_notes
 from raudio.search.sampler import check_points, examples
-from raudio.search.scheduler import Scheduler, check_grace, check_population, grace_period
+from raudio.search.scheduler import Scheduler, check_population, grace_period
 from raudio.search.space import Space
 from raudio.tracking import build as trackers
 from raudio.training.budget import count_epochs
@@ -140,7 +140,6 @@ def check(overrides: Sequence[str], *, single: bool = False, echo: Callable[[str
         )
     else:
         configuration, space, plain = spaces.resolve(overrides)
-        check_grace(configuration.search, count_epochs(configuration.experiment.training))
     _check_folder(configuration)
     job = job_on_data(configuration, plain, space, echo)
     return job if single else _with_prior(job)

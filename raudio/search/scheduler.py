@@ -26,21 +26,6 @@ def grace_period(search: Search, epochs: int, warmup: float) -> int:
     return min(epochs, max(1, math.ceil(epochs / 16), math.floor(warmup * epochs) + 1))
 
 
-def check_grace(search: Search, epochs: int) -> None:
-    """Refuses a grace that lasts as long as a trial.
-
-    Raises:
-        ConfigError: so it does.
-    """
-    if search.grace is not None and search.grace >= epochs:
-        cure = f"give at most {epochs - 1}" if epochs > 1 else "train longer"
-        raise ConfigError(
-            f"search.grace={search.grace} leaves nothing of a trial of {epochs} "
-            f"epoch{'' if epochs == 1 else 's'} in which it could be stopped; {cure}, or "
-            "search.scheduler=none"
-        )
-
-
 def check_population(search: Search) -> None:
     """Refuses what a population cannot be searched with; other schedulers pass.
 

@@ -138,10 +138,16 @@ class Setting:
 
 
 @cache
+def type_hints(cls: type) -> Mapping[str, Any]:
+    """The types of a dataclass's fields; kept, since reading them compiles each annotation."""
+    return typing.get_type_hints(cls)
+
+
+@cache
 def settings_in(cls: type, prefix: str) -> dict[str, Setting]:
     """The settings of a dataclass and of the groups inside it; `name` is left out."""
     found: dict[str, Setting] = {}
-    hints = typing.get_type_hints(cls)
+    hints = type_hints(cls)
     for field in dataclasses.fields(cls):
         key, hint = f"{prefix}{field.name}", hints[field.name]
         if dataclasses.is_dataclass(hint):

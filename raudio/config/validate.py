@@ -12,6 +12,7 @@ import difflib
 import inspect
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from operator import attrgetter
 from typing import Any, TypeVar
 
@@ -21,7 +22,7 @@ from raudio.config import chain, samplers, schedulers, schema
 from raudio.config.axes import text
 from raudio.config.meta import Meta, group
 from raudio.config.schema import Configuration, Experiment
-from raudio.config.setting import Setting, check_ranges, settings_in, unwrap
+from raudio.config.setting import Setting, check_ranges, settings_in, type_hints, unwrap
 from raudio.core.components import TRACKERS
 from raudio.core.errors import ConfigError, closest, unknown
 from raudio.core.registry import Registry, load_plugins
@@ -37,8 +38,13 @@ _KINDS = {"features": "front end"}
 # --- what there is to set ------------------------------------------------------------------------
 
 
-def groups() -> dict[str, type | None]:
+def groups() -> Mapping[str, type | None]:
     """The sections of a configuration: name -> settings class, None where there are variants."""
+    return _groups(schema.Augment, schema.Tracking)
+
+
+@cache
+def _groups(*grown: type) -> Mapping[str, type | None]:  # a plugin's component makes other classes
     found: dict[str, type | None] = {}
     for owner in (Experiment, Configuration):
         hints = typing.get_type_hints(owner)
@@ -216,7 +222,6 @@ def raise_problems(problems: Iterable[str | ConfigError]) -> None:
 
 def _experiment(mapping: Mapping[str, Any], problems: list[str]) -> Experiment:
     values: dict[str, Any] = {}
-    hints = typing.get_type_hints(Experiment)
     start = len(problems)
     known = [field.name for field in dataclasses.fields(Experiment)]
     top = settings_in(Experiment, "")
@@ -233,7 +238,8 @@ def _experiment(mapping: Mapping[str, Any], problems: list[str]) -> Experiment:
         elif name in top:
             values[name] = _value(top[name], mapping.get(name, top[name].default), problems)
         else:
-            values[name] = _built(hints[name], given, f"{name}.", problems)
+            cls = typing.cast(type, groups()[name])
+            values[name] = _built(cls, given, f"{name}.", problems)
     for key in mapping:
         if key not in known:
             problems.append(f"{key}={text(mapping[key])}: {unknown('setting', key, known)}")
@@ -252,7 +258,7 @@ def _built(cls: type, given: Any, prefix: str, problems: list[str]) -> Any:
         problems.append(f"{prefix[:-1]}={text(given)}: a group of settings is wanted here")
         return None
     values: dict[str, Any] = {}
-    hints = typing.get_type_hints(cls)
+    hints = type_hints(cls)
     known = settings_in(cls, prefix)
     for field in dataclasses.fields(cls):
         name, key = field.name, f"{prefix}{field.name}"

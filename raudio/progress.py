@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from contextlib import suppress
 from statistics import fmean, stdev
 from typing import Any
 
@@ -16,6 +16,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
+from raudio.core.storage import exists, join
 from raudio.core.units import format_seconds, format_value
 from raudio.records import (
     COMPLETED,
@@ -29,7 +30,7 @@ from raudio.records import (
     Configuration,
     History,
     TrialHistory,
-    trial_folder,
+    trial_file,
 )
 
 #: The states that trials and runs can be read in, and how the terminal shows them.
@@ -159,7 +160,7 @@ def rungs(history: History) -> list[list[tuple[int, int]]]:
     ]
 
 
-def line(history: History, record: Mapping[str, Any], run: Path) -> str | None:
+def line(history: History, record: Mapping[str, Any], run: str | os.PathLike[str]) -> str | None:
     """What a record says, where there is no table; None of what goes without saying.
 
     Trials that end, lose their process or are tried again, and the epochs of a training of one.
@@ -167,11 +168,13 @@ def line(history: History, record: Mapping[str, Any], run: Path) -> str | None:
     Args:
         history: after the record.
         record: the newest.
-        run: the run folder.
+        run: the run, a folder or a URI.
     """
     event = record["event"]
     if event == "lost":
         return f"{record['id']}  process lost ({record['reason']}); going on"
+    if event == "preempted":
+        return f"{record['id']}  {record['reason']}; going on elsewhere"
     if event == "retry":
         changed = settings(record["changed"])
         return f"{record['id']}  {record['kind']} ({record['reason']}); again with {changed}"
@@ -197,8 +200,12 @@ def failure(trial: TrialHistory, run: str | os.PathLike[str]) -> str:
 
 def traceback_file(trial: TrialHistory, run: str | os.PathLike[str]) -> str | None:
     """Where the traceback of a trial's failure is; None where there is none."""
-    path = trial_folder(Path(run), trial.id) / ERROR_TXT
-    return str(path) if trial.kind is not None and path.is_file() else None
+    if trial.kind is None:
+        return None
+    path = join(run, trial_file(trial.id, ERROR_TXT))
+    with suppress(OSError):  # a store that cannot be asked
+        return path if exists(path) else None
+    return None
 
 
 def curve(trial: TrialHistory, metric: str) -> str:
@@ -247,7 +254,9 @@ def _done(history: History) -> Text:
     wanted = history.budget.trials
     text = Text(f"{done} {unit}" if wanted is None else f"{done} of {wanted} {unit}", style="bold")
     always = (COMPLETED, PRUNED, FAILED, RUNNING)
-    parts = (f"{counts[state]} {state}" for state in STATES if state in always or counts[state])
+    parts = [f"{counts[state]} {state}" for state in STATES if state in always or counts[state]]
+    if count := sum(trial.preemptions for trial in history.trials.values()):
+        parts.append(f"{count} preemption{'' if count == 1 else 's'}")
     return text.append(f"  {further}{', '.join(parts)}", style="not bold")
 
 
@@ -349,7 +358,7 @@ def _epochs(history: History, trial: TrialHistory) -> str:
     return str(trial.epochs) if history.epochs is None else f"{trial.epochs}/{history.epochs}"
 
 
-def _ended(history: History, trial: TrialHistory, run: Path) -> str:
+def _ended(history: History, trial: TrialHistory, run: str | os.PathLike[str]) -> str:
     value = format_value(trial.value(history.metric, history.mode))
     best = history.best()
     mark = "  best so far" if best is not None and best.id == trial.id else ""

@@ -23,20 +23,23 @@ from optuna.storages.journal import JournalFileBackend
 from raudio.config.axes import Choice, Interval
 from raudio.config.goal import Goal
 from raudio.config.schema import Search
+from raudio.core import storage
 from raudio.core.errors import ConfigError
+from raudio.core.storage import join
 from raudio.records import (
     BEST,
     DONOR,
     JOURNAL,
     LAST,
     RECORDS,
+    TRIALS,
     History,
     RecordWriter,
     read_history,
     read_records,
-    trial_folder,
 )
 from raudio.search.engine import Engine, TrialSpec
+from raudio.search.mirror import InPlace, Mirror
 from raudio.search.prior import Prior
 from raudio.search.replicates import Replicates
 from raudio.search.sampler import Sampler
@@ -121,9 +124,11 @@ class Session:
         space: Space = SPACE,
         folds: Sequence[int] = (),
         prior: Prior | None = None,
+        place: InPlace | Mirror | None = None,
         **settings: Any,
     ) -> None:
         self.run, self.clock, self.mode, self.goal = run, clock, mode, goal
+        self.place = place or InPlace(str(run), run)
         modes = mode if goal is None else tuple(goal.objectives.values())
         prior = prior or Prior()
         search = Search(**{"trials": 12, "keep": 2, "seed": 1, **settings})
@@ -151,6 +156,7 @@ class Session:
             answers=prior.answers,
             time_budget=time_budget,
             watch=self.seen.append,
+            place=self.place,
             clock=clock,
         )
         self.engine.begin("0", METRIC, mode, goal=goal)
@@ -181,22 +187,18 @@ class Trainer:
 
     def __init__(self, session: Session, spec: TrialSpec, values: Any) -> None:
         self.session, self.id = session, spec.id
-        self.folder = trial_folder(session.run, spec.id)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if spec.new:
-            for name in (LAST, BEST, DONOR):
-                (self.folder / name).unlink(missing_ok=True)
+        self.folder = join(session.place.name, TRIALS, spec.id)
         trial = session.engine.history.trials[spec.id]
         self.values = values({**trial.params, "repeat": trial.repeat})
         # A search with a goal of its own knows of costs, too.
         width = trial.params.get("model.width", 0)
         self.costs = {"cost/params": 1000.0 * width} if session.goal else {}
-        last = self.folder / LAST
-        donor = self.folder / DONOR
-        self.copied = donor.exists()
+        last, donor = join(self.folder, LAST), join(self.folder, DONOR)
+        self.copied = storage.exists(donor)
         if self.copied:
-            donor.replace(last)
-        self.epoch = json.loads(last.read_text()) if last.exists() else 0
+            storage.write_atomic(last, storage.read_bytes(donor))
+            storage.remove(donor)
+        self.epoch = json.loads(storage.read_bytes(last)) if storage.exists(last) else 0
         self.repeat = self.epoch > 0
 
     def step(self) -> bool:
@@ -211,8 +213,8 @@ class Trainer:
             sign = -1 if self.session.mode == "min" else 1
             so_far = [sign * value for value in self.values[: self.epoch]]
             if so_far[-1] == max(so_far):
-                (self.folder / BEST).write_text(json.dumps(self.epoch))
-            (self.folder / LAST).write_text(json.dumps(self.epoch))
+                storage.write_atomic(join(self.folder, BEST), json.dumps(self.epoch))
+            storage.write_atomic(join(self.folder, LAST), json.dumps(self.epoch))
         first = self.repeat and not self.copied
         goes_on = True
         for epoch in range(1 if first else self.epoch, self.epoch + 1):

@@ -146,14 +146,55 @@ def test_processes_that_are_lost_in_vain_end_the_search(tmp_path: Path, clock: C
     spec = engine.next()
     assert spec is not None
     for _ in range(9):
-        engine.lost(spec.id, "no raudio there")
+        assert engine.lost(spec.id, "no raudio there", blameless=True)
     assert engine.report(spec.id, 1, {METRIC: 0.5}, 1.0, False)  # it did start after all
     for _ in range(9):
-        engine.lost(spec.id, "no raudio there")
+        assert engine.lost(spec.id, "no raudio there", blameless=True)
     assert engine.broken is None
-    engine.lost(spec.id, "no raudio there")
+    engine.lost(spec.id, "no raudio there", blameless=True)
     assert engine.broken == "processes are lost before they report anything: no raudio there"
     assert engine.exhausted
+
+
+def test_a_trial_that_dies_in_one_place_is_to_blame_and_one_that_gets_on_is_not(
+    tmp_path: Path, clock: Clock
+) -> None:
+    session = Session(tmp_path, clock, scheduler="none")
+    engine = session.engine
+    spec = engine.next()
+    assert spec is not None
+    for epoch in range(1, 5):  # twice in each epoch, and with its machine as often as one likes
+        assert engine.lost(spec.id, "killed")
+        assert engine.lost(spec.id, "its machine is gone", blameless=True)
+        engine.preempted(spec.id, "its machine is being taken away")
+        assert engine.lost(spec.id, "killed")
+        assert engine.report(spec.id, epoch, {METRIC: 0.5}, 1.0, False)
+        assert engine.report(spec.id, epoch, {METRIC: 0.5}, 1.0, False)  # again, nothing new
+    assert engine.lost(spec.id, "killed")
+    assert engine.lost(spec.id, "killed")
+    assert not engine.lost(spec.id, "killed")
+    trial = engine.history.trials[spec.id]
+    assert (trial.state, trial.kind, trial.lost, trial.preemptions) == ("failed", "crash", 15, 4)
+    assert trial.reason == "its process died 3 times in the same epoch: killed"
+    assert engine.broken is None
+    assert not engine.lost(spec.id, "killed")
+
+
+def test_checkpoints_that_the_records_do_not_know_are_removed(tmp_path: Path, clock: Clock) -> None:
+    """A trial's process writes before the driver does, and may write after its trial's end."""
+    session = Session(tmp_path, clock, trials=2)
+    session.drive()
+    for name in ("0000", "0001", "0002"):
+        (tmp_path / "trials" / name).mkdir(exist_ok=True)
+        (tmp_path / "trials" / name / LAST).write_text("left")
+    kept = {f"trials/{name}/{BEST}" for name in ("0000", "0001")}
+    session.engine.close("completed", None)
+    session.records.close()
+    assert set(outcome(tmp_path)["files"]) == kept
+    (tmp_path / "trials" / "0002" / LAST).write_text("left")
+    again = Session(tmp_path, clock, trials=2)
+    assert set(outcome(tmp_path)["files"]) == kept
+    again.records.close()
 
 
 def test_what_comes_after_the_end_is_ignored(tmp_path: Path, clock: Clock) -> None:

@@ -22,6 +22,7 @@ from raudio.core.errors import ConfigError, DataError, NonFiniteError, RunError
 from raudio.system import System, build_system
 from raudio.tasks.classification import Classification
 from raudio.training import loop
+from raudio.training.keeper import Keeper
 from raudio.training.loop import FIT_CLIPS, Report, train
 
 LABELS = ("low", "middle", "high")
@@ -99,7 +100,7 @@ def run(
         system,
         feed or MemoryFeed(*tones(CLIPS), seed=settings.seed, batch_size=batch_size),
         MemoryFeed(*tones(12, seed=9)),
-        folder=folder,
+        keeper=None if folder is None else Keeper(str(folder), 1.0),
         report=keep,
         **given,
     )
@@ -595,7 +596,7 @@ def _train_by_hand(
         ),
         MemoryFeed(*tones(13, seed=9), rank=rank, world=world),
         device="cpu",
-        folder=folder,
+        keeper=None if folder is None else Keeper(str(folder), 1.0),
         report=report or reports.append,
         metric="valid/accuracy",
         mode="max",

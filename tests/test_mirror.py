@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from raudio.cli.main import app
 from raudio.core import storage
 from raudio.core.copies import copies_of, local_run
-from raudio.core.errors import ConfigError, RunError
+from raudio.core.errors import RunError
 from raudio.records import RECORDS, RunLock, read_history, read_records
 from raudio.search import mirror, runner
 from raudio.search.mirror import Mirror
@@ -87,48 +87,60 @@ def make(folder: Path, files: dict[str, str]) -> None:
 START = '{"event": "search_start", "time": 1, "metric": "m", "mode": "max"}\n'
 
 
-def test_the_store_holds_what_the_folder_holds(tmp_path: Path, store: flaky.Proxy) -> None:
+def test_the_store_holds_what_the_folder_holds(store: flaky.Proxy) -> None:
     with opened() as copy:
-        make(copy.folder, {RECORDS: START, "trials/0000/best.pt": "best", "search.yaml": "x"})
-        make(copy.folder, {"trials/0000/last.pt": "last", "trials/0000/.attempts": "1"})
+        make(copy.folder, {RECORDS: START, "trials/0000/experiment.yaml": "a", "search.yaml": "x"})
+        make(copy.folder, {"bundle/card": "first", ".hidden/own": "1"})
         copy.send()
         assert set(stored()) == {
-            "owner.json", RECORDS, "search.yaml", "trials/0000/best.pt", "trials/0000/last.pt",
+            "owner.json", RECORDS, "search.yaml", "trials/0000/experiment.yaml", "bundle/card",
         }  # fmt: skip
         store.reset()
         copy.send()
         assert [method for method, _ in store.requests] == []  # nothing has changed
-        make(copy.folder, {"trials/0000/best.pt": "better"})
-        (copy.folder / "trials/0000/last.pt").unlink()
+        make(copy.folder, {"trials/0000/experiment.yaml": "b"})
+        (copy.folder / "bundle/card").unlink()
         copy.send()
-        assert stored()["trials/0000/best.pt"] == b"better"
-        assert "trials/0000/last.pt" not in stored()
-    assert set(stored()) == {RECORDS, "search.yaml", "trials/0000/best.pt"}
+        assert stored()["trials/0000/experiment.yaml"] == b"b"
+        assert "bundle/card" not in stored()
+    assert set(stored()) == {RECORDS, "search.yaml", "trials/0000/experiment.yaml"}
 
 
 def test_the_order_in_which_objects_are_sent(store: flaky.Proxy) -> None:
-    """Best checkpoints, then the records that count on them, then those to go on from."""
+    """What the records count on, then the records, then what they know to be useless goes."""
+    storage.write_atomic(f"{RUN}/trials/0000/last.pt", "kept by its trial")
     with opened() as copy:
-        make(copy.folder, {RECORDS: START, "trials/0001/best.pt": "b", "trials/0000/last.pt": "a"})
-        make(copy.folder, {"trials/0000/best.pt": "c", "space.yaml": "d"})
+        make(copy.folder, {RECORDS: START, "trials/0001/best.pt": "of an earlier run"})
+        make(copy.folder, {"trials/0001/experiment.yaml": "c", "space.yaml": "d"})
+        copy.remove("trials/0000/last.pt", "trials/0000/donor.pt")
+        assert copy.checkpoints() == {"trials/0000/last.pt"}
         store.reset()
         copy.send()
-        sent = [path.partition("/a/")[2] for method, path in store.requests if method == "PUT"]
-        assert sent.index(RECORDS) == 3
-        assert sent[4:] == ["trials/0000/last.pt"]
+        sent = [(method, path.partition("/a/")[2]) for method, path in store.requests]
+        assert sent.index(("PUT", RECORDS)) == 3
+        assert sent[4:] == [
+            ("DELETE", "trials/0000/last.pt"),
+            ("DELETE", "trials/0000/donor.pt"),
+        ]
+        assert copy.checkpoints() == {"trials/0001/best.pt"}
+        copy.remove("trials/0001/best.pt")
+        assert not (copy.folder / "trials/0001/best.pt").exists()
+        copy.send()
+        assert copy.checkpoints() == set()
 
 
 def test_what_changes_while_a_round_is_sent_comes_with_the_next_records(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A trial gets on while its files are sent: the store never has a checkpoint to go on from that
-    the records in the store do not reach."""
+    """A checkpoint goes only when the records in the store know why."""
+    storage.write_atomic(f"{RUN}/trials/0000/last.pt", "1")
     with opened() as copy:
-        make(copy.folder, {RECORDS: START, "trials/0000/last.pt": "1", "trials/0000/best.pt": "1"})
+        make(copy.folder, {RECORDS: START, "space.yaml": "d"})
         upload = storage.upload
 
         def gets_on(path: Path, uri: str) -> None:
-            make(copy.folder, {"trials/0000/last.pt": "2", RECORDS: START + START})
+            make(copy.folder, {RECORDS: START + START})
+            copy.remove("trials/0000/last.pt")
             upload(path, uri)
 
         monkeypatch.setattr(storage, "upload", gets_on)
@@ -137,8 +149,17 @@ def test_what_changes_while_a_round_is_sent_comes_with_the_next_records(
         assert stored()[RECORDS] == START.encode()
         monkeypatch.setattr(storage, "upload", upload)
         copy.send()
-        assert stored()["trials/0000/last.pt"] == b"2"
+        assert "trials/0000/last.pt" not in stored()
         assert stored()[RECORDS] == (START + START).encode()
+
+
+def test_a_copy_is_made_in_the_store(store: flaky.Proxy) -> None:
+    storage.write_atomic(f"{RUN}/trials/0000/last.pt", "1")
+    with opened() as copy:
+        copy.copy("trials/0000/last.pt", "trials/0001/donor.pt")
+        assert stored()["trials/0001/donor.pt"] == b"1"
+        with pytest.raises(FileNotFoundError):
+            copy.copy("trials/0002/last.pt", "trials/0001/donor.pt")
 
 
 # --- going on ----------------------------------------------------------------------------------
@@ -152,11 +173,12 @@ def test_a_driver_that_dies_between_two_objects_is_taken_over_by_another_machine
     settings: dict[str, Any] = {"trials": 6, "sampler": "random", "seed": 5}
     Session(tmp_path / "whole", clock, **settings).finish()
     copy = opened().__enter__()
-    session = Session(copy.folder, clock, **settings)
+    session = Session(copy.folder, clock, place=copy, **settings)
     session.drive(steps=5)
     copy.send()
     session.drive(steps=4 + objects)
-    upload, write, left = storage.upload, storage.write_atomic, [objects]
+    upload, write, remove = storage.upload, storage.write_atomic, storage.remove_file
+    left = [objects]
 
     def alive() -> None:
         left[0] -= 1
@@ -171,8 +193,13 @@ def test_a_driver_that_dies_between_two_objects_is_taken_over_by_another_machine
         alive()
         write(path, content)
 
+    def dying_remove(path: Any) -> None:
+        alive()
+        remove(path)
+
     with monkeypatch.context() as patch, contextlib.suppress(KilledError):
         patch.setattr(storage, "upload", dying_upload)
+        patch.setattr(storage, "remove_file", dying_remove)
         patch.setattr(storage, "write_atomic", dying_write)
         copy.send()
     die(copy)
@@ -182,8 +209,7 @@ def test_a_driver_that_dies_between_two_objects_is_taken_over_by_another_machine
     with opened(new=False) as other:
         assert other.folder != copy.folder
         finished = set(ends(other.folder))
-        Session(other.folder, clock, **settings).finish()
-        assert outcome(other.folder) == outcome(tmp_path / "whole")
+        Session(other.folder, clock, place=other, **settings).finish()
         again = after_the_first_session(other.folder)
         assert not {r["id"] for r in again if r["event"] == "trial_start"} & finished
     assert outcome(local_run(RUN)) == outcome(tmp_path / "whole")
@@ -191,7 +217,7 @@ def test_a_driver_that_dies_between_two_objects_is_taken_over_by_another_machine
 
 def test_on_the_same_machine_nothing_is_lost_that_was_not_yet_sent(clock: Clock) -> None:
     copy = opened().__enter__()
-    session = Session(copy.folder, clock, trials=3)
+    session = Session(copy.folder, clock, place=copy, trials=3)
     session.drive(steps=3)
     copy.send()
     session.drive(steps=3)
@@ -208,15 +234,16 @@ def test_what_another_machine_did_since_is_not_overwritten(
     clock: Clock, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     with opened() as one:
-        make(one.folder, {RECORDS: START, "trials/0000/last.pt": "1"})
+        make(one.folder, {RECORDS: START, "trials/0000/experiment.yaml": "1"})
     on_machine(monkeypatch, tmp_path / "two")
     with opened(new=False) as two:
-        make(two.folder, {RECORDS: START + START, "trials/0000/last.pt": "2"})
-        (two.folder / "trials/0000/last.pt").write_text("2")
+        make(two.folder, {RECORDS: START + START, "trials/0000/experiment.yaml": "2"})
+        storage.write_atomic(f"{RUN}/trials/0000/last.pt", "large")
     on_machine(monkeypatch, tmp_path / "one")
     with opened(new=False) as back:
         assert (back.folder / RECORDS).read_text() == START + START
-        assert (back.folder / "trials/0000/last.pt").read_text() == "2"
+        assert (back.folder / "trials/0000/experiment.yaml").read_text() == "2"
+        assert not (back.folder / "trials/0000/last.pt").exists()  # its trial reads it
 
 
 # --- owner -------------------------------------------------------------------------------------
@@ -284,9 +311,9 @@ def test_a_store_that_fails_for_long_stops_it_and_says_where_the_run_is(
     store: flaky.Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mirror, "PAUSE", 0.02)
-    monkeypatch.setattr(mirror, "PATIENCE", 0.05)
     monkeypatch.setattr(storage, "RETRY_SECONDS", 0.01)
     copy = opened().__enter__()
+    copy.patience = 0.05
     store.reset(Fault("403", times=10**6, method="PUT", path=RECORDS))
     make(copy.folder, {RECORDS: START})
     deadline = time.monotonic() + 20
@@ -338,13 +365,11 @@ def test_a_search_and_every_command_take_the_uri(
     assert b"</html>" in stored()["report.html"]
     with pytest.raises(RunError, match=r"no such run: 's3://sounds/runs/none'"):
         runner.resume("s3://sounds/runs/none", quiet=True)
-    with pytest.raises(ConfigError, match="nodes share"):
-        runner.search(f"run.dir={RUN}2", "cluster.address=auto", quiet=True)
 
 
 def test_a_copy_by_hand_is_a_run(clock: Clock, tmp_path: Path) -> None:
     with opened() as copy:
-        Session(copy.folder, clock, trials=3).finish()
+        Session(copy.folder, clock, place=copy, trials=3).finish()
     folder = local_run(RUN)
     shutil.copytree(folder, tmp_path / "mine")
     assert list(read_records(tmp_path / "mine")) == list(read_records(folder))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import shutil
+import socket
 import sys
 import types
 from collections.abc import Callable
@@ -15,14 +16,16 @@ import torch
 from raudio.config import compose
 from raudio.config.goal import Goal
 from raudio.config.validate import load_yaml, to_mapping
-from raudio.core.errors import ConfigError, DataError, NonFiniteError
+from raudio.core.errors import ConfigError, DataError, NonFiniteError, PreemptedError
+from raudio.core.storage import StoreError
 from raudio.records import EXPERIMENT_YAML
 from raudio.search import trial
 from raudio.search.engine import TrialSpec
+from raudio.search.failures import MENDED_BY
 from raudio.training.launch import LostWorkerError
-from raudio.training.worker import Data
+from raudio.training.worker import Data, Keeping, check_shared
 
-Run = Callable[[], list[dict[str, Any]]]
+Run = Callable[..., list[dict[str, Any]]]
 
 
 @pytest.fixture
@@ -31,15 +34,19 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     experiment = compose.compose([]).experiment
     trial.open_trial(tmp_path, TrialSpec("0000", experiment))
 
-    def once() -> list[dict[str, Any]]:
+    def once(**more: Any) -> list[dict[str, Any]]:
         reports: list[dict[str, Any]] = []
         ray = types.ModuleType("ray")
         ray.tune = types.SimpleNamespace(report=reports.append)  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, "ray", ray)
         config = {"id": "0000", "experiment": to_mapping(experiment), "max_workers": 1}
-        where = str(tmp_path)
         trial.run_trial(
-            config, data=Data("", None), run=where, gpus=0, memory=0, goal=Goal({"m": "max"})
+            config | more,
+            data=Data("", None),
+            keeping=Keeping(str(tmp_path), 1.0),
+            gpus=0,
+            memory=0,
+            goal=Goal({"m": "max"}),
         )
         return reports
 
@@ -58,6 +65,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
             "out of memory",
             "OutOfMemoryError: CUDA out of memory. Tried",
         ),
+        (StoreError("s3://a is down"), "store", "s3://a is down"),
         (ValueError("one\ntwo"), "error", "ValueError: one"),
     ],
 )
@@ -78,43 +86,43 @@ def test_an_error_is_reported_by_its_kind_and_reason(
     assert type(error).__name__ in traceback.splitlines()[-1] or "two" in traceback
 
 
-def test_a_lost_worker_is_no_failure(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [LostWorkerError("gone"), PreemptedError("going")])
+def test_a_lost_worker_is_no_failure(
+    error: Exception, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def lose(*args: Any, **kwargs: Any) -> None:
-        raise LostWorkerError("gone")
+        raise error
 
     monkeypatch.setattr(trial, "launch", lose)
-    with pytest.raises(LostWorkerError):
+    with pytest.raises(type(error)):
         run()
 
 
-def test_a_trial_that_dies_in_one_place_is_to_blame_and_one_that_gets_on_is_not(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_trial_that_is_given_up_does_not_begin(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tune starts it again, whatever the engine has decided."""
     starts: list[int] = []
     monkeypatch.setattr(trial, "launch", lambda *args, **kwargs: starts.append(1))
-    last = tmp_path / "trials" / "0000" / "last.pt"
-    for epoch in range(1, 5):  # lost twice in each epoch, of which each left a checkpoint
-        assert [run(), run()] == [[], []]
-        last.write_bytes(b"")
-        os.utime(last, ns=(epoch, epoch))
-    assert [run(), run(), run()] == [[], [], []]
-    (report,) = run()
-    assert report["failed"]["kind"] == "crash"
-    assert len(starts) == 11
+    assert run(given_up=True) == run() == []
+    assert len(starts) == 1
 
 
-def test_a_trial_that_is_opened_again_starts_with_a_clean_sheet(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(trial, "launch", lambda *args, **kwargs: None)
+def test_what_the_driver_keeps_of_a_trial(tmp_path: Path) -> None:
     experiment = compose.compose([]).experiment
-    assert [run(), run(), run()] == [[], [], []]
-    last = tmp_path / "trials" / "0000" / "last.pt"
-    last.write_bytes(b"its own")
-    trial.open_trial(tmp_path, TrialSpec("0000", experiment, new=False))
-    assert run() == []
-    assert last.exists()
     trial.open_trial(tmp_path, TrialSpec("0000", experiment))
-    assert not last.exists()
     kept = (tmp_path / "trials" / "0000" / EXPERIMENT_YAML).read_text()
     assert load_yaml(kept, type(experiment)) == experiment
+
+
+def test_a_machine_without_the_run_s_disk_says_so_and_writes_nothing(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trial, "launch", lambda *args, keeping, **kw: check_shared(keeping.place))
+    assert run() == []
+    place = tmp_path / "trials" / "0000"
+    shutil.rmtree(place)
+    (report,) = run()
+    assert report["failed"]["kind"] == "no shared disk"
+    assert socket.gethostname() in report["failed"]["reason"]
+    assert str(place) in report["failed"]["reason"]
+    assert "s3://" in MENDED_BY["no shared disk"]
+    assert not place.exists()

@@ -109,7 +109,7 @@ def _watch(
             _folder(run)
             for record in reader.read():
                 changed = True
-                line = None if drawn or show else progress.line(history, record, Path(run))
+                line = None if drawn or show else progress.line(history, record, run)
                 if line is not None:
                     console.print(line, markup=False, soft_wrap=True)
             if history.state != RUNNING:

@@ -354,6 +354,13 @@ class Training:
     metric: str | None = setting(
         None, "what is optimised, such as valid/accuracy; none: the task's own"
     )
+    checkpoint_every: str | None = setting(
+        None,
+        "time, such as 5m, or steps, such as '200 steps', between two checkpoints of a trial, which "
+        "bounds what a lost machine costs; none: at each epoch, and where cluster.lost_every is "
+        "given as often as it wastes least",
+        result=False,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -506,6 +513,9 @@ class Run:
 
     dir: str | None = setting(None, "run folder, must be new; none: runs/DATE-TIME")
     export: bool = setting(True, "export the best trial into the run when the search ends")
+    patience: str = setting(
+        "30m", "how long the store of a run may fail before the search stops, such as 30m"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -515,6 +525,11 @@ class Cluster:
     address: str = setting("local", "'local' starts Ray here; 'auto' or HOST:PORT joins a cluster")
     cpus: int | None = setting(
         None, "CPUs of the local cluster; none: all of this machine's", min=1
+    )
+    lost_every: str | None = setting(
+        None,
+        "expected time, such as 4h, until a machine is lost or taken away, from which it follows how "
+        "often trials save; none: they save at each epoch",
     )
 
 

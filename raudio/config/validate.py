@@ -27,7 +27,7 @@ from raudio.core.components import TRACKERS
 from raudio.core.errors import ConfigError, closest, unknown
 from raudio.core.registry import Registry, load_plugins
 from raudio.core.secrets import has_credentials
-from raudio.core.units import parse_bytes, parse_seconds
+from raudio.core.units import parse_bytes, parse_interval, parse_seconds
 
 T = TypeVar("T", Experiment, Configuration)
 
@@ -358,6 +358,9 @@ def check_together(experiment: Experiment, problems: list[str]) -> None:
         problems.append(f"training.metric={metric} is not measured on the valid split; {cure}")
     _check_mixture(data, problems)
     _attempt(lambda: parse_bytes(data.resident_budget, "dataset.resident_budget"), problems)
+    every = experiment.training.checkpoint_every
+    if every is not None:
+        _attempt(lambda: parse_interval(every, "training.checkpoint_every"), problems)
     memory = experiment.resources.memory
     if memory is not None:
         _attempt(lambda: parse_bytes(memory, "resources.memory"), problems)
@@ -393,6 +396,10 @@ def _check_search(configuration: Configuration, problems: list[str]) -> None:
         budget = getattr(search, name)
         if budget is not None:
             _attempt(lambda: parse_seconds(budget, f"search.{name}"), problems)  # noqa: B023
+    patience, lost_every = configuration.run.patience, configuration.cluster.lost_every
+    _attempt(lambda: parse_seconds(patience, "run.patience"), problems)
+    if lost_every is not None:
+        _attempt(lambda: parse_seconds(lost_every, "cluster.lost_every"), problems)
     check_readers(search, "sampler", samplers.READERS, problems)
     check_readers(search, "scheduler", schedulers.READERS, problems)
 

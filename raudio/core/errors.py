@@ -34,6 +34,10 @@ class NonFiniteError(RaudioError):
     """The loss or a gradient became NaN or infinite: the trial has failed."""
 
 
+class PreemptedError(RaudioError):
+    """The machine of a trial is being taken away; the trial goes on elsewhere."""
+
+
 #: Names that a sentence lists although one of them must be meant.
 _MANY = 20
 

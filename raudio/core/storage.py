@@ -7,6 +7,7 @@ come from the usual AWS_* variables and files; AWS_NO_SIGN_REQUEST=1 reads a pub
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 import logging
@@ -233,6 +234,34 @@ def remove(path: str | os.PathLike[str]) -> None:
             fs.rm(inner, recursive=True)
 
     _retrying("removing", path, delete)
+
+
+def remove_file(path: str | os.PathLike[str]) -> None:
+    """Removes a file, in a store with a single request; nothing there is fine too.
+
+    Raises:
+        OSError: it cannot be removed.
+    """
+    if not is_remote(path):
+        Path(path).unlink(missing_ok=True)
+        return
+    fs, inner = filesystem(path)
+    with contextlib.suppress(FileNotFoundError):
+        _retrying("removing", path, lambda: fs.rm_file(inner))
+
+
+def copy(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
+    """Copies a file to another place in the same store, or on this machine's disks; `target` is
+    what it was, or whole.
+
+    Raises:
+        OSError: there is no such file (FileNotFoundError), or it cannot be copied.
+    """
+    if not is_remote(source):
+        write_atomic(target, Path(source).read_bytes())
+        return
+    fs, inner = filesystem(source)
+    _retrying("copying", source, lambda: fs.cp_file(inner, filesystem(target)[1]))
 
 
 def filesystem(path: str | os.PathLike[str]) -> tuple[Any, str]:

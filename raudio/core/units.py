@@ -31,6 +31,24 @@ def parse_seconds(value: str | float, where: str = "time") -> Seconds:
     return seconds
 
 
+def parse_interval(value: str, where: str = "interval") -> tuple[int | None, Seconds | None]:
+    """(steps, seconds), one of them None, from a text such as "200 steps", "90s" or "5m".
+
+    Raises:
+        ConfigError: the text is none of these, or not positive.
+    """
+    match = re.fullmatch(r"(\d+) *steps?", str(value).strip())
+    if match and int(match[1]):
+        return int(match[1]), None
+    try:
+        return None, parse_seconds(value)
+    except ConfigError:
+        raise ConfigError(
+            f"{where}={value!r} is neither a time nor a number of steps; write 90s, 5m or "
+            "'200 steps'"
+        ) from None
+
+
 def parse_bytes(value: str | int, where: str = "size") -> int:
     """Bytes from a number or a text such as "512MB", "2GB" (powers of ten).
 

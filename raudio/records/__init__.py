@@ -14,6 +14,7 @@ written by the driver alone, only ever appended to. Each has `event` and `time` 
 | report | id, epoch, metrics, seconds (of this epoch, inside the loop), final |
 | retry | id, kind, reason, seconds (wall): it failed; changed: settings it is tried again with |
 | lost | id, reason: its process or machine is gone; not an end, the trial goes on elsewhere |
+| preempted | id, reason: its machine is taken away, with notice; as lost, and nobody's fault |
 | exploit | id, donor, epoch (the donor's), params: it goes on from the donor's weights with these |
 | trial_end | id, state, kind, reason, seconds (wall, of this session's part); costs: those known \
 of a trial that never began |
@@ -65,6 +66,7 @@ from raudio.records.layout import (
     WAITS,
     check_format,
     check_run,
+    trial_file,
     trial_folder,
     trial_id,
 )
@@ -134,6 +136,7 @@ __all__ = [
     "owner_alive",
     "read_history",
     "read_records",
+    "trial_file",
     "trial_folder",
     "trial_id",
 ]

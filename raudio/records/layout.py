@@ -51,6 +51,11 @@ def trial_folder(run: Path, trial: str) -> Path:
     return Path(run) / TRIALS / trial
 
 
+def trial_file(trial: str, name: str) -> str:
+    """The path inside a run of a trial's file: `trials/0007/last.pt`."""
+    return f"{TRIALS}/{trial}/{name}"
+
+
 def check_run(run: str | os.PathLike[str]) -> Path:
     """`run` as a path, when it is a run folder.
 

@@ -12,7 +12,7 @@ from raudio.records.layout import ENDED, INTERRUPTED, RECORDS, RUNNING, check_ru
 from raudio.records.lock import is_locked
 from raudio.records.writer import parse, whole_lines
 
-_OF_A_TRIAL = ("trial_start", "report", "retry", "lost", "exploit", "trial_end")
+_OF_A_TRIAL = ("trial_start", "report", "retry", "lost", "preempted", "exploit", "trial_end")
 
 
 class RecordReader:

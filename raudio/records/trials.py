@@ -48,6 +48,7 @@ class TrialHistory:
         donors: trials whose weights it took over, in their order.
         changed: settings that it was given to be tried again: see `search.failures`.
         lost: how often its process or machine was lost.
+        preemptions: how often its machine was taken away with notice.
     """
 
     id: str
@@ -65,6 +66,7 @@ class TrialHistory:
     changed: dict[str, Any] = field(default_factory=dict)
     donors: tuple[str, ...] = ()
     lost: int = 0
+    preemptions: int = 0
     _settled: float = field(default=0.0, repr=False)
     _open: float = field(default=0.0, repr=False)
     _ended_in: int = field(default=0, repr=False)
@@ -141,6 +143,8 @@ class TrialHistory:
                 self._open += seconds
         elif event == "lost":
             self.lost += 1
+        elif event == "preempted":
+            self.preemptions += 1
         elif event == "exploit":
             self.params = _shared(record["params"])
             self.donors += (record["donor"],)

@@ -221,13 +221,15 @@ def cost(run: Run) -> Markup:
     heads = ["end state", "trials", "epochs", "in the loop"]
     heads += [*(("on devices",) if several else ()), "memory", "in all", "share"]
     lost = sum(trial.lost for trial in run.history.trials.values())
+    preempted = sum(trial.preemptions for trial in run.history.trials.values())
     made = parts.table("Trials' time by end state", heads, rows, numbers=range(1, len(heads)))
     sessions = run.history.sessions
     told = tag(
         "p",
         f"Wall time of the search: {format_seconds(run.history.seconds)} in {sessions} "
         f"session{'' if sessions == 1 else 's'}; trials that run at once add up. "
-        + (f"Processes or machines were lost {lost} times." if lost else ""),
+        + (f"Processes or machines were lost {lost} times. " if lost else "")
+        + (f"Machines were taken away with notice {preempted} times." if preempted else ""),
         class_="note",
     )
     plot = outcome.pareto(run)

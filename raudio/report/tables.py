@@ -83,6 +83,7 @@ def as_data(run: str | os.PathLike[str], history: History) -> dict[str, Any]:
                 "same_as": trial.same_as,
                 "seconds": round(trial.seconds, 3),
                 "lost": trial.lost,
+                "preemptions": trial.preemptions,
                 "traceback": traceback_file(trial, run),
             }
             for trial in history.ranked()
@@ -175,6 +176,13 @@ def summary(history: History, run: str | os.PathLike[str]) -> str:
     text += f", {trials} trials" if history.replicated else ""
     text += f" ({', '.join(parts)})" if parts else ""
     lines = [text + (f"; {history.reason}" if history.reason else "")]
+    taken = sum(trial.preemptions for trial in history.trials.values())
+    lost = sum(trial.lost for trial in history.trials.values())
+    if taken or lost:
+        lines.append(
+            f"machines were taken away from trials {taken} times, processes or machines lost "
+            f"{lost} times; their trials went on from their checkpoints"
+        )
     best = history.best()
     if best is not None:
         report = best.best_report(history.metric, history.mode)

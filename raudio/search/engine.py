@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,12 +35,14 @@ from raudio.records import (
 from raudio.search.budget import Budget
 from raudio.search.failures import (
     CONFIGURATION,
+    CRASH,
     MENDED_BY,
     OUT_OF_MEMORY,
     Failures,
     with_half_the_memory,
 )
 from raudio.search.kept import Kept
+from raudio.search.mirror import InPlace, Mirror
 from raudio.search.planner import trials_in_all
 from raudio.search.prior import Answer
 from raudio.search.replicates import Replicates
@@ -47,24 +51,23 @@ from raudio.search.sampler import Sampler, finite
 from raudio.search.scheduler import Scheduler
 from raudio.search.turns import Turns
 
+#: How often a trial's process may die with nothing new to report before the trial is to blame.
+_DEATHS = 3
+
 
 @dataclass(frozen=True)
 class TrialSpec:
-    """A trial to run: its id, the experiment that it trains, and whether it has been begun before.
-
-    What is in the folder of a new one is of a trial whose records were lost with the power.
-    """
+    """A trial to run: its id, and the experiment that it trains."""
 
     id: str
     experiment: Experiment
-    new: bool = True
 
 
 class Engine:
     """Samples, schedules, records and ends trials.
 
     Args:
-        run: the run folder.
+        run: the run folder; of a run in a store its working copy.
         search: budget and policy.
         sampler, scheduler: empty ones, also when resuming.
         replicates: which trials a configuration has; None: one.
@@ -76,6 +79,7 @@ class Engine:
         answers: completed trials of earlier runs, by their signature.
         time_budget: seconds in all, over all sessions; None: no limit.
         watch: called with each record, after it is written.
+        place: where the trials keep their checkpoints; None: in the run folder.
         clock: seconds; another one in tests.
     """
 
@@ -95,9 +99,10 @@ class Engine:
         answers: Mapping[str, Answer] | None = None,
         time_budget: float | None = None,
         watch: Callable[[Mapping[str, Any]], None] = lambda record: None,
+        place: InPlace | Mirror | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.run = run
+        self.place = place or InPlace(str(run), run)
         self.history = history
         self.scheduler = scheduler
         self.budget = Budget(search, time_budget)
@@ -114,11 +119,12 @@ class Engine:
         self._started: dict[str, float] = {}
         self._reopened: list[str] = []
         self._undone: set[str] = set()  # to be pruned, but the driver died before it was
+        self._deaths: Counter[str] = Counter()  # of running trials, since they last reported
         self._open: dict[str, int] = {}  # configurations with trials to come: how many have ended
         self._failures = Failures(search.max_failures)
-        self._kept = Kept(run, search.keep, history)
+        self._kept = Kept(self.place, search.keep, history)
         population = scheduler.population
-        self._turns = Turns(population, run, history, experiment_for) if population else None
+        self._turns = Turns(population, self.place, history, experiment_for) if population else None
         # A population's trials change on their way: none is the same as another.
         off = not search.reuse or population is not None
         self._reuse = Reuse(run, history, answers or {}, off=off)
@@ -137,14 +143,17 @@ class Engine:
         """Records the start of this session, and takes up the trials that the last one left open.
 
         A trial whose last recorded report ended it, but whose driver died before saying so, is
-        ended now; the others go on from their checkpoints. Checkpoints that it had no time to
-        remove go now.
+        ended now; the others go on from their checkpoints. Checkpoints that nothing will ask for
+        are removed, those of trials that the records don't know, too.
 
         Args:
             version: of raudio.
             metric, mode: of which a trial has its best epoch: the first objective.
             epochs: of a trial that nothing stops.
             goal: with further objectives and limits; None: there are none.
+
+        Raises:
+            RunError: the store of the run cannot be used.
         """
         goal = goal or Goal({metric: mode})
         self._record(
@@ -173,7 +182,11 @@ class Engine:
                 self._end_as(trial, done)
             else:
                 self._reopened.append(trial.id)
-        self._kept.drop(self._open)
+        try:
+            self._kept.sweep(self._open)
+            self.place.send()  # it is done before a trial writes
+        except OSError as error:
+            raise RunError(f"run {self.place.name!r}: the store fails: {error}") from error
         self._choose()
 
     def placed(self, place: ClusterRecord) -> None:
@@ -248,13 +261,12 @@ class Engine:
                 continue
             experiment = self._replicates.experiment(experiment, trial.repeat)
             signature = self._signature(experiment)
-            new = trial.id not in self.history.trials
             same = self._reuse.same_as(trial, signature)
             self._start(trial, signature, same)
             if same is not None:
                 self._answer(trial.id, same)
                 continue
-            return TrialSpec(trial.id, experiment, new)
+            return TrialSpec(trial.id, experiment)
         return None
 
     def _trial(self) -> TrialHistory | None:
@@ -295,6 +307,7 @@ class Engine:
         if name not in self._started:
             return False
         if epoch > trial.epochs:
+            self._deaths[name] = 0
             self._record(
                 "report", id=name, epoch=epoch, metrics=metrics, seconds=seconds, final=final
             )
@@ -334,12 +347,27 @@ class Engine:
         if name in self._started:
             self._end(name, PRUNED, None, reason, costs)
 
-    def lost(self, name: str, reason: str) -> None:
-        """The process or machine of a running trial is gone; the trial goes on elsewhere."""
+    def lost(self, name: str, reason: str, *, blameless: bool = False) -> bool:
+        """The process of a running trial is gone; whether the trial goes on elsewhere.
+
+        A trial whose process dies again and again before it has anything new to report has failed;
+        one that went with its machine, or never began, is blameless.
+        """
         if name not in self._started:
-            return
+            return False
         self._record("lost", id=name, reason=reason)
+        self._deaths[name] += not blameless
+        if self._deaths[name] >= _DEATHS:
+            why = f"its process died {_DEATHS} times in the same epoch: {reason}"
+            self._end(name, FAILED, CRASH, why)
+            return False
         self.broken = self.broken or self._failures.verdict(self.trials_wanted)
+        return True
+
+    def preempted(self, name: str, reason: str) -> None:
+        """The machine of a running trial is being taken away; the trial goes on elsewhere."""
+        if name in self._started:
+            self._record("preempted", id=name, reason=reason)
 
     def settle(self) -> None:
         """Sees that what was recorded reaches the disk; to be called several times a second."""
@@ -362,7 +390,8 @@ class Engine:
                 self._started[name] = self._clock()
         for name in list(self._started):
             self._end(name, STOPPED, None, reason)
-        self._kept.drop(self._open)  # a pruned trial's worker may have written on until its end
+        with suppress(OSError):  # the next session will
+            self._kept.sweep(self._open)
         self._record("search_end", state=state, reason=reason)
 
     # --- inside ----------------------------------------------------------------------------
@@ -393,6 +422,7 @@ class Engine:
 
     def _start(self, trial: TrialHistory, signature: str, same_as: str | None = None) -> None:
         self._started[trial.id] = self._clock()
+        self._deaths.pop(trial.id, None)
         if trial.confirms is None:
             self._open.setdefault(trial.configuration, 0)
         self._record(

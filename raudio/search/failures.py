@@ -4,7 +4,7 @@
 | --- | --- |
 | out of memory | once more, each batch in twice as many parts; out of memory again: failed |
 | non-finite loss, configuration | failed |
-| bad data, disk full | the search stops; when it is mended and resumed, the trial goes on |
+| bad data, disk full, store, no shared disk | the search stops; mended and resumed, it goes on |
 | error, crash | failed; `search.max_failures` of them in a row, all alike, stop the search |
 
 A search whose first `search.max_failures` trials have all failed alike stops, whatever the kind. A
@@ -21,13 +21,17 @@ from typing import Any
 
 from raudio.config.schema import Experiment
 from raudio.core.errors import ConfigError, DataError, NonFiniteError
+from raudio.core.storage import StoreError
 from raudio.records import FAILED, STOPPED
+from raudio.training.worker import NotSharedError
 
 OUT_OF_MEMORY = "out of memory"
 NON_FINITE = "non-finite loss"
 CONFIGURATION = "configuration"
 BAD_DATA = "bad data"
 DISK_FULL = "disk full"
+STORE = "store"
+NOT_SHARED = "no shared disk"
 ERROR = "error"
 CRASH = "crash"
 
@@ -36,6 +40,9 @@ MENDED_BY = {
     BAD_DATA: "restore the dataset's files, or prepare it again from the same recordings (which "
     "gives the same dataset)",
     DISK_FULL: "make room there",
+    STORE: "when it can be used again, resume the run",
+    NOT_SHARED: "mount the run's disk there, or search anew with run.dir=s3://BUCKET/FOLDER, which "
+    "needs no shared disk",
 }
 
 #: Processes lost in a row, with no report of any trial between, before the search is to blame.
@@ -48,6 +55,10 @@ def kind_of(error: Exception) -> str:
     """The kind of failure that an exception in a trial is."""
     if isinstance(error, NonFiniteError):
         return NON_FINITE
+    if isinstance(error, NotSharedError):
+        return NOT_SHARED
+    if isinstance(error, StoreError):
+        return STORE
     if isinstance(error, DataError):
         return BAD_DATA
     if isinstance(error, ConfigError):  # seen only when the component is built
@@ -63,7 +74,7 @@ def kind_of(error: Exception) -> str:
 def reason_of(error: Exception) -> str:
     """One line: the message, after the type where the message alone would say too little."""
     message = (str(error).strip() or "no message").splitlines()[0]
-    if isinstance(error, (NonFiniteError, DataError, ConfigError)):
+    if isinstance(error, (NonFiniteError, DataError, ConfigError, StoreError)):
         return message
     return f"{type(error).__name__}: {message}"
 

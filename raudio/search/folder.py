@@ -53,8 +53,10 @@ RESUMABLE = (
     "search.keep",
     "search.max_failures",
     "run.export",
+    "run.patience",
     "cluster.address",
     "cluster.cpus",
+    "cluster.lost_every",
     "tracking",
 )
 TRACKING = "tracking."

@@ -263,15 +263,9 @@ def _on(experiment: Experiment, manifest: Manifest, store: int | None) -> Experi
 
 
 def _check_folder(configuration: Configuration) -> None:
-    folder, address = configuration.run.dir, configuration.cluster.address
+    folder = configuration.run.dir
     if folder is None:
         return
-    if is_remote(folder) and address != "local":
-        raise ConfigError(
-            f"run.dir={folder!r} with cluster.address={address}: trials keep their checkpoints "
-            "where they run, and a run in a store is sent from one machine; give run.dir on a disk "
-            "that the cluster's nodes share"
-        )
     try:
         there = exists(join(folder, RECORDS) if is_remote(folder) else Path(folder))
     except OSError as error:

@@ -87,7 +87,7 @@ class Display:
         """A line for what went wrong; where there is no terminal, also for a trial's end."""
         if self._engine is None or (self._live is not None and record.get("kind") is None):
             return
-        line = progress.line(self._engine.history, record, self._engine.run)
+        line = progress.line(self._engine.history, record, self._engine.place.name)
         if line is not None:
             self.say(line)
 

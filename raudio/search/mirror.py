@@ -1,15 +1,10 @@
-"""Where a driver works: in the run folder, or, for a run in a store, in a local working copy that a
-thread keeps the store up to date with.
+"""Where a run is: a folder, or a store, whose driver works in a local copy of its own small files.
 
-A driver may die, and another machine go on with what the store holds, between any two objects. So
-they are sent in an order in which the records never promise what is not there:
-
-1. everything but the records and the checkpoints to go on from: a finished trial that the records
-   know has its best checkpoint there;
-2. the records;
-3. the checkpoints to go on from, as they were before these records: a trial never goes on from an
-   epoch whose report would be missing;
-4. files that are gone, which the records have known to be useless, are removed.
+Trials keep their checkpoints in the run themselves. All else is written by the driver, and a thread
+keeps the store up to date with it. A driver may die, and another machine go on with what the store
+holds, between any two objects. So they are sent in an order in which the records never promise what
+is not there: first everything but the records, then the records, and only then files are removed,
+which these records know to be useless.
 """
 
 from __future__ import annotations
@@ -27,20 +22,32 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+from raudio.config.schema import Run
 from raudio.core import storage
 from raudio.core.copies import copies_of, fetch
 from raudio.core.errors import RunError
 from raudio.core.storage import is_remote
-from raudio.core.units import Seconds, format_seconds
-from raudio.records import LAST, OWNER, OWNER_STALE, RECORDS, check_run, is_locked, owner_alive
+from raudio.core.units import Seconds, format_seconds, parse_seconds
+from raudio.records import (
+    BEST,
+    DONOR,
+    LAST,
+    OWNER,
+    OWNER_STALE,
+    RECORDS,
+    TRIALS,
+    check_run,
+    is_locked,
+    owner_alive,
+    trial_file,
+)
 
 #: The pause between two rounds; a longer one after a round that took longer.
 PAUSE: Seconds = 5.0
 #: How often a driver shows in the store that it lives.
 BEAT: Seconds = OWNER_STALE / 6
-#: How long a store may fail before the search stops.
-PATIENCE: Seconds = 1800.0
 
+_CHECKPOINTS = (LAST, BEST, DONOR)
 _SENT = ".sent.json"
 _SNAPSHOT = ".snapshot"
 
@@ -48,24 +55,51 @@ _SNAPSHOT = ".snapshot"
 Stamp = tuple[int, int]
 
 
-@dataclass(frozen=True)
+@dataclass
 class InPlace:
-    """A run on a local or shared disk: `Mirror` with nothing to do.
+    """A run on a local or shared disk: as `Mirror`, with nothing to send.
 
     Attributes:
         name: as the user calls the run.
         folder: where it is.
+        patience: asks for nothing.
         broken: None, always.
     """
 
     name: str
     folder: Path
+    patience: Seconds = 0.0
     broken: str | None = None
 
     def __enter__(self) -> InPlace:
         return self
 
     def __exit__(self, *error: object) -> None: ...
+
+    def send(self) -> None: ...
+
+    def checkpoints(self) -> set[str]:
+        """The checkpoints of its trials: paths inside the run."""
+        folders = (self.folder / TRIALS).glob("*")
+        return {
+            trial_file(folder.name, name)
+            for folder in folders
+            for name in _CHECKPOINTS
+            if (folder / name).is_file()
+        }
+
+    def remove(self, *files: str) -> None:
+        """Removes files, given by their paths inside the run; one that is not there is fine."""
+        for file in files:
+            (self.folder / file).unlink(missing_ok=True)
+
+    def copy(self, source: str, target: str) -> None:
+        """Copies a file of the run.
+
+        Raises:
+            OSError: there is none (FileNotFoundError), or it cannot be copied.
+        """
+        storage.copy(self.folder / source, self.folder / target)
 
 
 def working_copy(
@@ -74,6 +108,11 @@ def working_copy(
     """Where the driver of `run` works; arguments as `Mirror`."""
     name = os.fspath(run)
     return Mirror(name, new=new, say=say) if is_remote(run) else InPlace(name, Path(run))
+
+
+def is_checkpoint(file: str) -> bool:
+    """Whether a path inside a run is that of a trial's checkpoint."""
+    return file.startswith(f"{TRIALS}/") and file.rpartition("/")[2] in _CHECKPOINTS
 
 
 class Mirror:
@@ -87,17 +126,21 @@ class Mirror:
     Attributes:
         name: as the user calls the run: its URI.
         folder: the working copy, in the cache; `RunLock` and all else see only this.
+        patience: how long the store may fail before the search stops.
         broken: why the search has to stop; None while it can go on.
     """
 
     def __init__(self, name: str, *, new: bool, say: Callable[[str], None]) -> None:
         self.name = name.rstrip("/")
         self.folder = copies_of(self.name) / "work"
+        self.patience: Seconds = parse_seconds(Run().patience)
         self.broken: str | None = None
         self._new = new
         self._say = say
         self._token = uuid.uuid4().hex
         self._sent: dict[str, Stamp] = {}
+        self._useless: list[str] = []  # to be removed from the store
+        self._sending = threading.Lock()
         self._failing_since: float | None = None
         self._ended = threading.Event()
         self._threads = [
@@ -143,34 +186,63 @@ class Mirror:
                 storage.remove(storage.join(self.name, OWNER))
         except OSError as failure:
             raise RunError(
-                f"run {self.name!r} is not up to date, as the store fails: {failure}; all of it is "
-                f"in {str(self.folder)!r}, and `raudio resume {self.name}` on this machine sends it"
+                f"run {self.name!r} is not up to date, as the store fails: {failure}; what was not "
+                f"sent is in {str(self.folder)!r}, and `raudio resume {self.name}` on this machine "
+                "sends it"
             ) from failure
 
     def send(self) -> None:
-        """One round: everything that has changed since the last."""
+        """One round: everything that has changed since the last.
+
+        Raises:
+            OSError: the store fails; what was not sent is sent in the next round.
+        """
+        with self._sending:
+            self._send_all()
+
+    def checkpoints(self) -> set[str]:
+        """The checkpoints of its trials: paths inside the run.
+
+        Raises:
+            OSError: the store cannot be listed.
+        """
+        found = storage.listing(storage.join(self.name, TRIALS))
+        return {file for each in found if is_checkpoint(file := f"{TRIALS}/{each}")}
+
+    def remove(self, *files: str) -> None:
+        """Removes files, given by their paths inside the run: from the store in the next round."""
+        for file in files:
+            (self.folder / file).unlink(missing_ok=True)
+        self._useless += files
+
+    def copy(self, source: str, target: str) -> None:
+        """Copies a file of the run, in the store.
+
+        Raises:
+            OSError: there is none (FileNotFoundError), or it cannot be copied.
+        """
+        storage.copy(storage.join(self.name, source), storage.join(self.name, target))
+
+    # --- rounds --------------------------------------------------------------------------------
+
+    def _send_all(self) -> None:
         if not self.folder.is_dir():
             return
-        before = self._files()
-        kept = {file: self._snapshot(file) for file in before if _is_last(file)}
+        useless, before = list(self._useless), self._files()
         records = self.folder / RECORDS
         known = records.read_bytes() if records.exists() else b""
         for file, stamp in self._files().items():
-            if file != RECORDS and not _is_last(file) and self._sent.get(file) != stamp:
-                self._send(file, stamp, self._snapshot(file))
+            if file != RECORDS and self._sent.get(file) != stamp:
+                self._send(file, stamp)
         if known and self._sent.get(RECORDS) != (len(known), 0):
             storage.write_atomic(storage.join(self.name, RECORDS), known)
             self._sent[RECORDS] = (len(known), 0)
-        for file, snapshot in kept.items():
-            if self._sent.get(file) != before[file]:
-                self._send(file, before[file], snapshot)
-        for file in [file for file in self._sent if file not in before]:
-            storage.remove(storage.join(self.name, file))
-            del self._sent[file]
+        for file in dict.fromkeys([*useless, *(self._sent.keys() - before.keys())]):
+            storage.remove_file(storage.join(self.name, file))
+            self._sent.pop(file, None)
+        del self._useless[: len(useless)]
         shutil.rmtree(self.folder / _SNAPSHOT, ignore_errors=True)
         storage.write_atomic(self.folder / _SENT, json.dumps(self._sent))
-
-    # --- rounds --------------------------------------------------------------------------------
 
     def _keep(self) -> None:
         pause = PAUSE
@@ -190,10 +262,11 @@ class Mirror:
         if self._failing_since is None:
             self._failing_since = now
             self._say(f"{self.name} cannot be written ({error}); the search goes on here meanwhile")
-        elif now - self._failing_since > PATIENCE:
+        elif now - self._failing_since > self.patience:
             self.broken = (
-                f"{self.name} could not be written for {format_seconds(PATIENCE)}: {error}; all of "
-                f"the run is in {str(self.folder)!r}, on this machine"
+                f"{self.name} could not be written for {format_seconds(self.patience)} "
+                f"(run.patience): {error}; what was not sent is in {str(self.folder)!r}, on this "
+                "machine"
             )
 
     def _files(self) -> dict[str, Stamp]:
@@ -210,19 +283,13 @@ class Mirror:
                         found[file] = (stat.st_size, stat.st_mtime_ns)
         return found
 
-    def _snapshot(self, file: str) -> Path:
-        """The file as it is now, under a name that the search does not touch.
-
-        Checkpoints are replaced, never changed, so that a link keeps one; logs grow.
-        """
-        path = self.folder / _SNAPSHOT / file
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.unlink(missing_ok=True)
+    def _send(self, file: str, stamp: Stamp) -> None:
+        """Sends a file as it is now: a link keeps one that is replaced meanwhile."""
+        content = self.folder / _SNAPSHOT / file
+        content.parent.mkdir(parents=True, exist_ok=True)
+        content.unlink(missing_ok=True)
         with contextlib.suppress(FileNotFoundError):  # removed just now
-            os.link(self.folder / file, path)
-        return path
-
-    def _send(self, file: str, stamp: Stamp, content: Path) -> None:
+            os.link(self.folder / file, content)
         if content.exists():
             storage.upload(content, storage.join(self.name, file))
             self._sent[file] = stamp
@@ -289,7 +356,7 @@ class Mirror:
                 }
         elif stored:
             shutil.rmtree(self.folder, ignore_errors=True)
-            fetch(self.name, self.folder, lambda file: file != OWNER)
+            fetch(self.name, self.folder, lambda file: file != OWNER and not is_checkpoint(file))
             self._sent = {**self._files(), RECORDS: (len(stored), 0)}
         else:
             storage.remove(storage.join(self.name, OWNER))
@@ -297,7 +364,3 @@ class Mirror:
                 f"no such run: {self.name!r} holds no {RECORDS}; `raudio search` makes one"
             )
         check_run(self.folder)
-
-
-def _is_last(file: str) -> bool:
-    return file.rpartition("/")[2] == LAST

@@ -19,6 +19,7 @@ from typing import Any
 import raudio
 from raudio.cluster.capacity import Capacity
 from raudio.cluster.session import SessionError, present_capacity, session
+from raudio.config.schema import Configuration
 from raudio.config.signature import signature
 from raudio.core.errors import RunError
 from raudio.core.storage import is_remote
@@ -50,7 +51,7 @@ from raudio.search.signals import terminable
 from raudio.search.slots import Slots, gpu_share
 from raudio.tracking.processes import Trackers
 from raudio.training.budget import count_epochs
-from raudio.training.worker import Data
+from raudio.training.worker import Data, Keeping
 
 LOG = "ray.log"
 BUNDLE = "bundle"
@@ -148,6 +149,7 @@ def _display(quiet: bool) -> Display:
 
 def _run(job: Job, place: InPlace | Mirror, *, quiet: bool, resumed: bool) -> SearchResult:
     configuration, experiment, folder = job.configuration, job.experiment, place.folder
+    place.patience = parse_seconds(configuration.run.patience)
     epochs = count_epochs(experiment.training)
     with (
         RunLock(folder),
@@ -201,6 +203,7 @@ def _run(job: Job, place: InPlace | Mirror, *, quiet: bool, resumed: bool) -> Se
                 history=history,
                 past=past,
                 answers=job.prior.answers,
+                place=place,
                 time_budget=None if budget is None else parse_seconds(budget),
                 watch=watch,
             )
@@ -226,7 +229,7 @@ def _run(job: Job, place: InPlace | Mirror, *, quiet: bool, resumed: bool) -> Se
         bundle, unexported = None, None
         if configuration.run.export and state != "failed":
             try:
-                bundle = _export(folder)
+                bundle = _export(place)
             except RunError as error:  # no trial has finished an epoch, or a checkpoint is damaged
                 unexported = str(error)
     best = engine.history.best()
@@ -318,7 +321,7 @@ def _trials(
         trainable = tune.with_parameters(
             run_trial,
             data=data,
-            run=str(folder.resolve()),
+            keeping=_keeping(configuration, place),
             gpus=fit.gpus,
             memory=fit.memory,
             goal=job.goal,
@@ -330,6 +333,16 @@ def _trials(
             before=lambda spec: open_trial(folder, spec),
             tick=tick,
         )
+
+
+def _keeping(configuration: Configuration, place: InPlace | Mirror) -> Keeping:
+    lost_every = configuration.cluster.lost_every
+    return Keeping(
+        place.name if is_remote(place.name) else str(place.folder.resolve()),
+        patience=parse_seconds(configuration.run.patience),
+        lost_every=None if lost_every is None else parse_seconds(lost_every),
+        noticed=configuration.cluster.address != "local",  # nobody takes this machine away
+    )
 
 
 def _record_place(engine: Engine, capacity: Capacity, fit: Plan) -> None:
@@ -367,16 +380,20 @@ def _plan_now(job: Job, first: Plan, engine: Engine) -> Plan:
     return fitting(search) if wanted is not None and wanted < found.slots else found
 
 
-def _export(folder: Path) -> Path:
+def _export(place: InPlace | Mirror) -> Path:
     """The best trial as a bundle in the run, made anew when the run went on.
 
     Raises:
-        RunError: there is nothing to export.
+        RunError: there is nothing to export, or the store of the run fails.
     """
     from raudio.export.make import export
 
-    bundle, new = folder / BUNDLE, folder / f".{BUNDLE}"
+    bundle, new = place.folder / BUNDLE, place.folder / f".{BUNDLE}"
     shutil.rmtree(new, ignore_errors=True)
-    export(folder, new)
+    try:
+        place.send()  # the records, which say what is the best
+    except OSError as error:
+        raise RunError(f"run {place.name!r} cannot be written: {error}") from error
+    export(place.name, new)
     shutil.rmtree(bundle, ignore_errors=True)
     return new.rename(bundle)

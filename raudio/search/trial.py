@@ -7,7 +7,6 @@ not raised, because what Tune sees failing is taken for a lost process, and star
 from __future__ import annotations
 
 import contextlib
-import json
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,36 +14,35 @@ from typing import TYPE_CHECKING, Any
 
 from raudio.config.goal import Goal
 from raudio.config.validate import dump_yaml, experiment_from
-from raudio.core.storage import write_atomic
-from raudio.records import BEST, DONOR, ERROR_TXT, EXPERIMENT_YAML, LAST, trial_folder
-from raudio.search.failures import CRASH, kind_of, reason_of
+from raudio.core.errors import PreemptedError
+from raudio.core.storage import is_remote, join, write_atomic
+from raudio.records import ERROR_TXT, EXPERIMENT_YAML, TRIALS, trial_folder
+from raudio.search.failures import kind_of, reason_of
 from raudio.training.launch import LostWorkerError, as_result, launch
-from raudio.training.worker import Data, OverLimitError
+from raudio.training.worker import Data, Keeping, OverLimitError
 
 if TYPE_CHECKING:  # a trial's process needs no Optuna
     from raudio.search.engine import TrialSpec
 
-#: How often a trial's process may die in the same epoch before the trial is to blame.
-_DEATHS_ALLOWED = 3
-_ATTEMPTS = ".attempts"
+#: In a trial's config: it has ended, and Tune, which starts it again, does not know.
+GIVEN_UP = "given_up"
 
 
 def open_trial(run: Path, spec: TrialSpec) -> None:
-    """Makes the folder of a trial that is about to start."""
-    folder = trial_folder(run, spec.id)
-    folder.mkdir(parents=True, exist_ok=True)
-    if spec.new:
-        for name in (LAST, BEST, DONOR):
-            (folder / name).unlink(missing_ok=True)
-    write_atomic(folder / EXPERIMENT_YAML, dump_yaml(spec.experiment))
-    (folder / _ATTEMPTS).unlink(missing_ok=True)
+    """Makes the folder of a trial that is about to start.
+
+    Args:
+        run: the run folder; of a run in a store its working copy.
+        spec: the trial.
+    """
+    write_atomic(trial_folder(run, spec.id) / EXPERIMENT_YAML, dump_yaml(spec.experiment))
 
 
 def run_trial(
     config: Mapping[str, Any],
     *,
     data: Data,
-    run: str,
+    keeping: Keeping,
     gpus: float,
     memory: int,
     goal: Goal,
@@ -52,51 +50,41 @@ def run_trial(
     """Tune's trainable.
 
     Args:
-        config: {"id", "experiment"} of the trial, and "max_workers", that it may grow to.
+        config: {"id", "experiment"} of the trial, and "max_workers", that it may grow to; one that
+            is `GIVEN_UP` ends at once.
         data: where the clips are.
-        run: the run folder.
+        keeping: the run's checkpoints.
         gpus, memory: that each worker gets.
         goal: what the search is after.
     """
     from ray import tune
 
-    folder = trial_folder(Path(run), config["id"])
+    if config.get(GIVEN_UP):
+        return
+    keeping = keeping.below(TRIALS, config["id"])
     try:
-        if _dies_again(folder):
-            reason = f"its process died {_DEATHS_ALLOWED} times in the same epoch"
-            tune.report({"failed": {"kind": CRASH, "reason": reason}})
-            return
         launch(
             experiment_from(config["experiment"], plugins=True),
             data,
             gpus=gpus,
             memory=memory,
             max_workers=config["max_workers"],
-            folder=folder,
+            keeping=keeping,
             goal=goal,
             report=lambda report: tune.report(as_result(report)),
         )
-    except LostWorkerError:
+    except (LostWorkerError, PreemptedError):
         raise
     except OverLimitError as error:
         tune.report({"over": {"reason": error.reason, "costs": error.costs}})
     except Exception as error:
-        # On a full disk what is known of it is told, and not kept.
-        with contextlib.suppress(OSError):
-            (folder / ERROR_TXT).write_text(traceback.format_exc())
+        _keep_traceback(keeping.place)
         tune.report({"failed": {"kind": kind_of(error), "reason": reason_of(error)}})
 
 
-def _dies_again(folder: Path) -> bool:
-    """Counts starts of this trial from the same checkpoint; whether there were too many.
-
-    A process that the machine takes away is not the trial's fault; one that dies each time in the
-    same place is.
-    """
-    last = folder / LAST
-    place = last.stat().st_mtime_ns if last.exists() else 0
-    attempts = folder / _ATTEMPTS
-    before = json.loads(attempts.read_text()) if attempts.exists() else {}
-    count = before.get("count", 0) + 1 if before.get("place") == place else 1
-    write_atomic(attempts, json.dumps({"place": place, "count": count}))
-    return bool(count > _DEATHS_ALLOWED)
+def _keep_traceback(place: str) -> None:
+    """Leaves the traceback of what was raised in the trial's folder or URI, if it can be done."""
+    if is_remote(place) or Path(place).is_dir():
+        # On a full disk what is known of it is told, and not kept.
+        with contextlib.suppress(OSError):
+            write_atomic(join(place, ERROR_TXT), traceback.format_exc())

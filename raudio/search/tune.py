@@ -24,15 +24,19 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import SearchAlgorithm
 
 from raudio.config.validate import to_mapping
+from raudio.core.errors import PreemptedError
 from raudio.search.engine import Engine, TrialSpec
 from raudio.search.packing import DRIVER_MEMORY
 from raudio.search.planner import Plan
 from raudio.search.signals import interruptible
 from raudio.search.slots import Slots
+from raudio.search.trial import GIVEN_UP
 from raudio.training.launch import PLACES, REQUESTER
 
 #: Seconds after which what controlled the workers of a trial that was ended is gone for certain.
 _GONE_AFTER = 5.0
+#: How Ray says that a process did not die by itself.
+_WITH_ITS_MACHINE = "its node has died"
 #: Ray's actor, and namespace, that keeps the reservations.
 _COORDINATOR = "AutoscalingCoordinator"
 
@@ -286,8 +290,17 @@ class _Watcher(tune.Callback):  # type: ignore[misc]
     def on_trial_recover(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
-        error = trial.get_error() or "its process or machine is gone"
-        self._engine.lost(trial.config["id"], str(error).strip().splitlines()[0])
+        error = trial.get_pickled_error()
+        error = getattr(error, "cause", None) or error  # what a task raised, as it was
+        if isinstance(error, PreemptedError) or getattr(error, "preempted", False):
+            self._engine.preempted(trial.config["id"], "its machine is being taken away")
+            return
+        what = str(error or "its process or machine is gone").strip()
+        machine = _WITH_ITS_MACHINE in what
+        reason = "its machine is gone" if machine else what.splitlines()[0]
+        blameless = machine or getattr(error, "actor_init_failed", False)
+        if not self._engine.lost(trial.config["id"], reason, blameless=blameless):
+            trial.config[GIVEN_UP] = True
 
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         self._tick()

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from pathlib import Path
 from typing import Any
 
 from raudio.config.schema import Experiment
 from raudio.core.errors import ConfigError
-from raudio.core.storage import write_atomic
-from raudio.records import DONOR, ENDED, LAST, History, TrialHistory, trial_folder
+from raudio.records import DONOR, ENDED, LAST, History, TrialHistory, trial_file
+from raudio.search.mirror import InPlace, Mirror
 from raudio.search.population import Population
 
 
@@ -18,7 +17,7 @@ class Turns:
 
     Args:
         population: compares them.
-        run: the run folder, for their checkpoints.
+        place: where the run is, for their checkpoints.
         history: of the run, as it is at any moment.
         experiment_for: from settings to the experiment (`ConfigError` when they can't work).
     """
@@ -26,12 +25,12 @@ class Turns:
     def __init__(
         self,
         population: Population,
-        run: Path,
+        place: InPlace | Mirror,
         history: History,
         experiment_for: Callable[[Mapping[str, Any]], Experiment],
     ) -> None:
         self._population = population
-        self._run = run
+        self._place = place
         self._history = history
         self._experiment_for = experiment_for
 
@@ -60,7 +59,8 @@ class Turns:
         return others or self._donor(trial) is not None
 
     def copy(self, trial: TrialHistory) -> dict[str, Any] | None:
-        """Makes a trial that is to go on a copy of a better one; None: it goes on as it is.
+        """Makes a trial that is to go on a copy of a better one; None: it goes on as it is, as it
+        also does where the copy cannot be written.
 
         The checkpoint is copied before the record is written, so that a recorded copy has its
         file; without the record, the next session copies again.
@@ -77,9 +77,12 @@ class Turns:
             self._experiment_for(params)
         except ConfigError:
             params = copied.params  # changed, they don't go together
-        checkpoint = trial_folder(self._run, donor) / LAST
-        if checkpoint.exists():  # a replay of recorded curves has none
-            write_atomic(trial_folder(self._run, trial.id) / DONOR, checkpoint.read_bytes())
+        try:
+            self._place.copy(trial_file(donor, LAST), trial_file(trial.id, DONOR))
+        except FileNotFoundError:
+            pass  # a replay of recorded curves has no checkpoints
+        except OSError:
+            return None
         return {"id": trial.id, "donor": donor, "epoch": copied.epochs, "params": params}
 
     def _donor(self, trial: TrialHistory) -> str | None:

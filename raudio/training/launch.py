@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raudio.config.goal import Goal
 from raudio.config.schema import Experiment
 from raudio.config.validate import experiment_from, to_mapping
 from raudio.core.errors import RaudioError
-from raudio.training.worker import Data, Place, device_of, train_here
+from raudio.training.worker import Data, Keeping, Place, device_of, train_here
 
 if TYPE_CHECKING:
     from raudio.training.loop import Report  # brings torch, which a search's driver has no use for
@@ -41,7 +40,7 @@ def launch(
     gpus: float,
     memory: int,
     max_workers: int,
-    folder: Path,
+    keeping: Keeping,
     goal: Goal,
     report: Callable[[Report], None],
 ) -> None:
@@ -53,15 +52,14 @@ def launch(
         gpus: that each worker gets.
         memory: bytes that Ray reserves for each of several workers.
         max_workers: that the trial may have of `resources.workers=[fewest,most]`.
-        folder: of the trial; a checkpoint in it is gone on from.
+        keeping: the trial's checkpoints; it goes on from its last one.
         goal: what the search is after.
         report: called after each epoch of an inline trial. Several workers report to the Tune
             trial that this runs in by way of Ray Train.
 
     Raises:
         LostWorkerError: a worker of a distributed trial is gone.
-        OverLimitError: it breaks a limit before it has begun.
-        NonFiniteError, DataError: as the loop and the feeds raise them.
+        Errors of `train_here`, the loop and the feeds, as they raise them.
     """
     from ray.train import ScalingConfig
     from ray.train.torch import TorchTrainer
@@ -74,14 +72,14 @@ def launch(
                 experiment,
                 data,
                 place=place,
-                folder=folder,
+                keeping=keeping,
                 goal=goal,
                 report=report,
             )
 
         TorchTrainer(inline, scaling_config=ScalingConfig(num_workers=0)).fit()
         return
-    _distributed(experiment, data, gpus, memory, max_workers, folder, goal)
+    _distributed(experiment, data, gpus, memory, max_workers, keeping, goal)
 
 
 def as_result(report: Report) -> dict[str, Any]:
@@ -100,7 +98,7 @@ def _distributed(
     gpus: float,
     memory: int,
     max_workers: int,
-    folder: Path,
+    keeping: Keeping,
     goal: Goal,
 ) -> None:
     from ray.exceptions import RayActorError
@@ -123,7 +121,7 @@ def _distributed(
             train_loop_config={
                 "experiment": to_mapping(experiment),
                 "data": data,
-                "folder": str(folder),
+                "keeping": keeping,
                 "goal": goal,
             },
             torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
@@ -144,8 +142,9 @@ def _distributed(
             trainer.fit()
         except WorkerGroupError as error:
             failures = error.worker_failures.values()
-            if any(isinstance(failure, RayActorError) for failure in failures):
-                raise LostWorkerError("a worker of the trial is gone") from error
+            gone = [failure for failure in failures if isinstance(failure, RayActorError)]
+            if gone:
+                raise LostWorkerError(f"a worker of the trial is gone: {gone[0]}") from error
             # What one rank ran into comes before what the others make of its absence.
             causes = sorted(map(_cause, failures), key=lambda e: not isinstance(e, RaudioError))
             raise causes[0] from error
@@ -162,12 +161,17 @@ def _worker(config: Mapping[str, Any]) -> None:
     from ray.train.torch import get_device
 
     context, places = ray.train.get_context(), ray.util.get_current_placement_group()
-    place = Place(context.get_world_rank(), context.get_world_size(), str(get_device()))
+    place = Place(
+        context.get_world_rank(),
+        context.get_world_size(),
+        str(get_device()),
+        machines=-(-context.get_world_size() // context.get_local_world_size()),
+    )
     train_here(
         experiment_from(config["experiment"], plugins=True),
         config["data"],
         place=place,
-        folder=Path(config["folder"]),
+        keeping=config["keeping"],
         goal=config["goal"],
         # Every rank reports, or Ray Train waits for the others; rank 0's is what counts.
         report=lambda report: ray.train.report({**as_result(report), PLACES: places}),

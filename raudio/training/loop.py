@@ -1,8 +1,8 @@
 """The training loop: one trial on one device, or one rank of several, from first step to last.
 
-No Ray and no tracker: what it knows it tells `report`, and what it needs to go on it keeps in
-`folder`. Called again after an interruption, with the same arguments, it goes on from the last
-finished epoch as if nothing had happened: everything random is drawn from the seed and the step, or
+No Ray and no tracker: what it knows it tells `report`, and what it needs to go on its `keeper`
+keeps. Called again after an interruption, with the same arguments, it goes on from the last
+checkpoint as if nothing had happened: everything random is drawn from the seed and the step, or
 the clip, so that no random state has to be kept.
 
 An *epoch* is what is validated, kept and reported; a *pass* goes once over the training split. They
@@ -17,10 +17,9 @@ import itertools
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -40,6 +39,9 @@ from raudio.training.budget import budget
 from raudio.training.build import build_optimizer, build_schedule
 from raudio.training.costs import CostMeter
 from raudio.training.evaluate import evaluate
+from raudio.training.keeper import Keeper
+from raudio.training.pace import Pace
+from raudio.training.saving import NONE, Saving
 
 if TYPE_CHECKING:
     from raudio.data.feeds import Batch, Feed
@@ -78,7 +80,7 @@ def train(
     valid_feed: Feed,
     *,
     device: torch.device | str,
-    folder: Path | None,
+    keeper: Keeper | None,
     report: Callable[[Report], None],
     metric: str,
     mode: str,
@@ -86,14 +88,16 @@ def train(
     world: int = 1,
     dataset: str = "",
     costs: Mapping[str, float] | None = None,
+    pace: Pace | None = None,
+    notice: Callable[[], float | None] = lambda: None,
 ) -> None:
     """Trains `system` as `experiment` says; on return it holds the weights of the last epoch.
 
-    After every epoch, in this order: `checkpoint.BEST` is written if the metric is better than
-    ever, `checkpoint.LAST` is written, `report` is called. Whatever `report` raises ends the
-    training, with both files whole. If `folder` holds `checkpoint.LAST`, training goes on from it
-    and its reports, the last ones, are given again first: the receiver drops what it has, and has
-    lost others when the power went.
+    After every epoch, in this order: `checkpoint.BEST` is saved if the metric is better than ever,
+    `checkpoint.LAST` is saved, and when both are kept, at the latest after the next epoch, `report`
+    is called. Whatever `report` raises ends the training, with both files whole. Where there is a
+    `checkpoint.LAST`, training goes on from it and its reports, the last ones, are given again
+    first: the receiver drops what it has, and has lost others when the power went.
 
     Args:
         experiment: resolved.
@@ -101,7 +105,7 @@ def train(
         train_feed: with this rank's share of each batch.
         valid_feed: with this rank's clips.
         device: where to compute.
-        folder: of the trial's checkpoints, read and written by rank 0; None keeps none.
+        keeper: of the trial's checkpoints, on rank 0; None keeps none.
         report: is told after every epoch, on every rank: the metrics are the same on all, and Ray
             Train waits for all.
         metric: what makes an epoch the best, and what patience watches: a key of `Report.metrics`.
@@ -111,13 +115,19 @@ def train(
         dataset: its fingerprint, kept in the checkpoints.
         costs: those known before training, which every report repeats; after an interruption, the
             first ones.
+        pace: when `checkpoint.LAST` is saved between two epochs; None: never.
+        notice: until when this rank's machine is there, in Unix seconds (infinite where that is not
+            known); None: nobody takes it away.
 
     Raises:
+        PreemptedError: the machine of a rank is taken away; the last step is kept, if there was
+            time.
         NonFiniteError: a loss, a gradient, a score or the metric is NaN or infinite; no optimizer
             step was made with it.
         ConfigError: there is no such metric, or a batch has fewer clips than there are ranks.
         DataError: the training split makes no batch.
         RunError: the checkpoint is damaged, or does not belong to this experiment and dataset.
+        OSError: the disk is full; `StoreError`: the store has failed for too long.
     """
     training = experiment.training
     batch_size = training.batch_size
@@ -128,25 +138,51 @@ def train(
 
     system.to(device)
     make_step = _Stepper(experiment, system, device, length.steps, rank, world)
+    pace = pace or Pace()
+    saving = Saving(keeper, report, pace=pace, notice=notice, rank=rank, world=world)
     step, epoch, stale = 0, 0, 0
+    sums, before = _Sums(), 0.0
     known, spent = dict(costs or {}), 0.0
     best = -math.inf if mode == "max" else math.inf
     given: deque[Report] = deque(maxlen=_EARLIER + 1)
 
-    saved = _from_first_rank(_read(folder, identity) if rank == 0 else None, world)
+    saved = _from_first_rank(_read(keeper, identity), world)
     if saved is not None:
         _restore(saved, system, make_step)
         step, epoch, stale, best = (saved[key] for key in ("step", "epoch", "stale", "best"))
-        given.extend(Report(**each) for each in (*saved.get("earlier", ()), saved["report"]))
+        sums, before = _Sums.restored(saved, rank), saved.get("seconds", 0.0)
+        given.extend(
+            Report(**each) for each in (*saved.get("earlier", ()), saved["report"]) if each
+        )
         for each in given:
             report(each)
-        last = given[-1]
-        if last.final:
-            return
-        known = {name: last.metrics.get(name, known[name]) for name in known}
-        spent = last.metrics.get("cost/device_seconds", 0.0)
+        if given:
+            last = given[-1]
+            if last.final:
+                return
+            known = {name: last.metrics.get(name, known[name]) for name in known}
+            spent = last.metrics.get("cost/device_seconds", 0.0)
 
-    started = time.perf_counter()
+    def going_on() -> dict[str, Any]:
+        """What `checkpoint.LAST` holds after `step` steps; called on every rank."""
+        earlier = [asdict(each) for each in given]
+        return {
+            "model": system.state_dict(),
+            "epoch": epoch,
+            **identity,
+            "optimizer": make_step.optimizer.state_dict(),
+            "scaler": make_step.scaler.state_dict(),
+            "step": step,
+            "stale": stale,
+            "best": best,
+            "earlier": earlier[:-1],
+            "report": earlier[-1] if earlier else None,
+            "sums": sums.over_all(device, world),
+            "seconds": time.perf_counter() - started - saving.paused,
+            "lr": make_step.lr,
+        }
+
+    started = time.perf_counter() - before
     meter = CostMeter(known, device, world, spent)
     valid_feed.keep(system.front_end, device)
     if not make_step.augmenter.changes_waves:
@@ -154,29 +190,28 @@ def train(
     batches = _batches(train_feed, step)
     if saved is None and getattr(system.front_end, "needs_fit", False):
         batches = _fit_front_end(system, train_feed, batches, length.pass_steps, device, world)
+    pace.begins(step)
 
-    while step < length.steps:
+    while True:
         system.train()
-        loss, clips = 0.0, 0
-        padded, samples = 0, 0
-        end = min(step + length.epoch_steps, length.steps)
+        end = min((epoch + 1) * length.epoch_steps, length.steps)
         while step < end:
+            make_step.wishes = saving.wishes(step + 1, end)
             number, batch = next(batches)
-            loss += make_step(step, number, batch) * len(batch.lengths)
-            clips += len(batch.lengths)
-            size = batch.inputs.shape[0] * batch.inputs.shape[1]
-            samples += size
-            padded += size - int(batch.lengths.sum())
+            sums.add(make_step(step, number, batch), batch)
             step += 1
+            saving.heed(make_step.wishes, step, going_on)
         epoch += 1
 
         _share_buffers(system, world)
         # Where training a whole batch at once takes too much memory, so may scoring one.
         at_once = max(1, batch_size // training.accumulate)
         evaluation = evaluate(system, valid_feed, batch_size=at_once, device=device, world=world)
+        saving.settle()
+        loss, clips, padded, samples = sums.over_all(device, world)
         metrics = {
-            "train/loss": _mean(loss, clips, device, world),
-            "train/padding": _mean(padded, samples, device, world),
+            "train/loss": loss / clips,
+            "train/padding": padded / samples,
             **{f"valid/{name}": value for name, value in evaluation.metrics.items()},
             "lr": make_step.lr,
         }
@@ -186,32 +221,61 @@ def train(
         better = value > best if mode == "max" else value < best
         best, stale = (value, 0) if better else (best, stale + 1)
         final = step == length.steps or stale == training.patience
-        seconds = time.perf_counter() - started
+        seconds = time.perf_counter() - started - saving.paused
         told = Report(epoch, metrics | meter.read(seconds), seconds, final)
         given.append(told)
 
-        if folder is not None and rank == 0:
+        sums, started, saving.paused = _Sums(), time.perf_counter(), 0.0
+        states: dict[str, dict[str, Any]] = {}
+        if better:
+            # Before the other: an interruption between the two repeats the whole epoch.
             weights = {"model": system.state_dict(), "epoch": epoch, **identity}
-            if better:
-                # Before the other: an interruption between the two repeats the whole epoch.
-                details = evaluation.details(system)
-                checkpoint.save(
-                    folder / checkpoint.BEST, {**weights, "metrics": metrics, "details": details}
-                )
-            going_on = {
-                "optimizer": make_step.optimizer.state_dict(),
-                "scaler": make_step.scaler.state_dict(),
-                "step": step,
-                "stale": stale,
-                "best": best,
-                "earlier": [asdict(each) for each in given][:-1],
-                "report": asdict(told),
-            }
-            checkpoint.save(folder / checkpoint.LAST, weights | going_on)
-        report(told)
+            details = {} if keeper is None else evaluation.details(system)
+            states[checkpoint.BEST] = {**weights, "metrics": metrics, "details": details}
+        saving.save(step, {**states, checkpoint.LAST: going_on()})
+        saving.owe(told)
         if final:
             return
-        started = time.perf_counter()
+        started, saving.paused = time.perf_counter(), 0.0
+
+
+@dataclass
+class _Sums:
+    """What an epoch has come to so far, of this rank's clips.
+
+    Attributes:
+        loss: over clips.
+        clips: how many.
+        padded, samples: of the batches: how many samples are padding, and how many there are.
+    """
+
+    loss: float = 0.0
+    clips: float = 0
+    padded: float = 0
+    samples: float = 0
+
+    @staticmethod
+    def restored(saved: Mapping[str, Any], rank: int) -> _Sums:
+        """As a checkpoint holds them, all on the first rank."""
+        return _Sums(*saved["sums"]) if rank == 0 and "sums" in saved else _Sums()
+
+    def add(self, loss: float, batch: Batch) -> None:
+        """Adds a batch and the mean loss of its clips."""
+        self.loss += loss * len(batch.lengths)
+        self.clips += len(batch.lengths)
+        size = batch.inputs.shape[0] * batch.inputs.shape[1]
+        self.samples += size
+        self.padded += size - int(batch.lengths.sum())
+
+    def over_all(self, device: torch.device, world: int) -> list[float]:
+        """The sums over all ranks, in the order of the attributes."""
+        own = [self.loss, self.clips, self.padded, self.samples]
+        if world == 1:
+            return own
+        values = torch.tensor(own, dtype=torch.float64, device=device)
+        distributed.all_reduce(values)
+        total: list[float] = values.tolist()
+        return total
 
 
 class _Stepper:
@@ -244,6 +308,8 @@ class _Stepper:
         self.peak: float = experiment.optimizer.lr
         self.lr = math.nan
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self._wishes = torch.zeros(0, device=device)  # of several ranks
+        self.wishes: Sequence[float] = NONE  # this rank's before a step, those of all after it
         self.model: Any = system.model
         if world > 1:
             # Training reads no buffer; `_share_buffers` gives all ranks the first one's before an
@@ -295,7 +361,9 @@ class _Stepper:
         # Nothing that is not finite reaches the weights. One look at the device serves both values.
         self.scaler.unscale_(self.optimizer)
         norm = get_total_norm([p.grad for p in self.parameters if p.grad is not None])
-        loss_value, norm_value = torch.stack((loss, norm)).tolist()
+        # What the ranks wish for comes with it.
+        values = torch.stack((loss, norm, *self._wishes)).tolist()
+        loss_value, norm_value, self.wishes = values[0], values[1], values[2:] or self.wishes
         self._check(step, loss_value, norm_value)
         if math.isfinite(norm_value):
             if norm_value > self.clip_norm:
@@ -321,13 +389,14 @@ class _Stepper:
         """What makes the ranks' mean gradient (DDP's) that of the global batch's mean loss.
 
         A rank's share may be smaller than another's: a rank of b clips among n, of w ranks, has
-        the weight b * w / n.
+        the weight b * w / n. The ranks' wishes are summed on the way.
         """
         if self.world == 1:
             return 1.0
-        total = torch.tensor(float(clips), device=self.device)
+        total = torch.tensor([float(clips), *self.wishes], device=self.device)
         distributed.all_reduce(total)
-        return clips * self.world / total
+        self._wishes = total[1:]
+        return clips * self.world / total[0]
 
     def _alone(self, more: bool) -> Any:
         """Keeps gradients on this rank as long as there are `more` parts of the batch."""
@@ -409,16 +478,6 @@ def _share_buffers(system: System, world: int) -> None:
             distributed.broadcast(buffer, src=0)
 
 
-def _mean(total: float, count: int, device: torch.device, world: int) -> float:
-    """`total` over `count`, each summed over the ranks."""
-    if world == 1:
-        return total / count
-    both = torch.tensor([total, count], dtype=torch.float64, device=device)
-    distributed.all_reduce(both)
-    total, count = both.tolist()
-    return total / count
-
-
 # --- settings and checkpoints ------------------------------------------------------------------
 
 
@@ -442,20 +501,15 @@ def _half(precision: str, device: torch.device) -> torch.dtype | None:
     return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 
 
-def _read(folder: Path | None, identity: dict[str, Any]) -> dict[str, Any] | None:
+def _read(keeper: Keeper | None, identity: dict[str, Any]) -> dict[str, Any] | None:
     """The checkpoint to go on from, if there is one."""
-    if folder is None:
+    saved = None if keeper is None else keeper.load()
+    if keeper is None or saved is None:
         return None
-    checkpoint.sweep(folder)
-    checkpoint.take_over(folder)
-    path = folder / checkpoint.LAST
-    if not path.exists():
-        return None
-    saved = checkpoint.load(path)
     for what, value in identity.items():
         if saved.get(what) != value:
             raise RunError(
-                f"checkpoint {str(path)!r} is of another training: its {what} is "
+                f"the checkpoint in {keeper.place!r} is of another training: its {what} is "
                 f"{saved.get(what)!r}, not {value!r}; choose another folder"
             )
     return saved
@@ -475,6 +529,7 @@ def _restore(saved: dict[str, Any], system: System, stepper: _Stepper) -> None:
         raise RunError(
             f"the checkpoint does not fit this experiment's model or optimizer: {error}"
         ) from error
+    stepper.lr = saved.get("lr", math.nan)
     if saved.get("taken_over"):  # the settings are this trial's, not the donor's
         for group, own in zip(stepper.optimizer.param_groups, settings, strict=True):
             group.update(own)

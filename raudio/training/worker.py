@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from raudio.config.goal import Goal
 from raudio.config.schema import Experiment
-from raudio.core.errors import RaudioError
+from raudio.core.errors import ConfigError, RaudioError
+from raudio.core.storage import exists, is_remote, join
+from raudio.core.units import Seconds
 from raudio.data.manifest import Manifest
-from raudio.records import LAST
+from raudio.records import EXPERIMENT_YAML, LAST
+from raudio.training.notice import noticing
 
 
 @dataclass(frozen=True)
@@ -31,11 +36,39 @@ class Data:
 
 @dataclass(frozen=True)
 class Place:
-    """Which of the workers of a trial this process is, and what it computes on."""
+    """Which of the workers of a trial this process is, and what it computes on.
+
+    Attributes:
+        rank, world: which of how many.
+        device: in torch's words.
+        machines: that the trial's workers are on.
+    """
 
     rank: int = 0
     world: int = 1
     device: str = "cpu"
+    machines: int = 1
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """Where checkpoints are kept, and what they are kept for.
+
+    Attributes:
+        place: folder or URI, of the run or of a trial in it.
+        patience: how long a store may fail.
+        lost_every: expected time until a machine is lost; None: not known.
+        noticed: whether machines may be taken away with notice.
+    """
+
+    place: str
+    patience: Seconds
+    lost_every: Seconds | None = None
+    noticed: bool = False
+
+    def below(self, *parts: str) -> Keeping:
+        """The same for a place inside this one."""
+        return replace(self, place=join(self.place, *parts))
 
 
 def train_here(
@@ -43,22 +76,24 @@ def train_here(
     data: Data,
     *,
     place: Place,
-    folder: Path,
+    keeping: Keeping,
     goal: Goal,
     report: Callable[[Any], None],
 ) -> None:
-    """Trains `experiment` in this process, going on from the checkpoint in `folder` if any.
+    """Trains `experiment` in this process, going on from its last checkpoint if there is one.
 
     Args:
         experiment: resolved.
         data: where the clips are.
         place: this process among the trial's workers.
-        folder: of the trial, for its checkpoints.
+        keeping: the trial's checkpoints, which the first worker reads and writes.
         goal: what the search is after.
         report: called after each epoch, on every rank.
 
     Raises:
         OverLimitError: the trial breaks a limit before it has begun.
+        NotSharedError: the run is on a disk that this machine does not have.
+        StoreError: its store failed for too long.
     """
     import torch
 
@@ -67,8 +102,13 @@ def train_here(
     from raudio.system import build_system
     from raudio.training.budget import budget
     from raudio.training.costs import known_costs
+    from raudio.training.keeper import Keeper
     from raudio.training.loop import train
+    from raudio.training.pace import Pace
 
+    first = place.rank == 0
+    if first:
+        check_shared(keeping.place)
     set_threads(experiment.resources.cpus)
     manifest, refs = on_fold(data.manifest, experiment.dataset.fold), data.refs
     if refs is not None:
@@ -79,7 +119,7 @@ def train_here(
         class_counts=manifest.splits["train"].class_counts,
     )
     costs = known_costs(system, experiment, place.device, latency=goal.measures_latency)
-    if not (folder / LAST).exists():  # one that goes on was within the limits
+    if first and not exists(join(keeping.place, LAST)):  # one that goes on was within the limits
         check_limits(goal, costs)
     metric, mode = next(iter(goal.objectives.items()))
     feeds = build_feeds(
@@ -92,25 +132,43 @@ def train_here(
         passes=lambda steps: budget(experiment.training, steps).passes,
         cpus=experiment.resources.data_cpus / place.world,
     )
+    lost_every = keeping.lost_every and keeping.lost_every / place.machines
+    keeper = Keeper(keeping.place, keeping.patience) if first else None
     try:
-        train(
-            experiment,
-            system,
-            feeds["train"],
-            feeds["valid"],
-            device=torch.device(place.device),
-            folder=folder,
-            report=report,
-            metric=metric,
-            mode=mode,
-            rank=place.rank,
-            world=place.world,
-            dataset=manifest.fingerprint,
-            costs=costs,
-        )
+        with keeper or nullcontext(), noticing(keeping.noticed) as notice:
+            train(
+                experiment,
+                system,
+                feeds["train"],
+                feeds["valid"],
+                device=torch.device(place.device),
+                keeper=keeper,
+                report=report,
+                metric=metric,
+                mode=mode,
+                rank=place.rank,
+                world=place.world,
+                dataset=manifest.fingerprint,
+                costs=costs,
+                pace=Pace(experiment.training.checkpoint_every, lost_every),
+                notice=notice,
+            )
     finally:
         for feed in feeds.values():
             feed.close()
+
+
+class NotSharedError(ConfigError):
+    """The run is on a disk that the machine of a trial does not have."""
+
+
+def check_shared(place: str) -> None:
+    """Raises NotSharedError when the folder of a trial, which its search has made, is not there."""
+    if not is_remote(place) and not Path(place, EXPERIMENT_YAML).is_file():
+        raise NotSharedError(
+            f"{socket.gethostname()} does not have the run's folder {place!r}, which the driver of "
+            "the search has made"
+        )
 
 
 class OverLimitError(RaudioError):

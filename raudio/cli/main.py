@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from raudio.cli import data
+from raudio.cli import cluster, data
 from raudio.cli.curves import curves
 from raudio.cli.doctor import doctor
 from raudio.cli.evaluate import evaluate
@@ -54,6 +54,7 @@ app.command("predict")(predict)
 app.command("evaluate")(evaluate)
 app.command("serve")(serve)
 app.add_typer(data.app, name="data")
+app.add_typer(cluster.app, name="cluster")
 app.command("list")(list_)
 app.command("doctor")(doctor)
 

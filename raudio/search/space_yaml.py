@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from raudio.config.axes import Value, text
+from raudio.core import shipped
 from raudio.core.errors import ConfigError, closest, unknown
 from raudio.core.written import read_yaml
 
@@ -16,10 +17,8 @@ _KEYS = ("about", "params", "conditions", "constraints", "points")
 
 
 def folder() -> Path:
-    """Where the spaces are that come with raudio: in the package, or beside it in a clone."""
-    package = Path(__file__).resolve().parents[1]
-    shipped = package / "search_spaces"
-    return shipped if shipped.is_dir() else package.parent / "search_spaces"
+    """Where the spaces are that come with raudio."""
+    return shipped.folder("search_spaces")
 
 
 def names() -> dict[str, str]:
@@ -33,9 +32,9 @@ def names() -> dict[str, str]:
 
 def content(name: str) -> Mapping[str, Any]:
     """The YAML of a space, by name or path."""
-    shipped = folder() / f"{name}.yaml"
+    own = folder() / f"{name}.yaml"
     is_path = name.endswith((".yaml", ".yml")) or "/" in name
-    path = Path(name) if is_path else shipped
+    path = Path(name) if is_path else own
     if not path.is_file():
         if path.is_dir():
             raise ConfigError(f"space={name} is a folder; give a YAML file in it")

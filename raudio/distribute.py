@@ -47,7 +47,7 @@ def results(
         cpus, gpus: of the cluster. There is an actor a GPU where `device` means them, else a CPU.
         device: where each computes, as for `raudio.load`.
         batch_size, workers: of each, as for `Predictor.results`.
-        plugins: Python files of components, where all nodes can read.
+        plugins: Python files of components, which the session has been given too.
 
     Raises:
         UserError: as `Predictor.results`.

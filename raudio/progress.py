@@ -43,6 +43,11 @@ STATES = {
     INTERRUPTED: "yellow",
 }
 
+#: The variable that has a driver write its records instead of lines, for whoever follows it from
+#: elsewhere, and what begins each of these: that of JSON text sequences (RFC 7464).
+RECORDS_WANTED = "RAUDIO_RECORDS"
+RECORD_MARK = "\x1e"
+
 _BARS = "▁▂▃▄▅▆▇█"
 #: Values that a curve shows; of a longer one, evenly many, the last always among them.
 _CURVE = 12

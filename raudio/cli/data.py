@@ -95,7 +95,7 @@ def prepare(
         typer.Option(
             metavar="ADDRESS",
             help="where to work: 'local' starts Ray on this machine, 'auto' or HOST:PORT is a Ray "
-            "cluster; none: threads, and local Ray from 256 MB of recordings",
+            "cluster; none: threads, and Ray from 256 MB of recordings",
         ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="print the manifest as JSON")] = False,
@@ -151,7 +151,7 @@ def prepare(
             ),
             execution=Execution(
                 workers=workers,
-                session=lambda: _ray(address or "local"),
+                session=lambda: _ray(address),
                 ray_from=0 if address else LARGE,
             ),
             echo=_echo,
@@ -316,7 +316,7 @@ def _summary(path: str, clips: int, seconds: float, classes: int) -> None:
 
 
 @contextmanager
-def _ray(address: str) -> Iterator[None]:
+def _ray(address: str | None) -> Iterator[None]:
     """A quiet Ray session for the length of a `with` block."""
     import tempfile
 

@@ -25,6 +25,7 @@ from raudio.cli.resume import resume
 from raudio.cli.search import search
 from raudio.cli.serve import serve
 from raudio.cli.status import status
+from raudio.cli.submit import submit
 from raudio.cli.track import track
 from raudio.cli.train import train
 from raudio.core.errors import RaudioError, UserError
@@ -54,6 +55,7 @@ app.command("predict")(predict)
 app.command("evaluate")(evaluate)
 app.command("serve")(serve)
 app.add_typer(data.app, name="data")
+app.command("submit", context_settings={"allow_interspersed_args": False})(submit)
 app.add_typer(cluster.app, name="cluster")
 app.command("list")(list_)
 app.command("doctor")(doctor)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeAlias
@@ -77,8 +77,12 @@ def predict(
         bool, typer.Option("--ray", help="compute with Ray: a process a CPU, or a GPU")
     ] = False,
     address: Annotated[
-        str, typer.Option(help="of --ray: local (starts Ray here), auto or HOST:PORT (a cluster)")
-    ] = "local",
+        str | None,
+        typer.Option(
+            help="of --ray: local starts Ray here, auto or HOST:PORT is a cluster; none: in a Ray "
+            "job the job's cluster, else local"
+        ),
+    ] = None,
     plugin: Annotated[
         list[str] | None, typer.Option(help="Python file of your own components; repeatable")
     ] = None,
@@ -141,7 +145,7 @@ def predict(
         if ray and left:
             from raudio.distribute import results as by_ray
 
-            capacity = stack.enter_context(_session(address))
+            capacity = stack.enter_context(_session(address, plugin or ()))
             results = by_ray(
                 predictor,
                 left,
@@ -211,7 +215,7 @@ def _recordings(
 
 
 @contextmanager
-def _session(address: str) -> Iterator[Capacity]:
+def _session(address: str | None, plugins: Sequence[str]) -> Iterator[Capacity]:
     """A quiet Ray session for the length of a `with` block, and what the nodes offer."""
     import tempfile
 
@@ -220,7 +224,7 @@ def _session(address: str) -> Iterator[Capacity]:
 
     with (
         tempfile.TemporaryDirectory(prefix="raudio-") as folder,
-        session(Cluster(address=address), Path(folder, "ray.log")) as capacity,
+        session(Cluster(address=address), Path(folder, "ray.log"), plugins=plugins) as capacity,
     ):
         yield capacity
 

@@ -42,8 +42,12 @@ def serve(
     ] = None,
     ray: Annotated[bool, typer.Option("--ray", help="with Ray Serve, in replicas")] = False,
     address: Annotated[
-        str, typer.Option(help="of the Ray cluster: local starts one here; auto or HOST:PORT")
-    ] = "local",
+        str | None,
+        typer.Option(
+            help="of --ray: local starts Ray here, auto or HOST:PORT is a cluster; none: in a Ray "
+            "job the job's cluster, else local"
+        ),
+    ] = None,
     replicas: Annotated[int, typer.Option(help="with --ray: how many", min=1)] = 1,
 ) -> None:
     """Answers HTTP requests with predictions: POST /predict a recording, get its label.

@@ -97,6 +97,7 @@ def _recorded(folder: Path) -> tuple[dict[str, Any], list[str]]:
 
 def main() -> int:
     """Follows the records of a run until standard input ends, as its first line says."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a Ray job's stop; its driver ends it
     job = json.loads(sys.stdin.buffer.readline())
     say = _redirected()
     closed = threading.Event()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ def deployed(
     at_once: int,
     queue: int,
     timeout: float,
+    plugins: Sequence[str] = (),
 ) -> Iterator[None]:
     """Replicas of an application for the length of a `with` block, when they answer.
 
@@ -43,6 +44,7 @@ def deployed(
         at_once: requests that a replica is given at once.
         queue: requests that wait besides; further ones get 503 from the proxy.
         timeout: seconds after which the proxy gives up a request.
+        plugins: Python files that the replicas are to find.
 
     Raises:
         ConfigError: Ray Serve is missing, the replicas don't fit, or they don't start.
@@ -53,7 +55,7 @@ def deployed(
 
     with tempfile.TemporaryDirectory(prefix="raudio-serve-") as folder:
         log = Path(folder) / "ray.log"
-        with session(cluster, log) as capacity:
+        with session(cluster, log, plugins=plugins) as capacity:
             if replicas * cpus > capacity.cpus:  # Ray would wait for them, and say nothing
                 raise ConfigError(
                     f"--replicas {replicas} with --concurrency {cpus:g} take {replicas * cpus:g} "

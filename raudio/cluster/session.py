@@ -11,10 +11,12 @@ import os
 import signal
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from raudio.cluster.capacity import Capacity, cluster_capacity, local_capacity
+from raudio.cluster.environment import address_of, runtime_env
+from raudio.cluster.token import answers
 from raudio.config.schema import Cluster
 from raudio.core.errors import ConfigError, RaudioError
 
@@ -49,17 +51,21 @@ class SessionError(RaudioError):
 
 
 @contextlib.contextmanager
-def session(settings: Cluster, log: Path, *, dashboard: bool = False) -> Iterator[Capacity]:
+def session(
+    settings: Cluster, log: Path, *, dashboard: bool = False, plugins: Sequence[str] = ()
+) -> Iterator[Capacity]:
     """A Ray session for the length of a `with` block; ended with it when it was started by it.
 
     Args:
-        settings: `address` is "local" (starts Ray on this machine), "auto" or HOST:PORT.
+        settings: `address` is "local" (starts Ray on this machine), "auto" or HOST:PORT; None as
+            `environment.address_of` says.
         log: file that Ray's and Optuna's messages are appended to.
         dashboard: start it with a local cluster, on loopback. Ray Train asks it which trial drivers
             are alive, and without it never frees the workers' places of one that has crashed.
+        plugins: Python files that the processes of a cluster are to find.
 
     Raises:
-        ConfigError: no cluster answers at the address.
+        ConfigError: no cluster answers at the address, or it takes another token.
         SessionError: Ray on this machine did not start, or died during the block.
     """
     set_here = {name: value for name, value in _ENVIRONMENT.items() if name not in os.environ}
@@ -69,7 +75,7 @@ def session(settings: Cluster, log: Path, *, dashboard: bool = False) -> Iterato
     started = not ray.is_initialized()
     try:
         if started:
-            _connect(settings, log, dashboard)
+            _connect(settings, log, dashboard, plugins)
         with _logs_in(log), _watched() if started else contextlib.nullcontext():
             yield present_capacity(settings)
     finally:
@@ -127,40 +133,41 @@ def _died(process: str) -> str:
     )
 
 
-def _connect(settings: Cluster, log: Path, dashboard: bool) -> None:
+def _connect(settings: Cluster, log: Path, dashboard: bool, plugins: Sequence[str]) -> None:
     import ray
 
+    address = address_of(settings)
     common = {"log_to_driver": False, "logging_level": logging.CRITICAL}
-    if settings.address == "local":
-        (node,) = local_capacity(settings).nodes
+    if address != "local":
+        answers(address)
         try:
-            with _deaf_to_hangup():
-                ray.init(
-                    address="local",  # never a cluster that a left-over address file points to
-                    num_cpus=int(node.cpus),
-                    _memory=node.memory,  # what was planned with, whatever happens to be free now
-                    include_dashboard=dashboard,
-                    dashboard_host="127.0.0.1",
-                    _node_ip_address="127.0.0.1",
-                    **common,
-                )
-        except Exception as error:  # Ray has no class of its own for it
-            with log.open("a", encoding="utf-8") as file:
-                file.write(traceback.format_exc())
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise SessionError(
-                f"Ray did not start on this machine: {reason} (traceback in {log})"
+            # A cluster's processes have their own environment: what must be set before one starts
+            # is set by Ray. (A local cluster's processes inherit ours.)
+            ray.init(address=address, runtime_env=runtime_env(MALLOC, plugins), **common)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ConfigError(
+                f"cluster.address={address}: the cluster there cannot be joined: {reason}"
             ) from error
         return
+    (node,) = local_capacity(settings).nodes
     try:
-        # A cluster's processes have their own environment: what must be set before one starts is
-        # set by Ray. (A local cluster's processes inherit ours.)
-        ray.init(address=settings.address, runtime_env={"env_vars": MALLOC}, **common)
-    except (ConnectionError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ConfigError(
-            f"cluster.address={settings.address!r}: no Ray cluster answers there ({reason}); "
-            "start one with `ray start --head`, or leave the setting out to use this machine"
+        with _deaf_to_hangup():
+            ray.init(
+                address="local",  # never a cluster that a left-over address file points to
+                num_cpus=int(node.cpus),
+                _memory=node.memory,  # what was planned with, whatever happens to be free now
+                include_dashboard=dashboard,
+                dashboard_host="127.0.0.1",
+                _node_ip_address="127.0.0.1",
+                **common,
+            )
+    except Exception as error:  # Ray has no class of its own for it
+        with log.open("a", encoding="utf-8") as file:
+            file.write(traceback.format_exc())
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise SessionError(
+            f"Ray did not start on this machine: {reason} (traceback in {log})"
         ) from error
 
 
@@ -179,7 +186,10 @@ def present_capacity(settings: Cluster) -> Capacity:
     """What the nodes offer that are there now; inside a session."""
     import ray
 
-    where = "this machine" if settings.address == "local" else f"the cluster at {settings.address}"
+    address = address_of(settings)
+    if address == "auto":
+        address = ray.get_runtime_context().gcs_address
+    where = "this machine" if address == "local" else f"the cluster at {address}"
     return cluster_capacity(ray.nodes(), where)
 
 

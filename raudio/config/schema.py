@@ -522,7 +522,11 @@ class Run:
 class Cluster:
     """Where it runs."""
 
-    address: str = setting("local", "'local' starts Ray here; 'auto' or HOST:PORT joins a cluster")
+    address: str | None = setting(
+        None,
+        "'local' starts Ray here; 'auto' or HOST:PORT joins a cluster; none: in a Ray job the "
+        "job's cluster, else local",
+    )
     cpus: int | None = setting(
         None, "CPUs of the local cluster; none: all of this machine's", min=1
     )

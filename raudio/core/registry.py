@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import importlib.abc
 import importlib.util
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -83,6 +84,29 @@ def _place(component: Callable[..., Any]) -> tuple[str, str]:
     return component.__module__, component.__qualname__
 
 
+#: Plugins of the driver's machine: whole path there -> source.
+_shipped: dict[str, str] = {}
+
+
+def ship(plugins: Mapping[str, str]) -> None:
+    """Has `load_plugins` import these, by their whole paths, whatever files there are here."""
+    _shipped.update(plugins)
+
+
+class _Shipped(importlib.abc.ExecutionLoader):
+    """Imports a plugin from its source; tracebacks show its lines."""
+
+    def __init__(self, path: str, source: str) -> None:
+        self._path = path
+        self._source = source
+
+    def get_filename(self, fullname: str) -> str:
+        return self._path
+
+    def get_source(self, fullname: str) -> str:
+        return self._source
+
+
 def load_plugins(plugins: Iterable[str]) -> None:
     """Imports each plugin, a path to a Python file, so that its decorators run; once per process.
 
@@ -91,14 +115,16 @@ def load_plugins(plugins: Iterable[str]) -> None:
     """
     for plugin in plugins:
         path = Path(plugin).expanduser().resolve()
-        if not path.is_file():
+        source = _shipped.get(plugin)
+        if source is None and not path.is_file():
             raise ConfigError(f"plugins: no such file {plugin!r}; give the path of a Python file")
         # By its path: two files may have one name.
         digest = hashlib.sha256(str(path).encode()).hexdigest()[:8]
         name = f"raudio_plugin_{path.stem}_{digest}"
         if name in sys.modules:
             continue
-        spec = importlib.util.spec_from_file_location(name, path)
+        loader = None if source is None else _Shipped(str(path), source)
+        spec = importlib.util.spec_from_file_location(name, path, loader=loader)
         assert spec is not None
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)

@@ -100,11 +100,14 @@ def write_search(job: Job, folder: Path) -> None:
     write_atomic(folder / SEARCH_YAML, yaml.safe_dump(recorded, sort_keys=False))
 
 
-def recorded_job(folder: Path, overrides: Sequence[str]) -> Job:
-    """The job of a run folder, with a changed budget."""
+def check_changes(overrides: Sequence[str]) -> list[str]:
+    """`overrides`, of settings that may change when a run goes on.
+
+    Raises:
+        ConfigError: one may not, or has several values.
+    """
     plain, axes = compose.split(overrides)
-    changed = compose.values_of(plain)
-    for key in (*changed, *axes):
+    for key in (*compose.values_of(plain), *axes):
         if key not in RESUMABLE and not key.startswith(TRACKING):
             raise ConfigError(
                 f"{key} cannot change when a run goes on{closest(key, RESUMABLE)}; these can: "
@@ -112,6 +115,13 @@ def recorded_job(folder: Path, overrides: Sequence[str]) -> Job:
             )
     for key, axis in axes.items():
         raise ConfigError(f"{key}={axis} has several values; a run goes on with one")
+    return plain
+
+
+def recorded_job(folder: Path, overrides: Sequence[str]) -> Job:
+    """The job of a run folder, with a changed budget."""
+    plain = check_changes(overrides)
+    changed = compose.values_of(plain)
     path = folder / SEARCH_YAML
     try:
         recorded = yaml.safe_load(path.read_text())

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from raudio.cluster.capacity import local_capacity
+from raudio.cluster.environment import address_of
 from raudio.config import chain, compose, validate
 from raudio.config.adapters import is_adapter
 from raudio.config.axes import Interval, text
@@ -114,35 +115,43 @@ def check(overrides: Sequence[str], *, single: bool = False, echo: Callable[[str
     Raises:
         UserError: it cannot work.
     """
-    overrides = compose.with_absolute_paths(overrides)
-    if single:
-        plain, axes = compose.split(overrides)
-        if axes:
-            key = next(iter(axes))
-            raise ConfigError(
-                f"{key} has several values; `raudio search` tries them, train does not"
-            )
-        configuration, space = compose.compose(plain), Space("none")
-        usual = Search()  # of samplers and schedulers: a training asks neither
-        unread = {name: getattr(usual, name) for name in (*OF_SAMPLERS, *OF_SCHEDULERS)}
-        configuration = dataclasses.replace(
-            configuration,
-            search=dataclasses.replace(
-                configuration.search,
-                trials=1,
-                sampler="random",
-                scheduler="none",
-                repeat=1,
-                folds=False,
-                confirm=0,
-                **unread,
-            ),
-        )
-    else:
-        configuration, space, plain = spaces.resolve(overrides)
+    configuration, space, plain = _composed(overrides, single)
     _check_folder(configuration)
     job = job_on_data(configuration, plain, space, echo)
     return job if single else _with_prior(job)
+
+
+def check_settings(overrides: Sequence[str], *, single: bool = False) -> Configuration:
+    """What `check` finds out without the data, the run's folder and the machines: enough for a
+    command line that is to run somewhere else. Arguments and errors are its.
+    """
+    configuration, space, plain = _composed(overrides, single)
+    return _settled(configuration, plain, space)[0]
+
+
+def _composed(overrides: Sequence[str], single: bool) -> tuple[Configuration, Space, list[str]]:
+    """The configuration, the space and the plain overrides."""
+    overrides = compose.with_absolute_paths(overrides)
+    if not single:
+        return spaces.resolve(overrides)
+    plain, axes = compose.split(overrides)
+    if axes:
+        key = next(iter(axes))
+        raise ConfigError(f"{key} has several values; `raudio search` tries them, train does not")
+    configuration = compose.compose(plain)
+    usual = Search()  # of samplers and schedulers: a training asks neither
+    unread = {name: getattr(usual, name) for name in (*OF_SAMPLERS, *OF_SCHEDULERS)}
+    search = dataclasses.replace(
+        configuration.search,
+        trials=1,
+        sampler="random",
+        scheduler="none",
+        repeat=1,
+        folds=False,
+        confirm=0,
+        **unread,
+    )
+    return dataclasses.replace(configuration, search=search), Space("none"), plain
 
 
 def _with_prior(job: Job) -> Job:
@@ -163,27 +172,9 @@ def job_on_data(
     space: Space,
     echo: Callable[[str], None],
 ) -> Job:
+    configuration, overrides, goal = _settled(configuration, overrides, space)
     search, experiment = configuration.search, configuration.experiment
-    if experiment.plugins:  # trials' processes, and a later `resume`, run in other folders
-        plugins = tuple(str(Path(file).expanduser().resolve()) for file in experiment.plugins)
-        experiment = dataclasses.replace(experiment, plugins=plugins)
-        others = [item for item in overrides if not item.startswith("plugins=")]
-        overrides = [*others, compose.override("plugins", plugins)]
-    configuration = dataclasses.replace(
-        configuration, tracking=trackers.with_absolute_paths(configuration.tracking)
-    )
-    trackers.check(configuration.tracking)
-    _check_replicates(search)
-    if search.sampler == "grid":
-        space.grid()
-    elif space.constraints:
-        examples(space, 1, search.seed)
-    if space.constraints:
-        check_points(space, search.seed)
-    goal = _goal(search, experiment)
-    search = _with_scheduler(search, goal)
-    samplers.check(search, space)
-    local = configuration.cluster.address == "local"
+    local = address_of(configuration.cluster) == "local"
     capacity = local_capacity(configuration.cluster) if local else None
     if capacity is not None:  # before the data, which may take long to prepare
         plan(capacity, experiment.resources, search, "resident")
@@ -248,6 +239,35 @@ def job_on_data(
         )
     note = scheduler_for(job).note  # refuses what cannot be
     return dataclasses.replace(job, notes=(*job.notes, note)) if note else job
+
+
+def _settled(
+    configuration: Configuration, overrides: Sequence[str], space: Space
+) -> tuple[Configuration, Sequence[str], Goal]:
+    """The configuration and the overrides, for any folder and with a scheduler, and what is
+    optimised: all that can be said without the data and the machines."""
+    search, experiment = configuration.search, configuration.experiment
+    if experiment.plugins:  # trials' processes, and a later `resume`, run in other folders
+        plugins = tuple(str(Path(file).expanduser().resolve()) for file in experiment.plugins)
+        experiment = dataclasses.replace(experiment, plugins=plugins)
+        others = [item for item in overrides if not item.startswith("plugins=")]
+        overrides = [*others, compose.override("plugins", plugins)]
+    tracking = trackers.with_absolute_paths(configuration.tracking)
+    trackers.check(tracking)
+    _check_replicates(search)
+    if search.sampler == "grid":
+        space.grid()
+    elif space.constraints:
+        examples(space, 1, search.seed)
+    if space.constraints:
+        check_points(space, search.seed)
+    goal = _goal(search, experiment)
+    search = _with_scheduler(search, goal)
+    samplers.check(search, space)
+    configuration = dataclasses.replace(
+        configuration, experiment=experiment, search=search, tracking=tracking
+    )
+    return configuration, overrides, goal
 
 
 def _on(experiment: Experiment, manifest: Manifest, store: int | None) -> Experiment:

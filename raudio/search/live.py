@@ -6,6 +6,7 @@ Everything goes to standard error; standard output is for results.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -16,6 +17,7 @@ from rich.console import Console
 from rich.live import Live
 
 from raudio import progress
+from raudio.records import RECORDS
 from raudio.search.engine import Engine
 
 #: Seconds between two drawings; more where drawing takes over a twentieth of the driver's time.
@@ -52,6 +54,7 @@ class Display:
         self._engine: Engine | None = None
         self._live: Live | None = None
         self._next = 0.0
+        self._records = bool(os.environ.get(progress.RECORDS_WANTED)) and not quiet
 
     def say(self, text: str) -> None:
         """A line above the table."""
@@ -62,6 +65,10 @@ class Display:
     def show(self, engine: Engine) -> None:
         """Starts drawing `engine`."""
         self._engine = engine
+        if self._records:
+            for line in (engine.run / RECORDS).read_text(encoding="utf-8").splitlines():
+                self._tell(line)
+            return
         if progress.is_drawable(self._console) and not self._quiet:
             self._live = Live(
                 progress.Progress(engine.history),
@@ -85,6 +92,9 @@ class Display:
 
     def watch(self, record: Mapping[str, Any]) -> None:
         """A line for what went wrong; where there is no terminal, also for a trial's end."""
+        if self._records and self._engine is not None:
+            self._tell(json.dumps(record, ensure_ascii=False))
+            return
         if self._engine is None or (self._live is not None and record.get("kind") is None):
             return
         line = progress.line(self._engine.history, record, self._engine.place.name)
@@ -104,6 +114,11 @@ class Display:
             with self._seen():
                 self._live.stop()
             self._live = None
+
+    def _tell(self, record: str) -> None:
+        with self._seen():
+            self._console.file.write(f"{progress.RECORD_MARK}{record}\n")
+            self._console.file.flush()
 
     @contextlib.contextmanager
     def _seen(self) -> Iterator[None]:

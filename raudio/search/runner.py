@@ -273,7 +273,12 @@ def _trials(
     # Ray's start waits for other processes; in that time the driver imports what comes next.
     imports = threading.Thread(target=import_module, args=("raudio.search.tune",), daemon=True)
     imports.start()
-    with session(configuration.cluster, folder / LOG, dashboard=distributed) as capacity:
+    with session(
+        configuration.cluster,
+        folder / LOG,
+        dashboard=distributed,
+        plugins=experiment.plugins,
+    ) as capacity:
         imports.join()  # two threads can't import parts of one package: each finds halves of it
         from ray import tune
 

@@ -154,7 +154,7 @@ def _checked(
     """The command as the job is to run it, and the files that it takes along.
 
     Raises:
-        ConfigError, click.UsageError: it could not work there.
+        ConfigError, or click's UsageError: it could not work there.
     """
     from raudio.cluster import package as packages
     from raudio.cluster.secret_files import secret_in
@@ -180,19 +180,17 @@ def _checked(
 
 def _parse(words: Sequence[str]) -> None:
     """Refuses a command, or an option, that there is not."""
-    import click
-
     from raudio.cli.main import app
     from raudio.core.errors import ConfigError
 
     command: Any = typer.main.get_command(app)
-    context = click.Context(command, info_name="raudio")
+    context = typer.Context(command, info_name="raudio")
     rest = list(words)
     if not rest or rest[0] == "submit":
         raise ConfigError("a job runs another command of raudio, such as search or train")
     while hasattr(command, "commands"):
         name, command, rest = command.resolve_command(context, rest)
-        context = click.Context(command, info_name=name, parent=context)
+        context = typer.Context(command, info_name=name, parent=context)
     command.make_context(context.info_name, rest, parent=context.parent)
 
 

@@ -39,6 +39,7 @@ from raudio.config import chain, schema, validate
 from raudio.config.axes import Axis, Choice, Interval, Range, quoted, text
 from raudio.config.schema import Configuration, Experiment
 from raudio.core.errors import ConfigError, unknown
+from raudio.core.secrets import has_credentials
 
 _CONF = Path(__file__).resolve().parent / "conf"
 #: What a configuration has beside its experiment.
@@ -202,6 +203,12 @@ def composed(
             problems.append(f"{item.argument} is an axis of a search; give one value here")
         elif _is_group(key):
             continue
+        elif has_credentials(item.argument) and not key.startswith("tracking."):
+            problems.append(
+                f"{key} has a user or a password in its URI, which command lines, shells and runs "
+                "keep; give them in the environment, such as AWS_ACCESS_KEY_ID and "
+                "AWS_SECRET_ACCESS_KEY"
+            )
         elif key in known or chain.is_key(key):
             _put(mapping, key, item.value)
         elif not _elsewhere(key, params):

@@ -18,6 +18,7 @@ from rich.live import Live
 
 from raudio import progress
 from raudio.records import RECORDS
+from raudio.records.writer import whole_lines
 from raudio.search.engine import Engine
 
 #: Seconds between two drawings; more where drawing takes over a twentieth of the driver's time.
@@ -66,8 +67,8 @@ class Display:
         """Starts drawing `engine`."""
         self._engine = engine
         if self._records:
-            for line in (engine.run / RECORDS).read_text(encoding="utf-8").splitlines():
-                self._tell(line)
+            for line in whole_lines((engine.run / RECORDS).read_bytes()):
+                self._tell(line.decode().rstrip("\n"))
             return
         if progress.is_drawable(self._console) and not self._quiet:
             self._live = Live(

@@ -85,9 +85,7 @@ def test_what_no_job_needs_is_left_out(here: Path) -> None:
     assert set(again.files) - set(found.files) == {"runs/a/records.jsonl", "x.log"}
 
 
-def test_little_audio_is_sent_and_much_is_not(
-    here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_little_audio_is_sent_and_much_is_not(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(here, "birds/owl/1.wav", "birds/owl/2.WAV", "birds/labels.csv", "data/dataset.json")
     put(here, "data/shards/train-00000.parquet", "noise.flac")
     assert len(package.collect(here).files) == 6
@@ -198,7 +196,10 @@ def test_no_secret_is_on_a_command_line(word: str) -> None:
     [
         ("search model=cnn11 run.dir=s3://b/r", "model"),
         ("search optimizer.lr=-1 run.dir=s3://b/r", "optimizer.lr"),
-        ("search search.sampler=cmaes search.objectives=[accuracy,cost/params] run.dir=/r", "cmaes"),
+        (
+            "search search.sampler=cmaes search.objectives=[accuracy,cost/params] run.dir=/r",
+            "cmaes",
+        ),
         ("train optimizer.lr=choice(1,2) run.dir=/r", "several values"),
         ("search", "run.dir=None: the run would be written into the job's copy"),
         ("search run.dir=runs/a", "run.dir=runs/a: the run would be written into the job's copy"),
@@ -450,9 +451,7 @@ def dashboard(cut: int) -> Iterator[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("cut", [0, 333])
-def test_a_log_goes_on_after_a_lost_connection(
-    cut: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_log_goes_on_after_a_lost_connection(cut: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     monkeypatch.setattr(jobs, "_PAUSE", 0.01)
     lines: list[str] = []

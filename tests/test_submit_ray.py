@@ -36,9 +36,11 @@ def mine(parameters, *, lr: float = 0.01):
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[head.Head]:
-    with tempfile.TemporaryDirectory(prefix="ray-") as folder:  # short: there are sockets in it
-        with head.head(Path(folder), RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=TOKEN) as found:
-            yield found
+    with (
+        tempfile.TemporaryDirectory(prefix="ray-") as folder,  # short: there are sockets in it
+        head.head(Path(folder), RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=TOKEN) as found,
+    ):
+        yield found
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from types import TracebackType
 
 from rich.console import Console
@@ -41,7 +40,7 @@ class Follower:
         if record["event"] == "search_end":
             self._stop()
         if self._live is None or record.get("kind") is not None:
-            told = progress.line(self._history, record, Path())
+            told = progress.line(self._history, record, "")
             if told is not None:
                 self._console.print(told)
 

@@ -67,7 +67,7 @@ class Display:
         """Starts drawing `engine`."""
         self._engine = engine
         if self._records:
-            for line in whole_lines((engine.run / RECORDS).read_bytes()):
+            for line in whole_lines((engine.place.folder / RECORDS).read_bytes()):
                 self._tell(line.decode().rstrip("\n"))
             return
         if progress.is_drawable(self._console) and not self._quiet:

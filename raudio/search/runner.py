@@ -18,6 +18,7 @@ from typing import Any
 
 import raudio
 from raudio.cluster.capacity import Capacity
+from raudio.cluster.environment import address_of
 from raudio.cluster.session import SessionError, present_capacity, session
 from raudio.config.schema import Configuration
 from raudio.config.signature import signature
@@ -346,7 +347,7 @@ def _keeping(configuration: Configuration, place: InPlace | Mirror) -> Keeping:
         place.name if is_remote(place.name) else str(place.folder.resolve()),
         patience=parse_seconds(configuration.run.patience),
         lost_every=None if lost_every is None else parse_seconds(lost_every),
-        noticed=configuration.cluster.address != "local",  # nobody takes this machine away
+        noticed=address_of(configuration.cluster) != "local",  # nobody takes this machine away
     )
 
 

@@ -23,6 +23,7 @@ README = ROOT / "README.md"
 DATA = ROOT / "docs" / "data.md"
 SEARCH = ROOT / "docs" / "search.md"
 RESULTS = ROOT / "docs" / "results.md"
+CLUSTER = ROOT / "docs" / "cluster.md"
 
 
 def blocks(page: Path, language: str = "") -> list[str]:

@@ -8,6 +8,7 @@ Shapes: N clips, T samples, B clips of a batch.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,7 @@ class MemoryFeed:
     @property
     def steps(self) -> int:
         whole, rest = divmod(self.clips, self.batch_size)
-        return whole + (rest >= max(2, self.world))
+        return whole + (rest >= 2)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         order = seeding.generator(self.seed, "order", epoch).permutation(self.clips)
@@ -48,7 +49,9 @@ class MemoryFeed:
             batch = order[step * self.batch_size : (step + 1) * self.batch_size]
             clips = batch[self.rank :: self.world]
             self.given.append((epoch, clips.tolist()))
-            yield self._batch(clips)
+            stands_in = not len(clips)
+            part = self._batch(batch[:1] if stands_in else clips)
+            yield replace(part, total=len(batch), stands_in=stands_in)
 
     def windows(self, batch_size: int) -> Iterator[Batch]:
         mine = np.arange(self.rank, self.clips, self.world)

@@ -155,7 +155,7 @@ def parts(settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The arguments of a feed and of its epochs: batches of 7 clips unless said otherwise."""
     feed = {"encode": encode, "frames": FRAMES}
     feed |= {name: value for name, value in settings.items() if name in FEED}
-    epochs = {"frames": FRAMES, "seed": 1, "batch_size": 7, "world": feed.get("world", 1)}
+    epochs = {"frames": FRAMES, "seed": 1, "batch_size": 7}
     epochs |= {name: value for name, value in settings.items() if name not in FEED}
     return feed, epochs
 
@@ -177,6 +177,7 @@ def same(one: Batch, other: Batch) -> bool:
         and torch.equal(one.targets, other.targets)
         and np.array_equal(one.keys, other.keys)
         and np.array_equal(one.clips, other.clips)
+        and (one.total, one.stands_in) == (other.total, other.stands_in)
     )
 
 
@@ -375,7 +376,7 @@ def test_start_leaves_batches_out(dataset: Manifest, train: Clips) -> None:
 
 
 def test_ranks_divide_the_batches(dataset: Manifest, train: Clips) -> None:
-    settings = {"batch_size": 9}
+    settings = {"batch_size": 7}  # 30 clips: the last batch has two
     whole = list(resident(dataset, train, **settings).epoch(0))
     parts_of = [
         list(resident(dataset, train, rank=rank, world=3, **settings).epoch(0)) for rank in range(3)
@@ -383,8 +384,12 @@ def test_ranks_divide_the_batches(dataset: Manifest, train: Clips) -> None:
     for step, batch in enumerate(whole):
         for rank in range(3):
             part = parts_of[rank][step]
-            assert part.clips.tolist() == batch.clips[rank::3].tolist()
-            assert torch.equal(part.inputs, batch.inputs[rank::3])
+            own = slice(0, 1) if part.stands_in else slice(rank, None, 3)
+            assert part.clips.tolist() == batch.clips[own].tolist()
+            assert torch.equal(part.inputs, batch.inputs[own])
+            assert part.total == batch.total == len(batch.clips)
+            assert part.stands_in == (rank >= part.total)
+    assert [part[-1].stands_in for part in parts_of] == [False, False, True]
 
 
 @pytest.mark.parametrize("world", [1, 2, 3])
@@ -470,10 +475,9 @@ def test_a_budget_of_seconds_holds_a_batch_of_the_longest_clips(dataset: Manifes
 
 
 @pytest.mark.parametrize("training", [{"batch_size": 7}, {"batch_seconds": 9.0}])
-def test_the_steps_are_those_of_the_most_workers(
+def test_the_batches_are_the_same_for_any_number_of_workers(
     dataset: Manifest, training: dict[str, Any]
 ) -> None:
-    """However many there are, each finds a clip in each batch."""
     experiment = experiment_on(Dataset(epoch_clips=10, clip_seconds=3.0), **training)
     resolved = resolve(experiment, dataset)
     index = Index.read(dataset, "train", RATE)
@@ -482,11 +486,13 @@ def test_the_steps_are_those_of_the_most_workers(
         resources = dataclasses.replace(resolved.resources, workers=workers)
         return build_epochs(dataclasses.replace(resolved, resources=resources), index).plan(0)
 
-    elastic, fixed = plan((1, 4)), plan(4)
-    assert elastic.ends.tolist() == fixed.ends.tolist()
-    assert np.diff(elastic.ends, prepend=0).min() >= 4
-    if "batch_size" in training:  # 10 clips: 7, and 3 that are too few for four workers
-        assert (plan(1).ends.tolist(), elastic.ends.tolist()) == ([7, 10], [7])
+    one = plan(1)
+    for workers in ((1, 4), 4):
+        other = plan(workers)
+        assert other.ends.tolist() == one.ends.tolist()
+        assert other.keys.tolist() == one.keys.tolist()
+    if "batch_size" in training:  # 10 clips: 7, and 3 of which a fourth worker has none
+        assert one.ends.tolist() == [7, 10]
 
 
 def test_what_the_data_decides_goes_with_what_is_set(dataset: Manifest) -> None:
@@ -676,7 +682,7 @@ def test_a_stream_starts_and_goes_on_anywhere(ray: Any, dataset: Manifest, train
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_stream_decodes_a_ranks_own_windows_alone(ray: Any, dataset: Manifest, rank: int) -> None:
     epochs = Epochs(
-        Index.read(dataset, "train", RATE), frames=FRAMES, seed=1, window=2, batch_size=7, world=2
+        Index.read(dataset, "train", RATE), frames=FRAMES, seed=1, window=2, batch_size=7
     )
     stream = Stream(
         dataset,

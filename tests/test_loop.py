@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Mapping
@@ -560,92 +559,3 @@ def test_refusals() -> None:
         run(experiment(batch_size=2), world=3)
     with pytest.raises(DataError, match="too small to make one batch"):
         run(experiment(), feed=MemoryFeed(*tones(1)))
-
-
-# --- several ranks -----------------------------------------------------------------------------
-
-
-def _settings_of_ranks() -> dict[str, schema.Experiment]:
-    """27 clips in batches of 9: two ranks have shares of 5 and 4 clips each time."""
-    settings = {"optimizer": PLAIN, "batch_size": 9, "epochs": 2, "clip_norm": 0.5}
-    return {
-        "whole": experiment(**settings),
-        "accumulated": experiment(**settings, accumulate=2),
-        # 27 in batches of 8: the last batch of a pass has one clip for rank 1 and two for rank 0.
-        "unequal": experiment(**(settings | {"batch_size": 8})),
-    }
-
-
-def _train_by_hand(
-    settings: schema.Experiment,
-    folder: Path | None,
-    rank: int = 0,
-    world: int = 1,
-    report: Callable[[Report], None] | None = None,
-) -> tuple[dict[str, Tensor], list[Report]]:
-    system, reports = by_hand(), list[Report]()
-    train(
-        settings,
-        system,
-        MemoryFeed(
-            *tones(27),
-            batch_size=settings.training.batch_size,
-            seed=settings.seed,
-            rank=rank,
-            world=world,
-        ),
-        MemoryFeed(*tones(13, seed=9), rank=rank, world=world),
-        device="cpu",
-        keeper=None if folder is None else Keeper(str(folder), 1.0),
-        report=report or reports.append,
-        metric="valid/accuracy",
-        mode="max",
-        rank=rank,
-        world=world,
-    )
-    return system.state_dict(), reports
-
-
-def _interrupt(report: Report) -> None:
-    raise InterruptedError
-
-
-def _rank(rank: int, world: int, folder: Path) -> None:
-    """One process of distributed trainings; writes what each ended with."""
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world
-    )
-    for name, settings in _settings_of_ranks().items():
-        trial = folder / name if rank == 0 else None  # another machine may not see the folder
-        first, reports = _train_by_hand(settings, trial, rank, world)
-        resumed, again = _train_by_hand(settings, trial, rank, world)
-        assert same(first, resumed), "each rank goes on from rank 0's checkpoint"
-        assert [told.epoch for told in again] == [1, 2]
-        metrics = [told.metrics for told in reports]
-        checkpoint.save(folder / f"{name}.rank{rank}", {"model": first, "metrics": metrics})
-        with contextlib.suppress(InterruptedError):
-            smaller = folder / f"{name}.smaller" if rank == 0 else None
-            _train_by_hand(settings, smaller, rank, world, report=_interrupt)
-    torch.distributed.destroy_process_group()
-
-
-@pytest.mark.slow
-def test_two_ranks_train_as_one(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(_rank, (2, tmp_path), nprocs=2)
-    for name, settings in _settings_of_ranks().items():
-        ranks = [checkpoint.load(tmp_path / f"{name}.rank{rank}") for rank in (0, 1)]
-        assert same(ranks[0]["model"], ranks[1]["model"])
-        assert ranks[0]["metrics"] == ranks[1]["metrics"]
-        model, reports = _train_by_hand(settings, None)
-        for key, value in model.items():
-            torch.testing.assert_close(ranks[0]["model"][key], value)
-        for told, metrics in zip(reports, ranks[0]["metrics"], strict=True):
-            expected = pytest.approx(without_costs(told.metrics), rel=1e-5)
-            assert without_costs(metrics) == expected
-        assert checkpoint.load(tmp_path / name / checkpoint.LAST)["epoch"] == 2
-        # Two ranks trained the first epoch, and one is left.
-        left, both = _train_by_hand(settings, tmp_path / f"{name}.smaller")
-        assert [told.epoch for told in both] == [1, 2]
-        for key, value in model.items():
-            torch.testing.assert_close(left[key], value)

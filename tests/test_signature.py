@@ -48,7 +48,7 @@ def test_what_cannot_change_the_result_does_not_count(override: str) -> None:
         "training.batch_size=16",
         "training.patience=3",
         "training.metric=valid/uar",  # it chooses the epoch whose weights are kept
-        "resources.workers=2",  # batch normalisation sees a worker's share of the batch
+        "resources.workers=2",  # several round otherwise
         "dataset.crop=centre",
         "dataset.sample_rate=8000",
         "dataset.precision=float32",

@@ -8,8 +8,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,14 @@ def build_front_end(settings: Any, sample_rate: int) -> nn.Module:
     arguments = dataclasses.asdict(settings)
     build = FRONT_ENDS.get(arguments.pop("name"))
     return cast(nn.Module, build(sample_rate=sample_rate, **arguments))
+
+
+#: Calls a function with all clips of a batch, of which it is given a part: that part of the result.
+Whole: TypeAlias = Callable[[Callable[[Examples], Examples], Examples], Examples]
+
+
+def _as_it_is(function: Callable[[Examples], Examples], examples: Examples) -> Examples:
+    return function(examples)
 
 
 class Augmenter:
@@ -80,15 +88,27 @@ class Augmenter:
         """Waves (B, T) of the clips with (B,) keys, each augmented by itself."""
         return self._clips("wave", examples, keys, epoch)
 
-    def mix(self, examples: Examples, step: int) -> Examples:
-        """Waves (B, T) with float targets, the clips of a batch mixed with each other."""
-        return self._mix("wave", examples, step)
+    def mix(self, examples: Examples, step: int, whole: Whole = _as_it_is) -> Examples:
+        """Waves (B, T) with float targets, the clips of a batch mixed with each other.
+
+        Args:
+            examples: the batch, or a rank's part of it.
+            step: optimizer step.
+            whole: calls a function with the whole batch, and gives back what becomes of this part.
+        """
+        return self._mix("wave", examples, step, whole)
 
     def spectrogram(
-        self, examples: Examples, keys: NDArray[np.uint64], epoch: int, step: int
+        self,
+        examples: Examples,
+        keys: NDArray[np.uint64],
+        epoch: int,
+        step: int,
+        whole: Whole = _as_it_is,
     ) -> Examples:
-        """Features (B, F, N) of the clips with (B,) keys: each by itself, then mixed."""
-        return self._mix("spectrogram", self._clips("spectrogram", examples, keys, epoch), step)
+        """Features (B, F, N) of the clips with (B,) keys: each by itself, then mixed as `mix`."""
+        examples = self._clips("spectrogram", examples, keys, epoch)
+        return self._mix("spectrogram", examples, step, whole)
 
     def _clips(
         self, stage: str, examples: Examples, keys: NDArray[np.uint64], epoch: int
@@ -97,10 +117,15 @@ class Augmenter:
             examples = each(examples, keys, seed=self._seed, epoch=epoch)
         return examples
 
-    def _mix(self, stage: str, examples: Examples, step: int) -> Examples:
-        for each in self._mixing[stage]:
-            examples = each(examples, seed=self._seed, step=step)
-        return examples
+    def _mix(self, stage: str, examples: Examples, step: int, whole: Whole) -> Examples:
+        mixing = [each for each in self._mixing[stage] if each.mixes(self._seed, step)]
+
+        def mixed(examples: Examples) -> Examples:
+            for each in mixing:
+                examples = each.mixed(examples, seed=self._seed, step=step)
+            return examples
+
+        return whole(mixed, examples) if mixing else examples
 
 
 def build_augmenter(augment: Augment, *, sample_rate: int, seed: int) -> Augmenter:

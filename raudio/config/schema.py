@@ -373,6 +373,12 @@ class Resources:
         "is room",
         min=1,
     )
+    parallel: str = setting(
+        "ddp",
+        "how several workers share a trial: each with the whole model (ddp), or with a part of its "
+        "weights, gradients and optimizer state (fsdp), for models that a GPU has no memory for",
+        choices=("ddp", "fsdp"),
+    )
     cpus: float = setting(1, "CPUs (and so threads) a worker", unit="CPUs", min=1)
     gpus: float | None = setting(
         None, "GPUs a worker, a fraction shares one; none: 1 where there are any", min=0

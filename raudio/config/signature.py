@@ -24,7 +24,7 @@ def signature(experiment: Experiment, fingerprint: str) -> str:
         fingerprint: of its dataset's labels and shards.
     """
     settings = _settings(experiment)
-    # Batch normalisation looks at a worker's own share of a batch.
+    # Several round otherwise, and draw otherwise what a model draws by itself.
     settings["resources"] = {"workers": experiment.resources.workers}
     settings["plugins"] = [_digest(plugin) for plugin in experiment.plugins]
     where, chain = settings["augment"].pop("where"), settings["augment"].pop("chain")

@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 
 from raudio.core.errors import ConfigError
 
+#: Fewest clips of a batch: batch normalisation needs two.
+LEAST = 2
+
 #: Places in the row of items, batch after batch; (K,) where each batch ends; (K,) samples that its
 #: clips are padded to.
 Batches: TypeAlias = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
@@ -21,17 +24,16 @@ Batches: TypeAlias = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int6
 class ByCount(NamedTuple):
     """Batches of `size` clips, padded to `longest`.
 
-    A last one of fewer than `least` is left out.
+    A last one of fewer than `LEAST` is left out.
     """
 
     size: int
-    least: int
     longest: int
 
     def steps(self, items: int, expected: NDArray[np.float64]) -> int:
         """Batches of an epoch of so many items."""
         whole, rest = divmod(items, self.size)
-        return whole + (rest >= self.least)
+        return whole + (rest >= LEAST)
 
     def __call__(self, row: NDArray[np.int64], steps: int) -> Batches:
         """Cuts an epoch's row of windows."""
@@ -44,40 +46,36 @@ class ByLength(NamedTuple):
     """Batches of windows of similar length, padded to the longest of them.
 
     A window goes into the bin of its bucket, and a bin of `sizes[bucket]` windows is a batch. What
-    the bins hold at the end is put together from the shortest on; fewer than `least` are left out.
+    the bins hold at the end is put together from the shortest on; fewer than `LEAST` are left out.
 
     Attributes:
         frames, buckets: (W,) of the windows.
         sizes: windows of a batch, for each bucket: as many of its longest as the budget holds.
-        least: windows of a batch.
     """
 
     frames: NDArray[np.int64]
     buckets: NDArray[np.int64]
     sizes: list[int]
-    least: int
 
     @classmethod
-    def of(
-        cls, frames: NDArray[np.int64], most: int, count: int, least: int, sample_rate: int
-    ) -> ByLength:
+    def of(cls, frames: NDArray[np.int64], most: int, count: int, sample_rate: int) -> ByLength:
         """For (W,) windows of `frames`, `count` buckets, and batches of at most `most` samples.
 
         Raises:
-            ConfigError: that is too few for `least` of the longest windows.
+            ConfigError: that is too few for `LEAST` of the longest windows.
         """
         quantiles = np.arange(1, count + 1) / count
         edges = (
             np.unique(np.quantile(frames, quantiles, method="higher")) if len(frames) else frames
         )
         sizes = (most // np.maximum(edges, 1)).tolist()
-        if sizes and sizes[-1] < least:
-            needed = math.ceil(1000 * least * edges[-1] / sample_rate) / 1000
+        if sizes and sizes[-1] < LEAST:
+            needed = math.ceil(1000 * LEAST * edges[-1] / sample_rate) / 1000
             raise ConfigError(
                 f"training.batch_seconds={most / sample_rate:g} holds {sizes[-1]} of the longest "
-                f"clips, and a batch needs {least}; give at least {needed:g}"
+                f"clips, and a batch needs {LEAST}; give at least {needed:g}"
             )
-        return cls(frames, np.searchsorted(edges, frames), sizes, least)
+        return cls(frames, np.searchsorted(edges, frames), sizes)
 
     def steps(self, items: int, expected: NDArray[np.float64]) -> int:
         """Batches of an epoch of so many items.
@@ -116,7 +114,7 @@ class ByLength(NamedTuple):
                     last.append(np.array(held))
                     held = []
                 held.append(place)
-        if len(held) >= self.least:
+        if len(held) >= LEAST:
             last.append(np.array(held))
         return [*sorted(full, key=lambda batch: int(batch[-1])), *last]
 

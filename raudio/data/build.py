@@ -46,7 +46,6 @@ def build_epochs(experiment: Experiment, index: Index) -> Epochs:
         batch_frames=None if seconds is None else int(seconds * index.sample_rate),
         buckets=data.buckets,
         seed=experiment.seed,
-        world=experiment.resources.max_workers,
     )
 
 

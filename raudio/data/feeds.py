@@ -51,6 +51,9 @@ class Batch:
         keys: (B,) of the clips, what random draws are addressed by.
         clips: (B,) positions of the clips in their split.
         augmented: whether the wave augmentations that work clip by clip have been applied.
+        total: clips of the batch over all ranks; 0 in an evaluation, where there are no such.
+        stands_in: the rank has none of the batch, which is smaller than the world: the one clip
+            here is another's, for the rank to compute with, and counts for nothing.
     """
 
     inputs: Tensor
@@ -60,6 +63,8 @@ class Batch:
     clips: NDArray[np.int64]
     transformed: bool = False
     augmented: bool = False
+    total: int = 0
+    stands_in: bool = False
 
 
 class Feed(Protocol):
@@ -158,10 +163,11 @@ class ResidentFeed:
             if self._features is None:
                 cut = clips, plan.starts[items], plan.frames[items]
                 waves = self._waves(*cut, int(plan.longest[step]))
-                yield Batch(*waves, self._targets[clips], keys, clips)
+                batch = Batch(*waves, self._targets[clips], keys, clips)
             else:
                 kept = self._features.of(plan.windows[items])
-                yield Batch(*kept, self._targets[clips], keys, clips, transformed=True)
+                batch = Batch(*kept, self._targets[clips], keys, clips, transformed=True)
+            yield _shared(batch, plan.size(step), self._rank)
 
     def plain(self, epoch: int, steps: int) -> Iterator[Batch]:
         """See `Feed`."""
@@ -317,7 +323,8 @@ class StreamedFeed:
             # What is augmented has been padded before, and is shorter only if that made it shorter.
             pad = "zero" if self._augment else self._pad
             batch = _batch(waves, plan, items, int(plan.longest[step]), pad, self._targets)
-            yield replace(batch, augmented=self._augment is not None)
+            batch = replace(batch, augmented=self._augment is not None)
+            yield _shared(batch, plan.size(step), self._rank)
 
     def plain(self, epoch: int, steps: int) -> Iterator[Batch]:
         """See `Feed`. Each call is an execution of its own."""
@@ -329,7 +336,9 @@ class StreamedFeed:
             for step in range(min(steps, self.steps)):
                 items = plan.batch(step, self._rank, self._world)
                 waves = _taken(stream, held, items)
-                yield _batch(waves, plan, items, int(plan.longest[step]), self._pad, self._targets)
+                longest = int(plan.longest[step])
+                batch = _batch(waves, plan, items, longest, self._pad, self._targets)
+                yield _shared(batch, plan.size(step), self._rank)
         finally:
             stream.close()
 
@@ -416,6 +425,11 @@ def _batch(
     """The batch of an epoch's items, whose samples `waves` are."""
     clips = plan.clips[items]
     return Batch(*_filled(waves, frames, pad), targets[clips], plan.keys[items], clips)
+
+
+def _shared(batch: Batch, total: int, rank: int) -> Batch:
+    """A rank's part of a training batch of `total` clips."""
+    return replace(batch, total=total, stands_in=rank >= total)
 
 
 def _windows(

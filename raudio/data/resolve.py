@@ -9,6 +9,7 @@ from raudio.config import validate
 from raudio.config.schema import Experiment
 from raudio.core.errors import ConfigError
 from raudio.core.units import Seconds
+from raudio.data.batches import LEAST
 from raudio.data.manifest import Manifest
 from raudio.data.pipeline import choose_feed
 
@@ -60,10 +61,10 @@ def clip_length(manifest: Manifest) -> Seconds:
 
 def _check_batch_seconds(experiment: Experiment, longest: Seconds) -> None:
     """Refuses a budget that does not hold a batch of the longest clips."""
-    seconds, least = experiment.training.batch_seconds, max(2, experiment.resources.max_workers)
-    if seconds is not None and seconds < least * longest:
+    seconds = experiment.training.batch_seconds
+    if seconds is not None and seconds < LEAST * longest:
         raise ConfigError(
-            f"training.batch_seconds={seconds:g} is less than a batch of {least} of the longest "
-            f"clips takes; give at least {math.ceil(1000 * least * longest) / 1000:g}, or a "
+            f"training.batch_seconds={seconds:g} is less than a batch of {LEAST} of the longest "
+            f"clips takes; give at least {math.ceil(1000 * LEAST * longest) / 1000:g}, or a "
             "shorter dataset.clip_seconds"
         )

@@ -4,7 +4,8 @@ same for both feeds and all ranks.
 An epoch is a row of *items*: each a window of a clip, with a key of its own that everything random
 about it is drawn by. First it is decided how often each window comes in the epoch; then shards are
 permuted and taken in groups of `window` shards, and what comes of each group is shuffled. Last, the
-row is cut into batches, and rank r of w takes the items r, r + w, r + 2w, ... of each batch.
+row is cut into batches, the same for any number of ranks, and rank r of w takes the items r, r + w,
+r + 2w, ... of each batch.
 
 Shapes: N clips of a split, S shards, W windows that items are drawn from, I items of an epoch,
 K batches of an epoch.
@@ -41,6 +42,8 @@ class EpochPlan:
         ends: (K,) where each batch ends in the row of items.
         longest: (K,) samples that a batch's clips are padded to.
         windows: (I,) which of `Epochs.windows` each item is.
+        stand_ins: whether a rank for which a batch is too small gets its first item, to have
+            something to compute with: see `Batch.stands_in`.
     """
 
     clips: NDArray[np.int64]
@@ -50,17 +53,24 @@ class EpochPlan:
     ends: NDArray[np.int64]
     longest: NDArray[np.int64]
     windows: NDArray[np.int64]
+    stand_ins: bool = True
 
     def batch(self, step: int, rank: int = 0, world: int = 1) -> NDArray[np.int64]:
         """A rank's items of batch number `step`."""
         begin = self.ends[step - 1] if step else 0
-        return np.arange(begin + rank, self.ends[step], world)
+        items = np.arange(begin + rank, self.ends[step], world)
+        return items if len(items) or not self.stand_ins else np.array([begin])
+
+    def size(self, step: int) -> int:
+        """Items of batch number `step`, over all ranks."""
+        return int(self.ends[step] - (self.ends[step - 1] if step else 0))
 
     def share(self, rank: int = 0, world: int = 1, start: int = 0) -> NDArray[np.int64]:
         """A rank's items of all batches from number `start` on, one after the other."""
         sizes = np.diff(self.ends, prepend=0)
         place = np.arange(len(self.clips)) - np.repeat(self.ends - sizes, sizes)
-        mine = np.flatnonzero(place % world == rank)
+        stands_in = (place == 0) & (rank >= np.repeat(sizes, sizes)) & self.stand_ins
+        mine = np.flatnonzero((place % world == rank) | stands_in)
         return mine[mine >= (self.ends[start - 1] if start else 0)]
 
     def padded(self, items: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -95,10 +105,9 @@ class Epochs:
             put together.
         buckets: classes of length, divided at the quantiles of the windows' lengths.
         seed: of the trial.
-        world: ranks that share each batch, at most.
 
     Raises:
-        ConfigError: `batch_frames` does not hold max(2, world) of the longest windows.
+        ConfigError: `batch_frames` does not hold two of the longest windows.
         DataError: clips are to be drawn by their classes, and have none.
     """
 
@@ -117,10 +126,8 @@ class Epochs:
         batch_frames: int | None = None,
         buckets: int = 8,
         seed: int = 0,
-        world: int = 1,
     ) -> None:
         assert window is None or window >= 1, window
-        assert batch_size >= world >= 1, (batch_size, world)
         self._seed, self._crop, self._longest = seed, crop, frames
         self.window = window
         self._keys, self._frames = index.keys, index.frames
@@ -145,10 +152,9 @@ class Epochs:
                 end / index.sample_rate,
             )
         self._sources = self._divided(draw, np.asarray(index.datasets), weights)
-        least = max(2, world)  # batch normalisation needs two clips, and every rank needs one
-        self._cut: ByCount | ByLength = ByCount(batch_size, least, frames)
+        self._cut: ByCount | ByLength = ByCount(batch_size, frames)
         if batch_frames is not None:
-            self._cut = ByLength.of(windows.frames, batch_frames, buckets, least, index.sample_rate)
+            self._cut = ByLength.of(windows.frames, batch_frames, buckets, index.sample_rate)
         #: Whether a window is the same in every epoch, and padded to the same length.
         self.fixed = batch_frames is None and (
             crop != "random" or int(index.frames.max(initial=0)) <= frames
@@ -270,7 +276,9 @@ class Evaluation:
         longest = self._frames.max(initial=0, keepdims=True)
         ends = np.array([len(clips)])
         starts = np.zeros_like(clips)
-        return EpochPlan(clips, self._keys, starts, self._frames, ends, longest, windows=clips)
+        return EpochPlan(
+            clips, self._keys, starts, self._frames, ends, longest, windows=clips, stand_ins=False
+        )
 
     def shards(self, epoch: int = 0) -> NDArray[np.int64]:
         """(S,) the shards in their order."""

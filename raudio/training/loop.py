@@ -25,14 +25,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import distributed
 from torch.amp.grad_scaler import GradScaler
-from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from raudio import checkpoint
 from raudio.audio.augment import Examples
 from raudio.audio.build import build_augmenter
 from raudio.config.schema import Experiment
-from raudio.core import seeding
 from raudio.core.errors import ConfigError, NonFiniteError, RunError, unknown
 from raudio.system import System
 from raudio.training.budget import budget
@@ -41,6 +39,7 @@ from raudio.training.costs import CostMeter
 from raudio.training.evaluate import evaluate
 from raudio.training.keeper import Keeper
 from raudio.training.pace import Pace
+from raudio.training.parallel import Ranks, parallel, whole
 from raudio.training.saving import NONE, Saving
 
 if TYPE_CHECKING:
@@ -165,12 +164,13 @@ def train(
 
     def going_on() -> dict[str, Any]:
         """What `checkpoint.LAST` holds after `step` steps; called on every rank."""
+        make_step.parallel.collect()
         earlier = [asdict(each) for each in given]
         return {
             "model": system.state_dict(),
             "epoch": epoch,
             **identity,
-            "optimizer": make_step.optimizer.state_dict(),
+            "optimizer": make_step.parallel.optimizer_state(make_step.optimizer),
             "scaler": make_step.scaler.state_dict(),
             "step": step,
             "stale": stale,
@@ -189,7 +189,8 @@ def train(
         train_feed.keep(system.front_end, device)
     batches = _batches(train_feed, step)
     if saved is None and getattr(system.front_end, "needs_fit", False):
-        batches = _fit_front_end(system, train_feed, batches, length.pass_steps, device, world)
+        most = length.pass_steps
+        batches = _fit_front_end(system, train_feed, batches, most, device, make_step.ranks)
     pace.begins(step)
 
     while True:
@@ -203,6 +204,8 @@ def train(
             saving.heed(make_step.wishes, step, going_on)
         epoch += 1
 
+        make_step.parallel.collect()
+        system.to(device)  # where its weights are sharded, the whole is not kept there
         _share_buffers(system, world)
         # Where training a whole batch at once takes too much memory, so may scoring one.
         at_once = max(1, batch_size // training.accumulate)
@@ -260,12 +263,13 @@ class _Sums:
         return _Sums(*saved["sums"]) if rank == 0 and "sums" in saved else _Sums()
 
     def add(self, loss: float, batch: Batch) -> None:
-        """Adds a batch and the mean loss of its clips."""
-        self.loss += loss * len(batch.lengths)
-        self.clips += len(batch.lengths)
-        size = batch.inputs.shape[0] * batch.inputs.shape[1]
+        """Adds a batch and this rank's share of the mean loss of its clips."""
+        own = 0 if batch.stands_in else len(batch.lengths)
+        self.loss += loss * batch.total
+        self.clips += own
+        size = own * batch.inputs.shape[1]
         self.samples += size
-        self.padded += size - int(batch.lengths.sum())
+        self.padded += size - int(batch.lengths[:own].sum())
 
     def over_all(self, device: torch.device, world: int) -> list[float]:
         """The sums over all ranks, in the order of the attributes."""
@@ -292,11 +296,12 @@ class _Stepper:
     ) -> None:
         training = experiment.training
         self.system, self.device, self.steps = system, device, steps
-        self.seed, self.rank, self.world = experiment.seed, rank, world
+        self.ranks = Ranks(rank, world, device, experiment.seed)
         self.accumulate = training.accumulate
         self.clip_norm = training.clip_norm or math.inf
         self.half = _half(training.precision, device)
-        self.optimizer = build_optimizer(experiment.optimizer, system.model)
+        self.parallel = parallel(system.model, experiment.resources.parallel, self.ranks)
+        self.optimizer = build_optimizer(experiment.optimizer, self.parallel.module)
         # A gradient in fp16 underflows unless the loss is scaled up.
         self.scaler = GradScaler(device.type, enabled=self.half == torch.float16)
         sample_rate = experiment.dataset.sample_rate
@@ -310,16 +315,14 @@ class _Stepper:
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self._wishes = torch.zeros(0, device=device)  # of several ranks
         self.wishes: Sequence[float] = NONE  # this rank's before a step, those of all after it
-        self.model: Any = system.model
-        if world > 1:
-            # Training reads no buffer; `_share_buffers` gives all ranks the first one's before an
-            # evaluation, which saves a broadcast a step.
-            self.model = DistributedDataParallel(system.model, broadcast_buffers=False)
 
     def __call__(self, step: int, number: int, batch: Batch) -> float:
-        """Makes step `step`, of pass `number`; returns the mean loss of this rank's clips."""
+        """Makes step `step`, of pass `number`; returns this rank's share of the mean loss, which is
+        over the clips of all ranks."""
         device, task, augmenter = self.device, self.system.task, self.augmenter
-        self._seed(step)
+        self.parallel.release()
+        self.ranks.seed(step)
+        self._hear()
         self.lr = self.peak * self.schedule(step, self.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr
@@ -338,29 +341,30 @@ class _Stepper:
         if not batch.transformed:
             if not batch.augmented:
                 examples = augmenter.wave(examples, batch.keys, number)
-            examples = augmenter.mix(examples, step)
+            examples = augmenter.mix(examples, step, self.ranks.part(0, batch.total).whole)
 
-        # Each part adds its share of the mean over all clips of all ranks.
-        clips = len(examples)
-        scale = self._scale(clips)
-        size = -(-clips // self.accumulate)
+        # Each part adds its share of the mean over all clips of all ranks, whose gradients are
+        # averaged: a rank of b clips among n, of w ranks, has the weight b * w / n.
+        clips, size = batch.total, -(-batch.total // self.accumulate)
         loss = torch.zeros((), device=device)
         self.optimizer.zero_grad()
         for start in range(0, clips, size):
-            part = slice(start, start + size)
-            share = len(examples[part]) / clips
-            with self._alone(more=start + size < clips):
+            rows = self.ranks.part(start, min(start + size, clips))
+            part, share = rows.held, rows.count / clips
+            with self.parallel.accumulating(more=start + size < clips):
                 features = self._features(examples[part], batch.transformed)
-                features = augmenter.spectrogram(features, batch.keys[part], number, step)
+                features = augmenter.spectrogram(
+                    features, batch.keys[part], number, step, rows.whole
+                )
                 with self._arithmetic():
-                    logits = self.model(features.data, features.lengths)  # (B, C)
+                    logits = self.parallel.module(features.data, features.lengths)  # (B, C)
                 mean = task.loss(logits.float(), features.targets)
-                self.scaler.scale(mean * (share * scale)).backward()
+                self.scaler.scale(mean * (share * self.ranks.world)).backward()
             loss += mean.detach() * share
 
         # Nothing that is not finite reaches the weights. One look at the device serves both values.
         self.scaler.unscale_(self.optimizer)
-        norm = get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        norm = whole(get_total_norm([p.grad for p in self.parameters if p.grad is not None]))
         # What the ranks wish for comes with it.
         values = torch.stack((loss, norm, *self._wishes)).tolist()
         loss_value, norm_value, self.wishes = values[0], values[1], values[2:] or self.wishes
@@ -377,30 +381,11 @@ class _Stepper:
         data, lengths = self.system.features(examples.data, examples.lengths, transformed)
         return Examples(data, lengths, examples.targets)
 
-    def _seed(self, step: int) -> None:
-        """Makes dropout and the like a function of the step, so a resumed trial draws the same."""
-        seed = seeding.key(self.seed, "step", step, self.rank)
-        # Not torch.manual_seed: where CUDA is built in but not up, it formats a stack trace.
-        torch.default_generator.manual_seed(seed)
-        if self.device.type != "cpu":
-            torch.get_device_module(self.device).manual_seed(seed)
-
-    def _scale(self, clips: int) -> torch.Tensor | float:
-        """What makes the ranks' mean gradient (DDP's) that of the global batch's mean loss.
-
-        A rank's share may be smaller than another's: a rank of b clips among n, of w ranks, has
-        the weight b * w / n. The ranks' wishes are summed on the way.
-        """
-        if self.world == 1:
-            return 1.0
-        total = torch.tensor([float(clips), *self.wishes], device=self.device)
-        distributed.all_reduce(total)
-        self._wishes = total[1:]
-        return clips * self.world / total[0]
-
-    def _alone(self, more: bool) -> Any:
-        """Keeps gradients on this rank as long as there are `more` parts of the batch."""
-        return self.model.no_sync() if more and self.world > 1 else nullcontext()
+    def _hear(self) -> None:
+        """Sums what the ranks wish for, which is looked at after the step."""
+        if self.ranks.world > 1:
+            self._wishes = torch.tensor(self.wishes, device=self.device)
+            distributed.all_reduce(self._wishes)
 
     def _arithmetic(self) -> Any:
         """The model's precision; front end, loss and weights are float32 in any case."""
@@ -437,25 +422,31 @@ def _fit_front_end(
     batches: Iterator[tuple[int, Batch]],
     most: int,
     device: torch.device,
-    world: int,
+    ranks: Ranks,
 ) -> Iterator[tuple[int, Batch]]:
     """Fits the front end on the first `FIT_CLIPS` clips, and gives back all batches, these too.
 
-    On the clips as they are, without augmentations. All ranks take what the first one found, in
-    its share of at most `most` batches.
+    On the clips as they are, without augmentations; all ranks on all clips of at most `most`
+    batches.
     """
     first: list[tuple[int, Batch]] = []
     clips = 0
-    while clips * world < FIT_CLIPS and len(first) < most:
+    while clips < FIT_CLIPS and len(first) < most:
         first.append(next(batches))
-        clips += len(first[-1][1].lengths)
+        clips += first[-1][1].total
     plain = [batch for _, batch in first]
     if plain[0].augmented:
         plain = list(feed.plain(first[0][0], len(first)))
-    inputs = ((b.inputs.to(device), b.lengths.to(device), b.transformed) for b in plain)
-    transform = system.front_end.transform
-    system.front_end.fit((x, n) if done else transform(x, n) for x, n, done in inputs)
-    _share_buffers(system, world)
+
+    def features() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for batch in plain:
+            inputs, lengths = batch.inputs.to(device), batch.lengths.to(device)
+            if not batch.transformed:
+                inputs, lengths = system.front_end.transform(inputs, lengths)
+            rows = ranks.part(0, batch.total)
+            yield rows.gathered(inputs), rows.gathered(lengths)
+
+    system.front_end.fit(features())
     return itertools.chain(first, batches)
 
 
@@ -523,7 +514,8 @@ def _restore(saved: dict[str, Any], system: System, stepper: _Stepper) -> None:
     ]
     try:
         system.load_state_dict(saved["model"])
-        stepper.optimizer.load_state_dict(saved["optimizer"])
+        stepper.parallel.spread()
+        stepper.parallel.load_optimizer(stepper.optimizer, saved["optimizer"])
         stepper.scaler.load_state_dict(saved["scaler"])
     except (RuntimeError, ValueError) as error:
         raise RunError(

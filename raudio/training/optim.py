@@ -1,7 +1,7 @@
 """Optimizers: thin names for PyTorch's own, with their settings as flat keyword arguments.
 
-All are fused: one kernel over all parameters, on CPUs as on GPUs, which saves most of a step's
-overhead on a small model.
+All are fused where PyTorch can: one kernel over all parameters, on CPUs as on GPUs, which saves
+most of a step's overhead on a small model.
 """
 
 from __future__ import annotations
@@ -101,11 +101,12 @@ def sgd(
         momentum: decay of the velocity.
         nesterov: look ahead by one step of the velocity; without momentum there is none.
     """
+    sharded = any(hasattr(p, "full_tensor") for group in groups for p in group["params"])
     return _SGD(
         groups,
         lr=lr,
         weight_decay=weight_decay,
         momentum=momentum,
         nesterov=nesterov and momentum > 0,
-        fused=True,
+        fused=not sharded,  # PyTorch has no such kernel for them
     )

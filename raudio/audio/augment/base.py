@@ -124,7 +124,7 @@ class Mixing(ABC):
 
     Attributes:
         stage: "wave" or "spectrogram": what it mixes.
-        p: probability that a batch is changed, heeded by `__call__` alone.
+        p: probability that a batch is changed, heeded by `__call__` and `mixes` alone.
         stream: names its draws, as an `Augmentation`'s.
     """
 
@@ -136,8 +136,14 @@ class Mixing(ABC):
 
     def __call__(self, examples: Examples, *, seed: int, step: int) -> Examples:
         """The batch of optimizer step `step`, with probability p mixed."""
-        if seeding.generator(seed, self.stream, step, "p").random() >= self.p:
-            return examples
+        return self.mixed(examples, seed=seed, step=step) if self.mixes(seed, step) else examples
+
+    def mixes(self, seed: int, step: int) -> bool:
+        """Whether the batch of this step is changed."""
+        return seeding.generator(seed, self.stream, step, "p").random() < self.p
+
+    def mixed(self, examples: Examples, *, seed: int, step: int) -> Examples:
+        """The batch of this step, mixed."""
         generator = seeding.generator(seed, self.stream, step)
         return self.apply(examples, self.draw(len(examples), generator))
 

@@ -137,11 +137,11 @@ def cases() -> dict[str, schema.Experiment]:
     descent = schema.SGD(lr=0.05)
     every = {
         "cnn": experiment(epochs=3, clip_norm=0.5),
-        "parts": experiment(epochs=2, accumulate=5, optimizer=descent),
+        "parts": experiment(epochs=1, accumulate=5, optimizer=descent),
         "mixed": experiment(epochs=2, augment=EVERYTHING),
-        "moved": experiment(epochs=2, augment=MOVING, accumulate=2),
-        "cnn10": experiment(epochs=2, model=schema.CNN10(width=4), optimizer=descent),
-        "crnn": experiment(epochs=2, model=schema.CRNN(width=4, depth=2, rnn_units=8)),
+        "moved": experiment(epochs=1, augment=MOVING, accumulate=2),
+        "cnn10": experiment(epochs=1, model=schema.CNN10(width=4), optimizer=descent),
+        "crnn": experiment(epochs=1, model=schema.CRNN(width=4, depth=2, rnn_units=8)),
     }
     sharded = {
         f"{name} sharded": dataclasses.replace(

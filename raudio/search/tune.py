@@ -7,6 +7,7 @@ each passes the question on to the engine. Tune's own state on disk is not used:
 from __future__ import annotations
 
 import os
+import pickle
 import sys
 import tempfile
 import threading
@@ -227,6 +228,20 @@ def _forget(controller: Any, trial: Trial) -> None:
     controller._trial_metadata.pop(trial.trial_id, None)
 
 
+def _error_of(trial: Trial) -> Exception | None:
+    """What a trial's process has raised, or what became of it; None where Tune does not know.
+
+    Trial.get_pickled_error looks in the storage, where Tune has not yet put it.
+    """
+    try:
+        with open(trial.pickled_error_file, "rb") as file:
+            error = pickle.load(file)
+    except (OSError, TypeError, AttributeError, EOFError, pickle.UnpicklingError):
+        return None
+    cause: Exception = getattr(error, "cause", None) or error  # as it was raised
+    return cause
+
+
 class _NoProgress(TrialProgressCallback):  # type: ignore[misc]
     """In place of Tune's own, which it adds where there is none, and which keeps every trial."""
 
@@ -290,8 +305,7 @@ class _Watcher(tune.Callback):  # type: ignore[misc]
     def on_trial_recover(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
-        error = trial.get_pickled_error()
-        error = getattr(error, "cause", None) or error  # what a task raised, as it was
+        error = _error_of(trial)
         if isinstance(error, PreemptedError) or getattr(error, "preempted", False):
             self._engine.preempted(trial.config["id"], "its machine is being taken away")
             return

@@ -4,6 +4,8 @@ from wherever a trial was interrupted. The store is fsspec's in memory, or moto'
 
 from __future__ import annotations
 
+import json
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,9 +18,11 @@ import torch
 from flaky import Fault
 from memory_feed import MemoryFeed, tones
 from test_loop import CLIPS, EVERYTHING, LABELS, experiment, same, without_seconds
+from typer.testing import CliRunner
 
 from raudio import checkpoint
 from raudio.checkpoint import BEST, LAST
+from raudio.cli.main import app
 from raudio.core import storage
 from raudio.core.errors import PreemptedError
 from raudio.core.storage import StoreError
@@ -368,3 +372,90 @@ def test_the_interval_of_young_and_daly_wastes_least() -> None:
 
     best = young_daly(cost, losses)
     assert all(waste(best) < waste(best * factor) for factor in (0.9, 0.99, 1.01, 1.1))
+
+
+@pytest.mark.slow
+def test_the_plan_proposes_it_from_this_experiment_s_state() -> None:
+    """The largest part of what saving takes is what there is to save."""
+
+    def proposed(*overrides: str) -> dict[str, float]:
+        done = CliRunner().invoke(app, ["plan", "cluster.lost_every=4h", *overrides, "--json"])
+        assert done.exit_code == 0, done.output
+        found: dict[str, float] = json.loads(done.stdout)["checkpoints"]
+        return found
+
+    small, large = proposed("model=cnn", "model.width=8"), proposed("model=cnn", "model.width=64")
+    for each in (small, large):
+        assert each["every"] == pytest.approx((2 * each["saving"] * 4 * 3600) ** 0.5)
+    assert large["size"] > 10 * small["size"]
+    several = proposed("model=cnn", "model.width=8", "resources.workers=2", "resources.cpus=1")
+    assert several["lost_every"] == 2 * 3600
+    said = CliRunner().invoke(app, ["plan", "cluster.lost_every=4h", "model=cnn"]).output
+    assert "a checkpoint every" in said
+    assert "cluster.lost_every" in said
+
+
+def _rank(rank: int, world: int, folder: Path) -> None:
+    """One of two processes; the machine of the second is taken away after the third step."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world
+    )
+    place = str(folder / "trial")
+    with pytest.raises(PreemptedError):
+        _ranked(rank, world, place, notice_at=3 if rank else 10**6)
+    assert checkpoint.load(Path(place, LAST))["step"] == 3
+    if rank == 0:
+        shutil.copytree(place, folder / "alone")
+    torch.distributed.barrier()
+    for name, where in (("resumed", place), ("whole", str(folder / "whole"))):
+        system, reports = _ranked(rank, world, where)
+        metrics = [told.metrics for told in reports]
+        state = {"model": system.state_dict(), "metrics": metrics}
+        checkpoint.save(folder / f"{name}.rank{rank}", state)
+    torch.distributed.destroy_process_group()
+
+
+def _ranked(
+    rank: int, world: int, place: str, notice_at: int = 10**6
+) -> tuple[System, list[Report]]:
+    settings = experiment(epochs=2)
+    system = build_system(settings, labels=LABELS)
+    reports: list[Report] = []
+    begun = 0
+
+    def notice() -> float | None:
+        nonlocal begun
+        begun += 1
+        return time.time() + 30 if begun >= notice_at else None
+
+    keeper = Keeper(place, 1.0) if rank == 0 else None
+    share = {"rank": rank, "world": world}
+    train(
+        settings,
+        system,
+        MemoryFeed(*tones(CLIPS), seed=settings.seed, batch_size=8, **share),
+        MemoryFeed(*tones(12, seed=9), **share),
+        device="cpu",
+        keeper=keeper,
+        report=reports.append,
+        metric="valid/accuracy",
+        mode="max",
+        notice=notice,
+        **share,
+    )
+    return system, reports
+
+
+@pytest.mark.slow
+def test_several_ranks_leave_together_and_any_number_goes_on(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(_rank, (2, tmp_path), nprocs=2)
+    resumed, whole = (checkpoint.load(tmp_path / f"{n}.rank1") for n in ("resumed", "whole"))
+    alone, reports = _ranked(0, 1, str(tmp_path / "alone"))
+    for key, value in whole["model"].items():
+        torch.testing.assert_close(resumed["model"][key], value)
+        torch.testing.assert_close(alone.state_dict()[key], value, rtol=1e-3, atol=1e-4)
+    for again, told, expected in zip(resumed["metrics"], reports, whole["metrics"], strict=True):
+        for name in ("train/loss", "train/padding", "valid/loss"):
+            assert again[name] == pytest.approx(expected[name], rel=1e-4)
+            assert told.metrics[name] == pytest.approx(expected[name], rel=1e-3)

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from raudio.search.job import Job
+    from raudio.search.pacing import Pacing
     from raudio.search.planner import Plan
     from raudio.search.space import Space
 
@@ -32,18 +33,20 @@ def plan(
     from rich.console import Console
 
     from raudio.search.job import check
+    from raudio.search.pacing import pacing
     from raudio.search.sampler import examples as drawn
 
     errors = Console(stderr=True, highlight=False, markup=False)
     job = check(overrides or [], echo=lambda line: errors.print(line, soft_wrap=True))
     examples = drawn(job.space, EXAMPLES, job.configuration.search.seed)
+    proposal = pacing(job)
     if json:
-        print(dumps(_data(job, examples), ensure_ascii=False))
+        print(dumps(_data(job, examples, proposal), ensure_ascii=False))
     else:
-        _print(job, examples)
+        _print(job, examples, proposal)
 
 
-def _data(job: Job, examples: list[dict[str, Any]]) -> dict[str, Any]:
+def _data(job: Job, examples: list[dict[str, Any]], proposal: Pacing | None) -> dict[str, Any]:
     import dataclasses
 
     from raudio.config.validate import to_mapping
@@ -60,10 +63,11 @@ def _data(job: Job, examples: list[dict[str, Any]]) -> dict[str, Any]:
         "objectives": dict(job.goal.objectives),
         "limits": list(job.goal.limits),
         "notes": list(job.notes),
+        "checkpoints": None if proposal is None else dataclasses.asdict(proposal),
     }
 
 
-def _print(job: Job, examples: list[dict[str, Any]]) -> None:
+def _print(job: Job, examples: list[dict[str, Any]], proposal: Pacing | None) -> None:
     from rich.console import Console
 
     from raudio.config.axes import text
@@ -125,6 +129,8 @@ def _print(job: Job, examples: list[dict[str, Any]]) -> None:
         console.print(_table(fit))
     for note in job.notes:
         console.print(f"- {note}", markup=False, soft_wrap=True)
+    if proposal is not None:
+        console.print(f"- {proposal}", markup=False, soft_wrap=True)
 
 
 def _table(fit: Plan) -> Table:

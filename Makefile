@@ -15,11 +15,15 @@ $(VENV)/installed: pyproject.toml
 search: setup  ## search on the embedded data; ARGS="search.trials=32" adds overrides
 	$(BIN)/raudio search $(ARGS)
 
-QUICK := $(BIN)/python -m pytest -n 2 --dist loadfile -m 'not ray and not slow'
+PYTEST := $(BIN)/python -m pytest
+TWO := $(PYTEST) -n 2 --dist loadfile
+QUICK := $(TWO) -m 'not ray and not slow'
 
-test: setup  ## all tests that a CPU can run: the quick ones on two cores, then those that need both
+# Two at a time also where each starts Ray, which waits more than it works; benchmarks are alone.
+test: setup  ## all tests that a CPU can run, the quick ones first
 	$(QUICK)
-	$(BIN)/python -m pytest -m 'ray or slow'
+	$(TWO) -m 'ray or slow' --ignore tests/test_benchmarks.py
+	$(PYTEST) -m 'ray or slow' tests/test_benchmarks.py
 
 test-quick: setup  ## those that take seconds and start no Ray
 	$(QUICK) $(ARGS)

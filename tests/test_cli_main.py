@@ -20,7 +20,8 @@ run = CliRunner().invoke
 @pytest.mark.parametrize(
     "command",
     ["search", "train", "plan", "resume", "status", "explain", "export", "predict", "evaluate",
-     "serve", "list", "doctor", "data prepare", "data inspect", "data fetch", "data synth"],
+     "serve", "list", "doctor", "data prepare", "data inspect", "data fetch", "data synth",
+     "cluster render", "cluster check", "cluster watch-spot", "cluster drain"],
 )  # fmt: skip
 def test_every_command_has_a_help_with_an_example(command: str) -> None:
     result = run(cli.app, [*command.split(), "--help"])

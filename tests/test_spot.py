@@ -200,28 +200,39 @@ def nothing() -> None:
     pass
 
 
-def test_a_watch_tells_ray_and_goes_on(aws: Fake) -> None:
+def test_a_watch_tells_ray_and_goes_on(aws: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until the deadline Ray is told again, as a node may be started anew; then it is over."""
+    start = time.time()
+    clock = [start]
+    monkeypatch.setattr(spot.time, "time", lambda: clock[0])
+
     def notice() -> None:
-        aws.state["time"] = in_a_while(100)
+        aws.state["time"] = datetime.fromtimestamp(start + 40, UTC).isoformat()
+
+    def later() -> None:
+        clock[0] += 15
 
     def over() -> None:
+        clock[0] = start + 41
         del aws.state["time"]  # it was not taken away after all
 
-    log, pauses, notices = watched(aws, [nothing, notice, over, nothing, notice], [None])
-    assert len(notices) == 2
+    steps = [nothing, notice, later, later, over, nothing]
+    log, pauses, notices = watched(aws, steps, [None, "no node", None])
+    assert len(set(notices)) == 1
+    assert len(notices) == 4
+    assert pauses[2:4] == [15, 15]
+    assert pauses[4] == pytest.approx(10, abs=0.1)
     assert "watching for aws's notice" in log[0]
     assert "AWS: spot instance, terminate at 20" in log[1]
-    assert "s: draining this machine" in log[1]
-    assert len(log) == 3
-    waited = pauses[2]  # until the deadline, as Ray knows it by now
-    assert 95 < waited <= 101
+    assert "in 40 s: draining this machine" in log[1]
+    assert len(log) == 2
 
 
 def test_ray_is_told_again_until_it_answers(aws: Fake) -> None:
     aws.state["time"] = in_a_while(100)
     log, pauses, notices = watched(aws, [nothing] * 4, ["not there", "not there", "refused", None])
-    assert len(notices) == 4
-    assert pauses[:3] == [2.0] * 3
+    assert len(notices) == 5
+    assert pauses == [2, 2, 2, 15, 15]
     assert log[2:] == ["not there", "refused"]  # each but once
 
 

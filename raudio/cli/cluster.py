@@ -10,7 +10,9 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from raudio.cluster.check import Finding, Wanted
     from raudio.cluster.spot import Notice
+    from raudio.config.schema import Configuration
 
 app = typer.Typer(
     help="Make cluster files, check a cluster, watch for a spot machine's end.",
@@ -89,6 +91,106 @@ def _list_files() -> None:
 
 
 @app.command()
+def check(
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[OVERRIDES]...", help="as for `raudio search`")
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="the cluster, as cluster.address: auto or HOST:PORT"),
+    ] = None,
+    timeout: Annotated[
+        str, typer.Option(metavar="TIME", help="for each step; who takes longer does not answer")
+    ] = "30s",
+    json: Annotated[bool, typer.Option("--json", help="as one JSON object")] = False,
+) -> None:
+    """Says whether a cluster has what an experiment needs; exit status 1 if it has not.
+
+    Every node that is there is asked: versions as here, clocks, space, the dataset readable, the
+    run's storage writable and the same for all, GPUs that PyTorch sees. Then the cluster: nodes
+    that stay for what steers trials, a token. What is written is removed again.
+
+    Example: raudio cluster check --address auto dataset.path=s3://bucket/fsdd
+    run.dir=s3://bucket/runs/a
+    """
+    from json import dumps
+    from tempfile import TemporaryDirectory
+
+    from raudio.cluster.check import OK, WRONG, judge
+    from raudio.cluster.session import session
+    from raudio.cluster.survey import survey
+    from raudio.core.units import parse_seconds
+    from raudio.search.space_file import resolve
+
+    seconds = parse_seconds(timeout, "--timeout")
+    asked = [*(overrides or []), *([f"cluster.address={address}"] if address else [])]
+    configuration, _, _ = resolve(asked)
+    wanted = _wanted(configuration)
+    with (
+        TemporaryDirectory(prefix="raudio-check-") as folder,
+        session(configuration.cluster, Path(folder) / "ray.log") as capacity,
+    ):
+        found = survey(wanted, seconds)
+    findings = judge(found, wanted)
+    good = not any(finding.state == WRONG for finding in findings)
+    if json:
+        nodes = [
+            {"id": node.id, "name": node.name, "error": node.error, **node.facts, "skew": node.skew}
+            for node in found.nodes
+        ]
+        lines = [vars(finding) for finding in findings]
+        print(dumps({"cluster": capacity.where, "ok": good, "checks": lines, "nodes": nodes}))
+    else:
+        _show(capacity.where, findings)
+        if good and all(finding.state == OK for finding in findings):
+            print("nothing is wrong")
+    if not good:
+        raise typer.Exit(1)
+
+
+def _wanted(configuration: Configuration) -> Wanted:
+    """What an experiment needs of a cluster."""
+    from raudio.cluster.check import Wanted
+    from raudio.core.storage import absolute, exists, is_remote, join
+    from raudio.data.manifest import MANIFEST, Manifest
+
+    experiment = configuration.experiment
+    given = experiment.dataset.path
+    files: list[tuple[str, bytes]] = []
+    private: list[str] = []
+    for path in [given] if isinstance(given, str) else given:
+        if path == "synth" or not (is_remote(path) or exists(join(path, MANIFEST))):
+            private.append("the embedded data" if path == "synth" else path)
+            continue
+        folder = absolute(path)
+        manifest = Manifest.read(folder)
+        files.append((join(folder, MANIFEST), b"{"))
+        files += [(join(folder, shard.file), b"PAR1") for shard in manifest.shards[:1]]
+    return Wanted(
+        files=files,
+        private=" and ".join(private) or None,
+        run=absolute(configuration.run.dir or "runs/check"),
+        gpus=experiment.resources.gpus or 0,
+        workers=experiment.resources.max_workers,
+    )
+
+
+def _show(where: str, findings: list[Finding]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, title=where, title_justify="left")
+    for column in ("Check", "Result", "", "Cure"):
+        table.add_column(column, overflow="fold")
+    styles = {"ok": "green", "hint": "yellow", "wrong": "bold red"}
+    for finding in findings:
+        state = Text(finding.state, styles[finding.state])
+        table.add_row(finding.check, state, Text(finding.found), Text(finding.cure))
+    Console(highlight=False).print(table)
+
+
+@app.command()
 def watch_spot(
     provider: Annotated[
         str, typer.Option(help="aws, gcp or azure; auto: whose metadata service answers")
@@ -153,6 +255,8 @@ def _drainer(address: str | None, node_id: str | None) -> Callable[[Notice], str
     import sys
     from datetime import UTC, datetime
 
+    drained: list[Notice] = []
+
     def drain(notice: Notice) -> str | None:
         when = datetime.fromtimestamp(notice.deadline, UTC).isoformat()
         command = [sys.executable, "-m", "raudio.cli.main", "cluster", "drain"]
@@ -163,10 +267,12 @@ def _drainer(address: str | None, node_id: str | None) -> Callable[[Notice], str
             done = subprocess.run(command, timeout=20, check=False, capture_output=True, text=True)
         except subprocess.TimeoutExpired:
             return "Ray does not answer"
-        said = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+        said = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
         if done.returncode:
-            return said[-1]
-        typer.echo(said[-1], err=True)
+            return said
+        if notice not in drained:
+            typer.echo(said, err=True)
+            drained.append(notice)
         return None
 
     return drain

@@ -55,21 +55,21 @@ def doctor(
 
 def examine() -> dict[str, Any]:
     """Everything that `doctor` prints, as plain data; `problems` lists what must be mended."""
-    import os
     import platform
-    import shutil
 
     import raudio
+    from raudio.cluster.check import LEAST_SHARED
     from raudio.core import machine
-    from raudio.core.storage import cache_dir
+    from raudio.core.storage import cache_dir, cache_free
 
     problems: list[str] = []
-    cache = cache_dir()
-    there = next(path for path in [cache, *cache.parents] if path.exists())
-    if not os.access(there, os.W_OK):
-        problems.append(f"the cache {cache} can't be written; set RAUDIO_CACHE=FOLDER")
-    shared = shutil.disk_usage("/dev/shm").free if os.path.isdir("/dev/shm") else None
-    if shared is not None and shared < 10**9:
+    try:
+        free = cache_free()
+    except PermissionError as error:
+        free = None
+        problems.append(str(error))
+    shared = machine.shared_memory_free()
+    if shared is not None and shared < LEAST_SHARED:
         problems.append(
             f"/dev/shm has {shared / 1e6:.0f} MB free, and Ray keeps decoded audio there: "
             "give it more (docker run --shm-size=4g)"
@@ -82,8 +82,8 @@ def examine() -> dict[str, Any]:
         "cpus": machine.cpus(),
         "memory_bytes": machine.memory_bytes(),
         "shared_memory_bytes": shared,
-        "cache": str(cache),
-        "cache_free_bytes": shutil.disk_usage(there).free,
+        "cache": str(cache_dir()),
+        "cache_free_bytes": free,
         "devices": _devices(problems),
         "codecs": _codecs(problems),
         "ray": _ray(),

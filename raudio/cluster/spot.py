@@ -35,8 +35,9 @@ _AZURE_ENDS = ("Preempt", "Terminate", "Redeploy", "Reboot")
 _LONGEST_ANSWER = 2**20
 #: The longest pause between two questions to a service that does not answer: notices are short.
 _LONGEST_PAUSE: Seconds = 15.0
-#: The pause after Ray could not be told.
+#: The pause after Ray could not be told, and after it was.
 _RETRY: Seconds = 2.0
+_AGAIN: Seconds = 15.0
 #: How long a service may take for its answer, besides what it was told to wait.
 _PATIENCE: Seconds = 10.0
 
@@ -364,11 +365,9 @@ def watch(
             log(f"{service.endpoint} answers again")
             failures = 0
         if notice is not None:
-            _tell(notice, drain, log, sleep)
+            _tell(notice, drain, log, sleep, once)
         if once:
             return notice
-        if notice is not None:
-            sleep(max(0.0, notice.deadline - time.time()))
         sleep(max(0.0, interval - (time.monotonic() - began)))
 
 
@@ -382,17 +381,26 @@ def _tell(
     drain: Callable[[Notice], str | None],
     log: Callable[[str], None],
     sleep: Callable[[Seconds], None],
+    once: bool,
 ) -> None:
-    """Has the machine drained, until it is or its time is over."""
+    """Has the machine drained until its time is over (`once`: until that has worked).
+
+    A node without work ends when it is drained, and Ray's autoscaler may start it again for the
+    rest of the machine's time: that one is drained too.
+    """
     when = datetime.fromtimestamp(notice.deadline, UTC)
     left = notice.deadline - time.time()
     log(f"{notice.reason} at {when:%Y-%m-%dT%H:%M:%SZ}, in {left:.0f} s: draining this machine")
-    said = None
-    while why := drain(notice):
-        if why != said:
-            log(why)
+    said, drained = None, False
+    while True:
+        why = drain(notice)
+        drained = drained or why is None
+        if not drained and why != said:
+            log(str(why))
             said = why
-        if time.time() >= notice.deadline:
-            log("Ray could not be told before the deadline")
-            return
-        sleep(_RETRY)
+        left = notice.deadline - time.time()
+        if (once and drained) or left <= 0:
+            break
+        sleep(min(left, _AGAIN if drained else _RETRY))
+    if not drained:
+        log("Ray could not be told before the deadline")

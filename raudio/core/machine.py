@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 _CGROUP = Path("/sys/fs/cgroup")
+_SHARED = Path("/dev/shm")
 _NVIDIA = Path("/proc/driver/nvidia/gpus")
 
 
@@ -25,6 +27,11 @@ def memory_bytes() -> int | None:
     except (AttributeError, OSError, ValueError):
         return None
     return min(present, _memory_limit(_CGROUP) or present)
+
+
+def shared_memory_free() -> int | None:
+    """Bytes free where Ray keeps its objects in shared memory, where the system has that."""
+    return shutil.disk_usage(_SHARED).free if _SHARED.is_dir() else None
 
 
 def gpus() -> list[str]:

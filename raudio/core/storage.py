@@ -299,6 +299,19 @@ def cache_dir() -> Path:
     return Path(os.environ.get("RAUDIO_CACHE") or Path.home() / ".cache" / "raudio").expanduser()
 
 
+def cache_free() -> int:
+    """Bytes free where the cache is, or will be.
+
+    Raises:
+        PermissionError: it cannot be written there.
+    """
+    cache = cache_dir()
+    there = next(path for path in (cache, *cache.parents) if path.exists())
+    if not os.access(there, os.W_OK):
+        raise PermissionError(f"the cache {cache} can't be written; set RAUDIO_CACHE=FOLDER")
+    return shutil.disk_usage(there).free
+
+
 class _Ranges(io.RawIOBase):
     """An object as a file that can seek: every read is a request for that range."""
 

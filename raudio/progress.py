@@ -318,7 +318,8 @@ def _cluster(history: History) -> str:
     ):
         if has:
             parts.append(f"{min(running * takes, has):g} of {has:g} {name}")
-    return f"{', '.join(parts)} in use on {there.where}"
+    waiting = f"; {there.waiting} waiting for machines" if there.waiting else ""
+    return f"{', '.join(parts)} in use on {there.where}{waiting}"
 
 
 def _trials(history: History, width: int, most: int) -> Iterator[Table | Text]:

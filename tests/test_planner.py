@@ -346,7 +346,7 @@ def test_nothing_fits_on_a_node_without_cpus() -> None:
 
 
 def ray_node(alive: bool = True, **resources: float) -> dict[str, Any]:
-    return {"Alive": alive, "Resources": {"node:127.0.0.1": 1.0, **resources}}
+    return {"NodeID": "0", "Alive": alive, "Resources": {"node:127.0.0.1": 1.0, **resources}}
 
 
 def test_a_running_cluster_is_read_node_by_node() -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from raudio.cluster.growth import NONE, Growth
 from raudio.config.schema import Cluster
 from raudio.core import machine
 from raudio.core.errors import ConfigError
+from raudio.data.raydata import DATA_NODES
 
 #: Ray's defaults: the share of the memory that an object store takes, and its most bytes.
 _STORE_SHARE = 0.3
@@ -22,6 +24,9 @@ _OTHERS = 10**9
 #: How Ray marks a node's kind of GPU among its resources ("accelerator_type:H200").
 _ACCELERATOR = "accelerator_type:"
 
+#: The custom resource of nodes that are not taken away: what must outlive others goes there.
+SAFE = "safe"
+
 
 @dataclass(frozen=True)
 class Node:
@@ -32,6 +37,8 @@ class Node:
         memory: bytes for the processes of trials on each; None: not known, no limit.
         store: bytes that the object store of each holds; None: not known.
         accelerator: its kind of GPU, as Ray calls it ("H200"); None: not known.
+        data: whether it is labelled as one that decodes, and trains nothing.
+        safe: whether it is said not to be taken away.
         count: how many there are.
     """
 
@@ -40,20 +47,28 @@ class Node:
     memory: int | None = None
     store: int | None = None
     accelerator: str | None = None
+    data: bool = False
+    safe: bool = False
     count: int = 1
 
 
 @dataclass(frozen=True)
 class Capacity:
-    """What there is.
+    """What there is, and what an autoscaler may add.
 
     Attributes:
         nodes: of each kind.
         where: how messages call it ("this machine", "the cluster at HOST:PORT").
+        coming: nodes that may come, of each kind.
+        room: how many of these may come in all.
+        growth: what `coming` and `room` follow from.
     """
 
     nodes: tuple[Node, ...]
     where: str = "this machine"
+    coming: tuple[Node, ...] = ()
+    room: int = 0
+    growth: Growth = NONE
 
     @property
     def cpus(self) -> float:
@@ -69,6 +84,16 @@ class Capacity:
     def several(self) -> bool:
         """Whether there is more than one machine."""
         return sum(node.count for node in self.nodes) > 1
+
+    @property
+    def has_data_nodes(self) -> bool:
+        """Whether nodes that are there, or may come, are labelled as those that decode."""
+        return any(node.data for node in (*self.nodes, *self.coming))
+
+    @property
+    def has_safe_nodes(self) -> bool:
+        """Whether nodes that are there, or may come, are said not to be taken away."""
+        return any(node.safe for node in (*self.nodes, *self.coming))
 
     @property
     def store(self) -> int | None:
@@ -96,18 +121,34 @@ def local_capacity(settings: Cluster) -> Capacity:
     return Capacity((node,))
 
 
-def cluster_capacity(nodes: Iterable[Mapping[str, Any]], where: str) -> Capacity:
+def cluster_capacity(
+    nodes: Iterable[Mapping[str, Any]],
+    where: str,
+    growth: Growth = NONE,
+    draining: Container[str] = (),
+) -> Capacity:
     """What a running cluster has.
 
     Args:
         nodes: as `ray.nodes()` gives them; those that are gone count nothing.
         where: as in `Capacity`.
+        growth: what its autoscaler may add.
+        draining: ids of nodes that are being taken away: they count nothing either.
     """
-    found = Counter(_node(node["Resources"]) for node in nodes if node["Alive"])
-    return Capacity(tuple(replace(node, count=count) for node, count in found.items()), where)
+    present = [node for node in nodes if node["Alive"] and node["NodeID"] not in draining]
+    found = Counter(_node(node["Resources"], node.get("Labels") or {}) for node in present)
+    groups, room = growth.coming(present)
+    groups = groups if room else []
+    return Capacity(
+        tuple(replace(node, count=count) for node, count in found.items()),
+        where,
+        tuple(replace(_node(each.resources, each.labels), count=count) for each, count in groups),
+        room,
+        growth,
+    )
 
 
-def _node(resources: Mapping[str, float]) -> Node:
+def _node(resources: Mapping[str, float], labels: Mapping[str, str]) -> Node:
     kinds = (name.removeprefix(_ACCELERATOR) for name in resources if name.startswith(_ACCELERATOR))
     return Node(
         cpus=resources.get("CPU", 0),
@@ -115,6 +156,8 @@ def _node(resources: Mapping[str, float]) -> Node:
         memory=_rounded(resources.get("memory")),
         store=_rounded(resources.get("object_store_memory")),
         accelerator=next(kinds, None),
+        data=DATA_NODES.items() <= labels.items(),
+        safe=SAFE in resources,
     )
 
 

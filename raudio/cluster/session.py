@@ -17,8 +17,10 @@ from pathlib import Path
 from raudio.cluster.capacity import Capacity, cluster_capacity, local_capacity
 from raudio.cluster.environment import address_of, runtime_env
 from raudio.cluster.token import answers
+from raudio.cluster.growth import NONE, Growth, growth
 from raudio.config.schema import Cluster
 from raudio.core.errors import ConfigError, RaudioError
+from raudio.data import raydata
 
 #: glibc's default thresholds make processes that allocate and free batch-sized buffers fall, at
 #: random, into a mode that faults every page anew, up to twice slower. Fixed thresholds do not.
@@ -77,7 +79,15 @@ def session(
         if started:
             _connect(settings, log, dashboard, plugins)
         with _logs_in(log), _watched() if started else contextlib.nullcontext():
-            yield present_capacity(settings)
+            capacity = _reached(settings)
+            apart = capacity.has_data_nodes and started
+            try:
+                if apart:
+                    raydata.run_apart(True)
+                yield capacity
+            finally:
+                if apart:
+                    raydata.run_apart(False)
     finally:
         if started:
             ray.shutdown()
@@ -182,15 +192,30 @@ def _deaf_to_hangup() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def present_capacity(settings: Cluster) -> Capacity:
-    """What the nodes offer that are there now; inside a session."""
+def _reached(settings: Cluster) -> Capacity:
+    """What there is, and may come."""
     import ray
+
+    if address_of(settings) == "local":
+        return present_capacity(settings)
+    return present_capacity(settings, growth(ray.nodes()))
+
+
+def present_capacity(settings: Cluster, growth: Growth = NONE) -> Capacity:
+    """What the nodes offer that are there now; inside a session.
+
+    Args:
+        settings: of the session.
+        growth: that its capacity came with.
+    """
+    import ray
+    from ray._private.state import state
 
     address = address_of(settings)
     if address == "auto":
         address = ray.get_runtime_context().gcs_address
     where = "this machine" if address == "local" else f"the cluster at {address}"
-    return cluster_capacity(ray.nodes(), where)
+    return cluster_capacity(ray.nodes(), where, growth, state.get_draining_nodes())
 
 
 @contextlib.contextmanager

@@ -127,6 +127,7 @@ def materialise(
     sample_rate: int,
     precision: Precision,
     cache_limit: int = 0,
+    here: bool = False,
 ) -> dict[str, list[Any]]:
     """Decodes whole splits into the object store, once for all processes of the cluster.
 
@@ -138,6 +139,8 @@ def materialise(
         sample_rate: in Hz, to resample to.
         precision: of the samples kept.
         cache_limit: bytes that the cache on each node's disk may take; 0: it is not used.
+        here: move them to this process's node: a node that holds a block is never idle, so no
+            autoscaler would take it away, and one that is lost takes its blocks along.
 
     Returns:
         For each split the `ObjectRef`s of its decoded shards, in order: see `resident_clips`.
@@ -161,6 +164,12 @@ def materialise(
         )
         bundles = dataset.materialize().iter_internal_ref_bundles()
         blocks = [ref for bundle in bundles for ref in bundle.block_refs]
+        del bundles
+        if here:
+            import ray
+
+            for number, block in enumerate(blocks):
+                blocks[number] = ray.put(ray.get(block))
     assert len(blocks) == len(jobs), (len(blocks), len(jobs))
     refs: dict[str, list[Any]] = {split: [] for split in splits}
     for (split, _), block in zip(jobs, blocks, strict=True):

@@ -16,6 +16,35 @@ import pyarrow as pa
 
 from raudio.core.errors import UserError
 
+#: The label of nodes that decode, and do nothing else.
+DATA_NODES = {"raudio/role": "data"}
+#: Of all others, in Ray's words.
+OTHER_NODES = {"raudio/role": "!data"}
+
+
+def run_apart(apart: bool) -> None:
+    """Has the tasks of this process's datasets run on `DATA_NODES` alone, or on any node.
+
+    An execution of Ray Data asks for it by itself when it is said here: other ways that it offers
+    (`DataConfig.default_ingest_options`) leave the labels out.
+    """
+    from ray.data import DataContext
+
+    DataContext.get_current().execution_options.label_selector = DATA_NODES if apart else None
+
+
+def settle_here() -> None:
+    """Starts what Ray Data has once in a cluster on this node.
+
+    Else it lives, for as long as the cluster, on the node of the trial that comes first, and no
+    autoscaler ever takes that away.
+    """
+    from ray.data._internal.cluster_autoscaler import get_or_create_autoscaling_coordinator
+    from ray.data._internal.stats import get_or_create_stats_actor
+
+    get_or_create_stats_actor()
+    get_or_create_autoscaling_coordinator()
+
 
 def dataset(
     jobs: list[dict[str, Any]],
@@ -61,7 +90,9 @@ def by_actors(
     """
     from ray.data import ActorPoolStrategy
 
-    return _lazy(jobs).map_batches(
+    lazy = _lazy(jobs)
+    lazy.context.execution_options.label_selector = None  # these compute, and may want GPUs
+    return lazy.map_batches(
         worker,
         batch_size=None,
         batch_format="pyarrow",

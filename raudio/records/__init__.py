@@ -8,7 +8,8 @@ written by the driver alone, only ever appended to. Each has `event` and `time` 
 | search_start | version, resumed, metric, mode, objectives, limits, trials, time_budget (s), |
 | | epochs_budget, cost_budget (s), target, patience, |
 | | and of a trial epochs, rungs, brackets; of a configuration repeats, folds |
-| cluster | where, cpus, gpus: what there is; slots (trials at once), trial_cpus, trial_gpus |
+| cluster | where, cpus, gpus: what there is; slots (trials at once), trial_cpus, trial_gpus; \
+waiting (further trials for which machines are waited for) |
 | trial_start | id, params, signature, configuration, repeat, confirms, bracket, refused, same_as |
 | confirmation | configurations (ids, best first), seeds (of each), each (trials of a seed) |
 | report | id, epoch, metrics, seconds (of this epoch, inside the loop), final |

@@ -23,6 +23,7 @@ class ClusterRecord:
         where: "this machine", "the cluster at HOST:PORT".
         cpus, gpus: in all.
         slots: trials at once.
+        waiting: further ones for which machines are waited for.
         trial_cpus, trial_gpus: that each takes.
     """
 
@@ -32,6 +33,7 @@ class ClusterRecord:
     slots: int
     trial_cpus: float
     trial_gpus: float
+    waiting: int = 0
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,8 @@ class History:
             self.state, self.reason = record["state"], record.get("reason")
         elif event == "cluster":
             fields = dataclasses.fields(ClusterRecord)
-            self.cluster = ClusterRecord(**{field.name: record[field.name] for field in fields})
+            known = {field.name: record[field.name] for field in fields if field.name in record}
+            self.cluster = ClusterRecord(**known)
         elif event == "confirmation":
             self.confirmation = ConfirmationRecord(
                 tuple(record["configurations"]), record["seeds"], record["each"]

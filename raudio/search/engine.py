@@ -117,6 +117,7 @@ class Engine:
         self._began = clock()
         self._spent = history.seconds
         self._started: dict[str, float] = {}
+        self._waits: dict[str, float] = {}  # running trials without a machine: since when
         self._reopened: list[str] = []
         self._undone: set[str] = set()  # to be pruned, but the driver died before it was
         self._deaths: Counter[str] = Counter()  # of running trials, since they last reported
@@ -245,6 +246,22 @@ class Engine:
         """The trials that are being trained now."""
         return [self.history.trials[name] for name in self._started]
 
+    @property
+    def runnable(self) -> int | None:
+        """The most trials that could run at once from now on, those that run among them; None: any
+        number."""
+        found = len(self._started)
+        if self.broken or self.used_up is not None:
+            return found
+        found += len(self._reopened)
+        for configuration in map(self.history.configurations.__getitem__, self._open):
+            if self._replicates.next(configuration) is not None:
+                found += self._replicates.trials - len(configuration.trials)
+        if self._drawn:
+            return found + self._replicates.unconfirmed(self.history)
+        wanted = self.trials_wanted
+        return None if wanted is None else found + wanted - len(self.history.configurations)
+
     def next(self) -> TrialSpec | None:
         """The next trial, recorded as started; None when there is none left, or none yet.
 
@@ -369,6 +386,16 @@ class Engine:
         if name in self._started:
             self._record("preempted", id=name, reason=reason)
 
+    def waits(self, name: str) -> None:
+        """A running trial has lost its place: the time until it has another is not its own."""
+        self._waits[name] = self._clock()
+
+    def goes_on(self, name: str) -> None:
+        """A trial has a place, its first or another."""
+        since = self._waits.pop(name, None)
+        if since is not None and name in self._started:
+            self._started[name] += self._clock() - since
+
     def settle(self) -> None:
         """Sees that what was recorded reaches the disk; to be called several times a second."""
         try:
@@ -478,6 +505,7 @@ class Engine:
         reason: str | None,
         costs: Mapping[str, float] | None = None,
     ) -> None:
+        self.goes_on(name)
         seconds = round(self._clock() - self._started.pop(name), 3)
         more = {"costs": costs} if costs else {}
         self._record(

@@ -1,7 +1,8 @@
 """What a trial needs, how many such trials the nodes have room for, and what to change where none.
 
 A worker runs on one node. The workers of a trial, its driver and the tasks that decode for it may
-be on several, as Ray places them ("PACK").
+be on several, as Ray places them ("PACK"). Where nodes are labelled as those that decode, they do
+nothing else, and no other decodes; where some are said to be safe, drivers are on these.
 """
 
 from __future__ import annotations
@@ -96,15 +97,42 @@ def need_of(resources: Resources, feed: str, held: int, workers: int | None = No
 # --- what fits ---------------------------------------------------------------------------------
 
 
-def trials_on(nodes: Sequence[Node], need: Need) -> int:
-    """Trials that fit at once."""
+def grown(capacity: Capacity, need: Need) -> tuple[Node, ...]:
+    """The nodes of a cluster that has grown as far as its autoscaler lets it.
+
+    Where groups may not all come whole, those do that have most places for workers; those that
+    decode have their share.
+    """
+    coming = sorted(capacity.coming, key=lambda node: (not node.data, -_places(node, need)))
+    room, total = capacity.room, sum(node.count for node in coming)
+    found = list(capacity.nodes)
+    for node in coming:
+        most = math.ceil(capacity.room * node.count / total) if node.data else room
+        if count := min(node.count, most, room):
+            found.append(replace(node, count=count))
+            room -= count
+    return tuple(found)
+
+
+def trials_on(nodes: Sequence[Node], need: Need, whole: Sequence[Node] | None = None) -> int:
+    """Trials that fit at once.
+
+    Args:
+        nodes: that they are to fit on.
+        need: of each.
+        whole: the grown cluster, whose nodes decide what runs on nodes of its own; None: `nodes`.
+    """
     each = [node for node in nodes for _ in range(node.count)]
     places = [_places(node, need) for node in each]
     most = sum(places) // need.workers
+    all_of_them = whole or nodes
+    apart, safe = any(node.data for node in all_of_them), any(node.safe for node in all_of_them)
+
+    def too_many(trials: int) -> bool:
+        return not _leaves_enough(each, places, need, trials, apart=apart, safe=safe)
+
     # What fits with more trials fits with fewer, so the first that does not is searched for.
-    return bisect_right(
-        range(1, most + 1), 0, key=lambda trials: not _leaves_enough(each, places, need, trials)
-    )
+    return bisect_right(range(1, most + 1), 0, key=too_many)
 
 
 def workers_for(
@@ -120,6 +148,8 @@ def workers_for(
 
 def _places(node: Node, need: Need) -> int:
     """Workers that one node has room for."""
+    if node.data:
+        return 0
     places = [_times(need.cpus, node.cpus)]
     if node.memory is not None and need.memory:
         places.append(node.memory // need.memory)
@@ -131,15 +161,26 @@ def _places(node: Node, need: Need) -> int:
     return min(places)
 
 
-def _leaves_enough(nodes: Sequence[Node], places: Sequence[int], need: Need, trials: int) -> bool:
-    """Whether so many trials' workers leave room for their decoders and drivers."""
+def _leaves_enough(
+    nodes: Sequence[Node],
+    places: Sequence[int],
+    need: Need,
+    trials: int,
+    *,
+    apart: bool,
+    safe: bool,
+) -> bool:
+    """Whether so many trials' workers leave room for their decoders and drivers, which may want
+    nodes of their own."""
     workers = trials * need.workers
     decoders = drivers = 0
     for node, room in zip(nodes, places, strict=True):
         here = min(room, workers)
         workers -= here
-        if need.decoders:
+        if need.decoders and node.data == apart:
             decoders += _times(need.decoder_cpus, node.cpus - here * need.cpus)
+        if node.safe != safe:
+            continue
         if node.memory is None:
             drivers = trials
         else:
@@ -156,16 +197,25 @@ def _times(part: float, whole: float) -> int:
 
 def nodes_text(capacity: Capacity) -> str:
     """`this machine (4 CPUs)`, `the cluster at HOST:PORT (2 x 8 CPUs, 4 x 16 CPUs and 1 GPU)`."""
+    return f"{capacity.where} ({kinds_text(capacity)})"
+
+
+def kinds_text(capacity: Capacity) -> str:
+    """`2 x 8 CPUs, 4 x 16 CPUs and 1 GPU`; of nodes on which something can run."""
     kinds = []
     for node in capacity.nodes:
+        if not node.cpus and not node.gpus:
+            continue
         kind = f"{node.count} x " if capacity.several else ""
         kind += several(node.cpus, "CPU")
         if node.gpus:
             kind += f" and {several(node.gpus, 'GPU')}"
-        if node.memory is not None:
+        if node.data:
+            kind += " for decoding"
+        elif node.memory is not None:
             kind += f" with {format_bytes(node.memory)} for trials"
         kinds.append(kind)
-    return f"{capacity.where} ({', '.join(kinds)})"
+    return ", ".join(kinds) or "no CPUs"
 
 
 def several(count: float, what: str) -> str:
@@ -183,7 +233,9 @@ def refusal(capacity: Capacity, resources: Resources, feed: str, held: int) -> s
     if need.decoders:
         asked += f" and resources.data_cpus={resources.data_cpus:g} (streamed)"
     on_one = "but a worker runs on one node, and the largest of"
-    if need.workers * need.gpus > capacity.gpus:
+    if need.gpus and not capacity.gpus and capacity.growth.groups:
+        why = f"resources.gpus={need.gpus:g}, but {where} has no GPU, and no node group has one"
+    elif need.workers * need.gpus > capacity.gpus:
         why = (
             f"{workers} resources.gpus={need.gpus:g} ask for "
             f"{several(need.workers * need.gpus, 'GPU')} a trial, but {where} has {capacity.gpus:g}"

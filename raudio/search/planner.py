@@ -18,6 +18,8 @@ from raudio.core.units import format_bytes
 from raudio.search.packing import (
     DRIVER_MEMORY,
     PROCESS_MEMORY,
+    grown,
+    kinds_text,
     need_of,
     nodes_text,
     refusal,
@@ -77,17 +79,22 @@ class Plan:
     """What runs where.
 
     Attributes:
-        slots: trials at once.
+        slots: trials at once, on the nodes that are there.
+        most: trials at once when the autoscaler has added all that they have a use for.
         workers: training processes that are there for each trial.
         max_workers: that each trial may grow to.
         distributed: whether they are processes of their own, which the trial's waits for.
         cpus, gpus: of one worker.
         memory: bytes of one worker.
         data_cpus: that decode for one trial while it trains (0 for a resident feed).
+        decoders: tasks that these are.
+        data_nodes: whether these run on nodes of their own.
+        safe_nodes: whether the process that waits for workers runs on a node that stays.
         rows: the decisions, each with its reason.
     """
 
     slots: int
+    most: int
     workers: int
     max_workers: int
     distributed: bool
@@ -95,6 +102,9 @@ class Plan:
     gpus: float
     memory: int
     data_cpus: float
+    decoders: int
+    data_nodes: bool
+    safe_nodes: bool
     rows: tuple[Row, ...]
 
 
@@ -114,7 +124,7 @@ def plan(
     may be on several.
 
     Args:
-        capacity: what there is.
+        capacity: what there is, and may come.
         resources: what one trial asks for.
         search: `concurrency` limits the slots, and so does the number of all trials.
         feed: "resident" or "streamed"; a streamed trial needs CPUs for decoding beside its own.
@@ -125,30 +135,33 @@ def plan(
             needed; None: not measured, so that the first trial is alone.
 
     Raises:
-        ConfigError: not even one trial fits, or fewer than `search.concurrency`; with the nearest
-            setting that does.
+        ConfigError: not even one trial fits on what there is and may come, or fewer than
+            `search.concurrency`; with the nearest setting that does.
     """
     gpus = resources.gpus
     if gpus is None:
-        gpus = 1.0 if capacity.gpus else 0.0
+        gpus = 1.0 if any(node.gpus for node in (*capacity.nodes, *capacity.coming)) else 0.0
         why = "there are some" if gpus else f"{capacity.where} has none"
     else:
         why = "resources.gpus"
     _check_share(gpus, resources)
     resources = replace(resources, gpus=gpus)
     need = need_of(resources, feed, held)
-    fit = trials_on(capacity.nodes, need)
+    if silent := any(node.memory is None for node in capacity.coming):
+        need = replace(need, memory=0)  # a group that names none never comes for who asks for some
+    whole = replace(capacity, nodes=grown(capacity, need))
+    fit = trials_on(whole.nodes, need)
     if not fit:
-        raise ConfigError(refusal(capacity, resources, feed, held))
+        raise ConfigError(refusal(whole, resources, feed, held))
     shared = resources.share_gpus and gpus > 0
     if shared:
-        gpus, why = _shared(capacity, resources, gpu_share)
+        gpus, why = _shared(whole, resources, gpu_share)
         need = replace(need, gpus=gpus)
-        fit = trials_on(capacity.nodes, need)
-    slots, limit = (
-        fit,
-        f"{fit} of {need.text} fit{'s' if fit == 1 else ''} on {nodes_text(capacity)}",
-    )
+        fit = trials_on(whole.nodes, need)
+    now = trials_on(capacity.nodes, need, whole.nodes) if capacity.coming else fit
+    most, limit = fit, f"{_of(now, need.text)} on {nodes_text(capacity)}"
+    if capacity.coming:
+        limit += f", {fit} when it has grown to {kinds_text(whole)}"
     if search.concurrency is not None:
         if search.concurrency > fit:
             raise ConfigError(
@@ -156,42 +169,51 @@ def plan(
                 f"{need.text} fit{'s' if fit == 1 else ''} on {capacity.where}; give at most "
                 f"{fit}, or leave it out"
             )
-        slots, limit = search.concurrency, f"search.concurrency; {limit}"
+        most, limit = search.concurrency, f"search.concurrency; {limit}"
     trials = _trials_at_most(search, folds)
-    if trials is not None and trials < slots:
+    if trials is not None and trials < most:
         each = "" if trials == trials_in_all(search) else " of several trials each"
         all_of_it = f"search.trials={trials_in_all(search)}{each} is all there is to run"
-        slots, limit = trials, f"{all_of_it}; {limit}"
+        most, limit = trials, f"{all_of_it}; {limit}"
     if shared and gpu_share is None:
-        slots, limit = 1, "resources.share_gpus: the first one shows how many fit on a GPU"
+        most, limit = 1, "resources.share_gpus: the first one shows how many fit on a GPU"
+    slots = min(now, most)
     # Ray gives the first that asks for them as many as it may have, and the next what is left.
-    most = workers_for(capacity.nodes, resources, feed, held, slots)
+    workers = workers_for(whole.nodes, resources, feed, held, most)
     rows = [
-        Row("trials at once", f"{slots}", limit),
-        Row("workers a trial", *_workers_text(resources, slots, most)),
+        Row("trials at once", f"{slots}" if slots == most else f"{slots}, then {most}", limit),
+        Row("workers a trial", *_workers_text(resources, most, workers)),
         Row("CPUs a worker", f"{need.cpus:g}", "resources.cpus, as many threads"),
         Row("GPUs a worker", f"{gpus:g}", why),
-        Row("memory a worker", format_bytes(need.memory), _memory_text(resources, feed)),
+        Row("memory a worker", format_bytes(need.memory), _memory_text(resources, feed, silent)),
     ]
+    apart = capacity.has_data_nodes
     if feed == "streamed":
-        rows.append(
-            Row("CPUs for decoding", f"{resources.data_cpus:g} a trial", "resources.data_cpus")
-        )
+        where = "resources.data_cpus" + (", on nodes of their own" if apart else "")
+        rows.append(Row("CPUs for decoding", f"{resources.data_cpus:g} a trial", where))
     if need.driver:
-        rows.append(
-            Row("a trial's driver", format_bytes(DRIVER_MEMORY), "it waits for its workers: no CPU")
-        )
+        where = "it waits for its workers: no CPU"
+        where += ", on a node that stays" if capacity.has_safe_nodes else ""
+        rows.append(Row("a trial's driver", format_bytes(DRIVER_MEMORY), where))
     return Plan(
         slots=slots,
+        most=most,
         workers=need.workers,
-        max_workers=most,
+        max_workers=workers,
         distributed=need.driver,
         cpus=need.cpus,
         gpus=gpus,
         memory=need.memory,
         data_cpus=resources.data_cpus if feed == "streamed" else 0.0,
+        decoders=need.decoders,
+        data_nodes=apart,
+        safe_nodes=capacity.has_safe_nodes,
         rows=tuple(rows),
     )
+
+
+def _of(trials: int, each: str) -> str:
+    return f"{trials} of {each} fit{'s' if trials == 1 else ''}"
 
 
 def _workers_text(resources: Resources, slots: int, most: int) -> tuple[str, str]:
@@ -239,7 +261,9 @@ def _shared(capacity: Capacity, resources: Resources, gpu_share: float | None) -
     return share, f"a trial has needed {gpu_share:.0%} of one; with a margin, {trials} fit"
 
 
-def _memory_text(resources: Resources, feed: str) -> str:
+def _memory_text(resources: Resources, feed: str, silent: bool) -> str:
+    if silent:
+        return "not asked for: a node group of the autoscaler does not say what its nodes have"
     if resources.memory is not None:
         return "resources.memory"
     parts = f"{format_bytes(PROCESS_MEMORY)} for the process"

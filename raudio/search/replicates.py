@@ -140,6 +140,15 @@ class Replicates:
             return None
         return least, self.trials + len(least.confirming)
 
+    def unconfirmed(self, history: History) -> int:
+        """Trials that are still to confirm configurations, as far as it is known which."""
+        record = history.confirmation
+        if record is None:
+            return 0
+        chosen = [history.configurations[name] for name in record.configurations]
+        each = record.seeds * record.each
+        return sum(max(0, each - len(configuration.confirming)) for configuration in chosen)
+
 
 def notes(search: Search, folds: Sequence[int]) -> tuple[str, ...]:
     """What is trained of each configuration, for the user; nothing where that is one trial."""

@@ -19,12 +19,14 @@ from typing import Any
 import raudio
 from raudio.cluster.capacity import Capacity
 from raudio.cluster.environment import address_of
+from raudio.cluster.growth import Growth
 from raudio.cluster.session import SessionError, present_capacity, session
 from raudio.config.schema import Configuration
 from raudio.config.signature import signature
 from raudio.core.errors import RunError
 from raudio.core.storage import is_remote
 from raudio.core.units import parse_seconds
+from raudio.data import raydata
 from raudio.data.kept import room_for_decoded
 from raudio.data.pipeline import check_resident, materialise
 from raudio.records import (
@@ -283,6 +285,7 @@ def _trials(
         imports.join()  # two threads can't import parts of one package: each finds halves of it
         from ray import tune
 
+        from raudio.search.demand import Demand
         from raudio.search.trial import open_trial, run_trial
         from raudio.search.tune import SearchEnded, run_trials
 
@@ -293,9 +296,15 @@ def _trials(
                 raise SearchEnded("stopped", place.broken)
 
         def changed(now: Plan, text: str) -> None:
-            _record_place(engine, present_capacity(configuration.cluster), now)
+            _record_place(engine, present_capacity(configuration.cluster), now, demand.waiting)
             display.say(text)
 
+        def waits(count: int) -> None:
+            present = present_capacity(configuration.cluster)
+            _record_place(engine, present, slots.plan, count)
+
+        if capacity.growth.note:
+            display.say(capacity.growth.note)
         fit = plan(
             capacity,
             experiment.resources,
@@ -306,7 +315,9 @@ def _trials(
         )
         _record_place(engine, capacity, fit)
         ray_seconds = time.monotonic() - started
-        data = Data(job.manifest.anywhere(), None)
+        data = Data(job.manifest.anywhere(), None, capacity.has_data_nodes)
+        if address_of(configuration.cluster) != "local":
+            raydata.settle_here()
         if job.feed == "resident":
             settings = experiment.dataset
             assert settings.sample_rate is not None
@@ -317,12 +328,14 @@ def _trials(
                 sample_rate=settings.sample_rate,
                 precision=settings.precision,  # type: ignore[arg-type]
                 cache_limit=room_for_decoded(settings, job.manifest, settings.sample_rate),
+                here=bool(capacity.growth.groups),
             )
             data = dataclasses.replace(data, refs=refs)
         feed_seconds = time.monotonic() - started - ray_seconds
         display.say(
             f"Ray started in {ray_seconds:.1f} s, feed ready in {feed_seconds:.1f} s; "
             f"{fit.slots} trial{'' if fit.slots == 1 else 's'} at once"
+            + (f", {fit.most} when the cluster has grown" if fit.most > fit.slots else "")
         )
         trainable = tune.with_parameters(
             run_trial,
@@ -332,10 +345,13 @@ def _trials(
             memory=fit.memory,
             goal=job.goal,
         )
+        slots = Slots(fit, partial(_plan_now, job, fit, engine, capacity.growth), changed=changed)
+        demand = Demand(engine, slots, changed=waits, say=display.say)
         return run_trials(
             engine,
             trainable,
-            Slots(fit, partial(_plan_now, job, fit, engine), changed=changed),
+            slots,
+            demand=demand,
             before=lambda spec: open_trial(folder, spec),
             tick=tick,
         )
@@ -351,7 +367,7 @@ def _keeping(configuration: Configuration, place: InPlace | Mirror) -> Keeping:
     )
 
 
-def _record_place(engine: Engine, capacity: Capacity, fit: Plan) -> None:
+def _record_place(engine: Engine, capacity: Capacity, fit: Plan, waiting: int = 0) -> None:
     engine.placed(
         ClusterRecord(
             capacity.where,
@@ -360,12 +376,14 @@ def _record_place(engine: Engine, capacity: Capacity, fit: Plan) -> None:
             slots=fit.slots,
             trial_cpus=fit.max_workers * fit.cpus + fit.data_cpus,
             trial_gpus=fit.max_workers * fit.gpus,
+            waiting=waiting,
         )
     )
 
 
-def _plan_now(job: Job, first: Plan, engine: Engine) -> Plan:
-    """The plan for the nodes that are there now; on the device that the first trial had.
+def _plan_now(job: Job, first: Plan, engine: Engine, growth: Growth) -> Plan:
+    """The plan for the nodes that are there now, and may come; on the device that the
+    first trial had.
 
     More trials at once than now fit is no error then: as many as fit are run.
     """
@@ -374,7 +392,7 @@ def _plan_now(job: Job, first: Plan, engine: Engine) -> Plan:
         resources = dataclasses.replace(resources, gpus=1.0 if first.gpus else 0.0)
     fitting = partial(
         plan,
-        present_capacity(job.configuration.cluster),
+        present_capacity(job.configuration.cluster, growth),
         resources,
         feed=job.feed,
         held=job.held,
@@ -383,7 +401,7 @@ def _plan_now(job: Job, first: Plan, engine: Engine) -> Plan:
     )
     found = fitting(dataclasses.replace(search, concurrency=None))
     wanted = search.concurrency
-    return fitting(search) if wanted is not None and wanted < found.slots else found
+    return fitting(search) if wanted is not None and wanted < found.most else found
 
 
 def _export(place: InPlace | Mirror) -> Path:

@@ -43,9 +43,10 @@ class Slots:
         self._clock = clock
         self._looked = clock()
 
-    def look(self) -> None:
-        """Makes the plan anew, if the last look is long enough ago."""
-        if self._clock() - self._looked < INTERVAL:
+    def look(self, *, now: bool = False) -> None:
+        """Makes the plan anew, if the last look is long enough ago, or something has happened
+        `now`."""
+        if not now and self._clock() - self._looked < INTERVAL:
             return
         self._looked = self._clock()
         before = self.plan.slots
@@ -53,7 +54,7 @@ class Slots:
             self.plan = self._make()
             why = self.plan.rows[0].why
         except ConfigError as error:
-            self.plan = replace(self.plan, slots=0)
+            self.plan = replace(self.plan, slots=0, most=0)
             why = str(error)
         if self.plan.slots != before:
             text = f"{self.plan.slots} trials at once, were {before}: {why}"

@@ -26,8 +26,8 @@ from ray.tune.search import SearchAlgorithm
 
 from raudio.config.validate import to_mapping
 from raudio.core.errors import PreemptedError
+from raudio.search.demand import Demand, trial_bundles
 from raudio.search.engine import Engine, TrialSpec
-from raudio.search.packing import DRIVER_MEMORY
 from raudio.search.planner import Plan
 from raudio.search.signals import interruptible
 from raudio.search.slots import Slots
@@ -38,6 +38,8 @@ from raudio.training.launch import PLACES, REQUESTER
 _GONE_AFTER = 5.0
 #: How Ray says that a process did not die by itself.
 _WITH_ITS_MACHINE = "its node has died"
+#: Seconds between two looks while nothing runs, and nothing can.
+_IDLE = 0.1
 #: Ray's actor, and namespace, that keeps the reservations.
 _COORDINATOR = "AutoscalingCoordinator"
 
@@ -60,6 +62,7 @@ def run_trials(
     trainable: Callable[[Mapping[str, Any]], None],
     slots: Slots,
     *,
+    demand: Demand | None = None,
     before: Callable[[TrialSpec], None] = lambda spec: None,
     tick: Callable[[], None] = lambda: None,
 ) -> tuple[str, str | None]:
@@ -69,6 +72,7 @@ def run_trials(
         engine: begun.
         trainable: trains one trial in a process of Tune's, given {"id", "experiment"}.
         slots: how many at once, with what.
+        demand: asks for the machines of further ones; None: nobody is to be told of it.
         before: called with each trial before it starts.
         tick: called about ten times a second, to draw the table.
 
@@ -77,7 +81,8 @@ def run_trials(
     """
     with interruptible() as interrupted:
         try:
-            _fit(engine, trainable, slots, interrupted, before, tick)
+            demand = demand or Demand(engine, slots)
+            _fit(engine, trainable, slots, demand, interrupted, before, tick)
         except SearchEnded as end:
             return end.state, end.reason
     if engine.broken:
@@ -89,6 +94,7 @@ def _fit(
     engine: Engine,
     trainable: Callable[[Mapping[str, Any]], None],
     slots: Slots,
+    demand: Demand,
     interrupted: threading.Event,
     before: Callable[[TrialSpec], None],
     tick: Callable[[], None],
@@ -96,14 +102,14 @@ def _fit(
     # Tune's own limit never binds: `_Source` gives no more than there are slots.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(sys.maxsize)
     distributed = slots.plan.distributed
-    watcher = _Watcher(engine, slots, interrupted, tick, kill_ended=distributed)
+    watcher = _Watcher(engine, slots, demand, interrupted, tick, kill_ended=distributed)
     with tempfile.TemporaryDirectory(prefix="raudio-tune-") as scratch:
         try:
             # Not tune.Tuner, which pickles all it is given so that it can be restored: a run is
             # rebuilt from its records.
             tune.run(
                 trainable,
-                search_alg=_Source(engine, slots, before),
+                search_alg=_Source(engine, slots, before, watcher.beat),
                 scheduler=_Referee(engine),
                 callbacks=[watcher, _NoProgress()],
                 # A reused process saves the import of torch, 2 to 3 s a trial.
@@ -113,37 +119,49 @@ def _fit(
                 raise_on_failed_trial=False,
             )
         finally:
+            demand.close()
             watcher.kill()
 
 
 def _resources(plan: Plan) -> tune.PlacementGroupFactory:
-    if not plan.distributed:
-        return tune.PlacementGroupFactory(
-            [{"CPU": plan.cpus, "GPU": plan.gpus, "memory": plan.memory}]
-        )
-    return tune.PlacementGroupFactory([{"memory": DRIVER_MEMORY}])
+    bundles, labels = trial_bundles(plan)
+    return tune.PlacementGroupFactory(bundles, bundle_label_selector=labels or None)
 
 
 class _Source(SearchAlgorithm):  # type: ignore[misc]
     """Where Tune gets its trials: the engine's, under the engine's ids, one for each free slot."""
 
-    def __init__(self, engine: Engine, slots: Slots, before: Callable[[TrialSpec], None]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        slots: Slots,
+        before: Callable[[TrialSpec], None],
+        beat: Callable[[], None],
+    ) -> None:
         self._engine = engine
         self._slots = slots
         self._before = before
+        self._beat = beat
         self._experiment: tune.Experiment | None = None
         self._started = 0
 
     def add_configurations(self, experiments: Any) -> None:
         (self._experiment,) = experiments
 
-    def next_trial(self) -> Trial | None:
+    def _next(self) -> TrialSpec | None:
         # Never ahead of a free slot: a trial drawn later knows more.
         if len(self._engine.running) >= self._slots.plan.slots:
             return None
-        spec = self._engine.next()
-        if spec is None:
-            return None
+        return self._engine.next()
+
+    def next_trial(self) -> Trial | None:
+        while (spec := self._next()) is None:
+            if self._engine.running or self._engine.exhausted:
+                return None
+            # Nothing runs, and there is no place: Tune would ask again for minutes, and see to
+            # nothing else.
+            self._beat()
+            time.sleep(_IDLE)
         self._before(spec)
         self._started += 1
         plan = self._slots.plan
@@ -260,6 +278,7 @@ class _Watcher(tune.Callback):  # type: ignore[misc]
         self,
         engine: Engine,
         slots: Slots,
+        demand: Demand,
         interrupted: threading.Event,
         tick: Callable[[], None],
         *,
@@ -267,6 +286,7 @@ class _Watcher(tune.Callback):  # type: ignore[misc]
     ) -> None:
         self._engine = engine
         self._slots = slots
+        self._demand = demand
         self._interrupted = interrupted
         self._tick = tick
         self._kill_ended = kill_ended
@@ -276,6 +296,7 @@ class _Watcher(tune.Callback):  # type: ignore[misc]
     def on_trial_start(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
+        self._engine.goes_on(trial.config["id"])
         if trial.temporary_state.ray_actor is not None:
             self._actors[trial.trial_id] = trial.temporary_state.ray_actor
 
@@ -305,6 +326,7 @@ class _Watcher(tune.Callback):  # type: ignore[misc]
     def on_trial_recover(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
+        self._engine.waits(trial.config["id"])
         error = _error_of(trial)
         if isinstance(error, PreemptedError) or getattr(error, "preempted", False):
             self._engine.preempted(trial.config["id"], "its machine is being taken away")
@@ -317,8 +339,13 @@ class _Watcher(tune.Callback):  # type: ignore[misc]
             trial.config[GIVEN_UP] = True
 
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        self.beat()
+
+    def beat(self) -> None:
+        """What is to be seen to several times a second."""
         self._tick()
         self._slots.look()
+        self._demand.look()
         self._cancel_reserved()
         if self._interrupted.is_set():
             raise SearchEnded("stopped", "interrupted")

@@ -17,6 +17,7 @@ from raudio.config.goal import Goal
 from raudio.config.schema import Experiment
 from raudio.config.validate import experiment_from, to_mapping
 from raudio.core.errors import RaudioError
+from raudio.data.raydata import OTHER_NODES
 from raudio.training.worker import Data, Keeping, Place, device_of, train_here
 
 if TYPE_CHECKING:
@@ -135,6 +136,7 @@ def _distributed(
                     "memory": memory,
                     **({"GPU": gpus} if gpus else {}),
                 },
+                label_selector=OTHER_NODES if data.apart else None,
             ),
             run_config=RunConfig(storage_path=scratch, callbacks=[Reports()]),
         )

@@ -28,10 +28,12 @@ class Data:
         manifest: of the dataset, with a path that any process finds.
         refs: of a resident search, by split: references to the decoded blocks in the object
             store. None: every trial streams.
+        apart: whether nodes of their own decode: see `raydata.run_apart`.
     """
 
     manifest: Manifest
     refs: Mapping[str, list[Any]] | None
+    apart: bool = False
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,7 @@ def train_here(
     """
     import torch
 
+    from raudio.data import raydata
     from raudio.data.build import build_feeds
     from raudio.data.folds import blocks_on_fold, on_fold
     from raudio.system import build_system
@@ -122,6 +125,8 @@ def train_here(
     if first and not exists(join(keeping.place, LAST)):  # one that goes on was within the limits
         check_limits(goal, costs)
     metric, mode = next(iter(goal.objectives.items()))
+    if data.apart:
+        raydata.run_apart(True)
     feeds = build_feeds(
         manifest,
         experiment,

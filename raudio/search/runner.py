@@ -347,6 +347,7 @@ def _trials(
         )
         slots = Slots(fit, partial(_plan_now, job, fit, engine, capacity.growth), changed=changed)
         demand = Demand(engine, slots, changed=waits, say=display.say)
+        slots.look(now=True)  # a machine may have come to decode
         return run_trials(
             engine,
             trainable,

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from raudio.cluster.capacity import Capacity, cluster_capacity, local_capacity
 from raudio.cluster.environment import address_of, runtime_env
-from raudio.cluster.token import answers
 from raudio.cluster.growth import NONE, Growth, growth
+from raudio.cluster.token import answers
 from raudio.config.schema import Cluster
 from raudio.core.errors import ConfigError, RaudioError
 from raudio.data import raydata

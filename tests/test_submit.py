@@ -464,6 +464,21 @@ def test_a_log_goes_on_after_a_lost_connection(cut: int, monkeypatch: pytest.Mon
     assert jobs.exit_status(found) == 2
 
 
+def test_whoever_leaves_a_job_alone_is_told_how_to_find_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def leave(*arguments: Any) -> Any:
+        raise KeyboardInterrupt
+
+    for way in ("follow", "wait"):
+        monkeypatch.setattr(jobs, way, leave)
+        status = command._until_it_ends(None, NOBODY, "mine", False, shown=way == "follow")
+        assert status == 130
+        said = capsys.readouterr().err
+        assert f"raudio submit --address {NOBODY} --attach mine" in said
+        assert f"raudio submit --address {NOBODY} --stop mine" in said
+
+
 def test_the_job_s_own_file_is_nobody_else_s(here: Path, tmp_path: Path) -> None:
     """As Ray unpacks it."""
     from ray._private.runtime_env.packaging import unzip_package

@@ -28,7 +28,15 @@ SEARCH = (
     "search.concurrency=1",
     "search.scheduler=none",
 )
-SECRETS = {"WANDB_API_KEY": "0badc0de" * 5, "MLFLOW_TRACKING_PASSWORD": "hunter22hunter22"}
+#: In the environment of a search, and nowhere in what it leaves behind.
+SECRETS = {
+    "WANDB_API_KEY": "0badc0de" * 5,
+    "MLFLOW_TRACKING_PASSWORD": "hunter22hunter22",
+    "AWS_ACCESS_KEY_ID": "AKIA" + "PLANTEDPLANTEDPL",
+    "AWS_SECRET_ACCESS_KEY": "planted/" * 5,
+    "RAY_AUTH_TOKEN": "planted-token-planted-token-planted",
+    "AWS_ENDPOINT_URL": "http://someone:planted-in-a-uri@127.0.0.1:9",
+}
 
 
 @pytest.fixture(scope="module")
@@ -118,10 +126,16 @@ def test_three_trackers_at_once(place: Path, monkeypatch: pytest.MonkeyPatch) ->
     more = raudio(place, "resume", "mine", "search.trials=3", **SECRETS)
     assert more.returncode == 0, more.stderr
     assert len(check_all(place, run).trials) == 3
-    said = done.stdout + done.stderr + more.stdout + more.stderr
+    page = raudio(place, "report", "mine", **SECRETS)
+    bundle = raudio(place, "export", "mine", "--out", "bundle", **SECRETS)
+    assert (page.returncode, bundle.returncode) == (0, 0), page.stderr + bundle.stderr
+    said = "".join(each.stdout + each.stderr for each in (done, more, page, bundle))
     for secret in SECRETS.values():
+        secret = secret.rpartition("@")[0].rpartition(":")[2] or secret  # of a URI the password
         assert secret not in said
-        for path in (*run.rglob("*"), *(place / "store").rglob("*")):
+        kept = [path for name in ("mine", "store", "bundle") for path in (place / name).rglob("*")]
+        assert len(kept) > 30
+        for path in kept:
             assert not path.is_file() or secret.encode() not in path.read_bytes(), path
 
 

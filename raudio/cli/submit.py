@@ -236,7 +236,8 @@ def _sent_along(word: str, package: Package, folder: Path) -> str:
         return word if found == value else f"{key}={quoted(found)}"
     if not isinstance(value, list | tuple):
         return word
-    return compose.override(key, [_taken(str(each), package, folder) for each in value])
+    named = [_taken(str(each), package, folder) for each in value]
+    return word if named == [str(each) for each in value] else compose.override(key, named)
 
 
 def _taken(text: str, package: Package, folder: Path) -> str:
@@ -351,7 +352,7 @@ def _until_it_ends(client: Any, place: str, job: str, as_json: bool, *, shown: b
         found = {"job": job, "address": place, "state": state, "exit_status": status}
         print(dumps(found))
     elif status:
-        why = "" if shown or details.driver_exit_code is not None else f": {details.message}"
+        why = "" if details.driver_exit_code is not None else f": {details.message}"
         _echo(f"job {job} {state}, exit status {status}{why}")
     return status
 

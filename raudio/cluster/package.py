@@ -123,7 +123,12 @@ def _walk(
         seen.add(os.path.realpath(inside))
         ignored = get_excludes_from_ignore_files(inside, include_gitignore=True, logger=_log)
         excluded = [*excluded, *ignored]
-        for path in sorted(inside.iterdir()):
+        try:
+            inner = sorted(inside.iterdir())
+        except OSError as error:
+            left_out[inside.relative_to(folder).as_posix()] = f"cannot be read: {error.strerror}"
+            return
+        for path in inner:
             name = path.relative_to(folder).as_posix()
             if any(matches(path) for matches in excluded):
                 continue
@@ -163,11 +168,16 @@ def check(package: Package, allowed: Collection[str]) -> None:
     Raises:
         ConfigError: files look like secrets, or are too many bytes: all of them in one message.
     """
-    found = {
-        name: why
-        for name, file in sorted(package.files.items())
-        if name not in allowed and (why := looks_secret(name, file)) is not None
-    }
+    found = {}
+    for name, file in sorted(package.files.items()):
+        try:
+            why = None if name in allowed else looks_secret(name, file)
+        except OSError as error:
+            raise ConfigError(
+                f"{name} cannot be read ({error.strerror}); leave it out with --exclude {name}"
+            ) from error
+        if why is not None:
+            found[name] = why
     if found:
         listed = ", ".join(f"{name} ({why})" for name, why in found.items())
         raise ConfigError(
@@ -194,7 +204,8 @@ def write(package: Package, archive: Path, job: Mapping[str, Any]) -> None:
     """
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as out:
         for name, file in sorted(package.files.items()):
-            _put(out, name, file.read_bytes(), file.stat().st_mode)
+            if name != JOB:
+                _put(out, name, file.read_bytes(), file.stat().st_mode)
         _put(out, JOB, json.dumps(job).encode(), 0o600)
 
 

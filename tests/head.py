@@ -1,4 +1,7 @@
-"""A Ray head with a job server, on loopback, in a process of its own: it has its own token.
+"""A Ray head with a job server, in a process of its own: it has its own token.
+
+Not on loopback but for its dashboard: a job's processes look for their cluster at the address that
+the machine has in its network.
 
 As a program: starts one in the folder that it is given, says where, and ends it when standard input
 ends.
@@ -68,7 +71,6 @@ def _main(folder: str) -> None:
             "dashboard_host": "127.0.0.1",
             "dashboard_port": port,
             "dashboard_agent_listen_port": 0,
-            "node_ip_address": "127.0.0.1",
         },
     )
     try:

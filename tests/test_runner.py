@@ -86,6 +86,38 @@ def test_a_trial_s_process_finds_the_plugins_from_its_own_folder(tmp_path: Path)
     assert python(TRIAL, experiment, cwd=there) == "Mine(name='mine', width=64)\n"
 
 
+def test_a_run_of_another_machine_goes_on_with_the_plugins_of_this_one(tmp_path: Path) -> None:
+    for folder in ("there", "here"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "mine.py").write_text(PLUGIN)
+    python(
+        "import os\n"
+        "from raudio.search.folder import make_run\n"
+        "from raudio.search.job import check\n"
+        "from pathlib import Path\n"
+        "overrides = ['plugins=there/mine.py', 'model=mine', 'space=optimizer']\n"
+        "make_run(check(overrides, echo=print), Path('run'))\n",
+        cwd=tmp_path,
+    )
+    (tmp_path / "there" / "mine.py").unlink()
+    found = python(
+        "from pathlib import Path\n"
+        "from raudio.core.errors import ConfigError\n"
+        "from raudio.search.folder import recorded_job\n"
+        "try:\n"
+        "    recorded_job(Path('run'), [])\n"
+        "except ConfigError as error:\n"
+        "    assert 'raudio resume RUN plugins=FILE' in str(error)\n"
+        "job = recorded_job(Path('run'), ['plugins=here/mine.py'])\n"
+        "print(job.experiment.plugins, job.experiment_for({}).plugins)\n"
+        "from raudio.config.validate import use_plugins\n"
+        "use_plugins(['there/mine.py'])\n",  # as a trial's experiment names it
+        cwd=tmp_path,
+    )
+    mine = (str(tmp_path / "here" / "mine.py"),)
+    assert found == f"{mine} {mine}\n"
+
+
 def test_plugins_of_one_name_are_two(tmp_path: Path) -> None:
     for folder in ("one", "two"):
         (tmp_path / folder).mkdir()

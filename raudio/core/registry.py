@@ -84,6 +84,8 @@ def _place(component: Callable[..., Any]) -> tuple[str, str]:
     return component.__module__, component.__qualname__
 
 
+#: Names of the plugins' files that were imported.
+_loaded: set[str] = set()
 #: Plugins of the driver's machine: whole path there -> source.
 _shipped: dict[str, str] = {}
 
@@ -110,6 +112,8 @@ class _Shipped(importlib.abc.ExecutionLoader):
 def load_plugins(plugins: Iterable[str]) -> None:
     """Imports each plugin, a path to a Python file, so that its decorators run; once per process.
 
+    One that is missing is no error where another file of its name was imported before.
+
     Raises:
         ConfigError: a file does not exist.
     """
@@ -117,7 +121,13 @@ def load_plugins(plugins: Iterable[str]) -> None:
         path = Path(plugin).expanduser().resolve()
         source = _shipped.get(plugin)
         if source is None and not path.is_file():
-            raise ConfigError(f"plugins: no such file {plugin!r}; give the path of a Python file")
+            if path.name in _loaded:  # a run from another machine, and the user's own copy
+                continue
+            raise ConfigError(
+                f"plugins: no such file {plugin!r}; give the path of a Python file (for a run of "
+                f"another machine: `raudio resume RUN plugins=FILE`, `raudio export RUN --plugin "
+                f"FILE`)"
+            )
         # By its path: two files may have one name.
         digest = hashlib.sha256(str(path).encode()).hexdigest()[:8]
         name = f"raudio_plugin_{path.stem}_{digest}"
@@ -131,6 +141,7 @@ def load_plugins(plugins: Iterable[str]) -> None:
         sys.modules[name] = module
         try:
             spec.loader.exec_module(module)
+            _loaded.add(path.name)
         except BaseException:
             del sys.modules[name]
             raise

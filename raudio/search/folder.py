@@ -38,9 +38,10 @@ from raudio.search.space import Space
 from raudio.search.space_file import load
 
 #: Settings of a recorded search that `resume` may change: the budget, where it runs, and where the
-#: dataset, which has to be the same, is now.
+#: dataset and the plugins, which have to be the same, are now.
 RESUMABLE = (
     "dataset.path",
+    "plugins",
     "search.trials",
     "search.time_budget",
     "search.epochs_budget",
@@ -126,6 +127,11 @@ def recorded_job(folder: Path, overrides: Sequence[str]) -> Job:
     try:
         recorded = yaml.safe_load(path.read_text())
         mapping, given, single = (recorded[key] for key in ("configuration", "overrides", "single"))
+        if "plugins" in changed:
+            plugins = _absolute(changed.pop("plugins"))
+            mapping["experiment"]["plugins"] = plugins
+            given = [item for item in given if not item.startswith("plugins=")]
+            given.append(compose.override("plugins", plugins))
         for key, value in changed.items():
             group, _, name = key.partition(".")
             if not key.startswith(TRACKING):
@@ -175,6 +181,11 @@ def recorded_job(folder: Path, overrides: Sequence[str]) -> Job:
             "trials could not be compared with new ones: start a new search"
         )
     return dataclasses.replace(job, prior=Prior.load(folder))
+
+
+def _absolute(plugins: str | Sequence[str]) -> list[str]:
+    files = [plugins] if isinstance(plugins, str) else plugins
+    return [str(Path(file).expanduser().resolve()) for file in files]
 
 
 def _manifest(folder: Path) -> Manifest:

@@ -12,6 +12,7 @@ import pytest
 
 from raudio.cluster.session import MALLOC, SessionError, session
 from raudio.config.schema import Cluster
+from raudio.core.errors import ConfigError
 
 
 @pytest.mark.ray
@@ -84,3 +85,19 @@ def test_when_ray_does_not_start_it_is_said_in_one_line(
     ):
         raise AssertionError("there is no Ray")
     assert "More of it." in log.read_text()
+
+
+def test_a_token_that_is_not_there_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    def fail(**_: Any) -> None:
+        raise ray.exceptions.AuthenticationError("RAY_AUTH_TOKEN_PATH is set but .. /nowhere")
+
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "/nowhere")
+    monkeypatch.setattr(ray, "init", fail)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    why = "^Ray on this machine: RAY_AUTH_TOKEN_PATH=/nowhere is no file with a token; have a token"
+    with pytest.raises(ConfigError, match=why), session(Cluster(cpus=1), tmp_path / "ray.log"):
+        raise AssertionError("there is no Ray")

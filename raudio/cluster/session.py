@@ -17,7 +17,7 @@ from pathlib import Path
 from raudio.cluster.capacity import Capacity, cluster_capacity, local_capacity
 from raudio.cluster.environment import address_of, runtime_env
 from raudio.cluster.growth import NONE, Growth, growth
-from raudio.cluster.token import answers
+from raudio.cluster.token import answers, problem
 from raudio.config.schema import Cluster
 from raudio.core.errors import ConfigError, RaudioError
 from raudio.data import raydata
@@ -172,6 +172,8 @@ def _connect(settings: Cluster, log: Path, dashboard: bool, plugins: Sequence[st
                 _node_ip_address="127.0.0.1",
                 **common,
             )
+    except ray.exceptions.AuthenticationError as error:
+        raise ConfigError(f"Ray on this machine: {problem(error)}") from error
     except Exception as error:  # Ray has no class of its own for it
         with log.open("a", encoding="utf-8") as file:
             file.write(traceback.format_exc())

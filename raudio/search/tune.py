@@ -19,11 +19,13 @@ from typing import Any
 import ray
 import ray.air.integrations.wandb  # tune.run counts callbacks by it: here, it is while Ray starts
 from ray import tune
+from ray.tune.execution import class_cache
 from ray.tune.experiment import Trial
 from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import SearchAlgorithm
 
+from raudio.cluster.environment import STORE
 from raudio.config.validate import to_mapping
 from raudio.core.errors import PreemptedError
 from raudio.search.demand import Demand, trial_bundles
@@ -42,6 +44,11 @@ _WITH_ITS_MACHINE = "its node has died"
 _IDLE = 0.1
 #: Ray's actor, and namespace, that keeps the reservations.
 _COORDINATOR = "AutoscalingCoordinator"
+
+
+# Tune would pass credentials on in a runtime environment, which Ray shows, and writes into the logs
+# of each node. Trials have them without: see cluster.environment.
+class_cache.ENV_VARS_TO_PROPAGATE.difference_update(STORE)
 
 
 class SearchEnded(BaseException):

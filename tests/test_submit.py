@@ -236,6 +236,16 @@ def test_data_that_are_not_sent_are_refused(here: Path, monkeypatch: pytest.Monk
     )
 
 
+@pytest.mark.parametrize(
+    "line",
+    ["search model=cnn run.dir=/r", "cluster check --timeout 9 run.dir=s3://b/r", "list models"],
+)
+def test_a_folder_that_is_called_like_a_word_is_nothing(here: Path, line: str) -> None:
+    for name in ("cnn", "search", "list", "cluster"):
+        (here / name).mkdir()
+    assert command._checked(line.split(), ".", (), ())[0] == line.split()
+
+
 def test_files_from_elsewhere_go_along(here: Path, tmp_path: Path) -> None:
     put(tmp_path, "a/plugin.py", "b/plugin.py", content="import raudio\n")
     put(tmp_path, "space.yaml", content="params:\n  optimizer.lr: choice(0.1, 0.2)\n")
@@ -486,3 +496,11 @@ def test_the_job_s_own_file_is_nobody_else_s(here: Path, tmp_path: Path) -> None
     package.write(package.collect(here), tmp_path / "a.zip", {})
     unzip_package(str(tmp_path / "a.zip"), str(tmp_path / "out"), False, True)
     assert stat.S_IMODE((tmp_path / "out" / package.JOB).stat().st_mode) == 0o600
+
+
+def test_what_pip_installs_is_what_is_here() -> None:
+    pins = dict(each.split("==") for each in packages.pins())
+    assert "ray" not in pins  # a job has its cluster's
+    assert pins["torch"] == packages.versions()["torch"]
+    assert {"optuna", "hydra-core", "soundfile", "numpy"} <= set(pins)
+    assert not {"mlflow-skinny", "pytest"} & set(pins)

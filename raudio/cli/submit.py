@@ -255,29 +255,41 @@ def _taken(text: str, package: Package, folder: Path) -> str:
 
 def _check_places(words: Sequence[str], package: Package, folder: Path) -> None:
     """Refuses what is in the working directory and not sent, and results that would be lost."""
+    from itertools import pairwise
+
     from raudio.core.errors import ConfigError
     from raudio.core.storage import is_remote
 
-    for before, word in zip(("", *words), words, strict=False):
-        text = word.partition("=")[2] or word
-        if (before == "--out" or word.startswith("--out=")) and not (
-            is_remote(text) or text.startswith("/")
-        ):
+    for before, word in pairwise(words):
+        out = word.removeprefix("--out=") if word.startswith("--out=") else word
+        if (before == "--out" or out != word) and not (is_remote(out) or out.startswith("/")):
             raise ConfigError(
-                f"--out {text}: it would be written into the job's copy of the working directory, "
+                f"--out {out}: it would be written into the job's copy of the working directory, "
                 "and be gone with it; give the whole path of a file on a disk that the nodes share"
             )
-        path = (folder / text).resolve()
-        if not path.exists() or not path.is_relative_to(folder) or path == folder:
-            continue
-        name = path.relative_to(folder).as_posix()
-        if name not in package.files and not any(
-            each.startswith(f"{name}/") for each in package.files
-        ):
-            raise ConfigError(
-                f"{word}: {name} is not sent; put it into a store, or send it with the job: "
-                f"--include {name}"
-            )
+        for text in _read(word):
+            path = (folder / text).resolve()
+            if not path.exists() or not path.is_relative_to(folder) or path == folder:
+                continue
+            name = path.relative_to(folder).as_posix()
+            if not any(each == name or each.startswith(f"{name}/") for each in package.files):
+                raise ConfigError(
+                    f"{word}: {name} is not sent; put it into a store, or send it with the job: "
+                    f"--include {name}"
+                )
+
+
+def _read(word: str) -> list[str]:
+    """What a word names that may be a file which the command reads."""
+    from raudio.config import compose
+
+    key, equals, _ = word.partition("=")
+    if not equals:
+        return [word]
+    if key != "dataset.path" and not key.endswith(".source"):
+        return []
+    value = compose.values_of([word]).get(key)
+    return [str(each) for each in (value if isinstance(value, list | tuple) else [value])]
 
 
 def _told(names: Sequence[str], packages: Packages, *, records: bool) -> dict[str, Any]:

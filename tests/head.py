@@ -27,12 +27,12 @@ class Head:
     Attributes:
         dashboard: http://HOST:PORT.
         address: HOST:PORT, for drivers.
-        logs: folder of all that Ray writes.
+        folder: of all that Ray writes.
     """
 
     dashboard: str
     address: str
-    logs: Path
+    folder: Path
 
 
 @contextlib.contextmanager

@@ -185,6 +185,7 @@ def configuration_from(
         if key not in known
     ]
     if not problems:
+        _check_uris(configuration, problems)
         _check_search(configuration, problems)
         _check_tracking(configuration.tracking, problems)
     raise_problems(problems)
@@ -364,6 +365,21 @@ def check_together(experiment: Experiment, problems: list[str]) -> None:
     memory = experiment.resources.memory
     if memory is not None:
         _attempt(lambda: parse_bytes(memory, "resources.memory"), problems)
+
+
+def _check_uris(configuration: Configuration, problems: list[str]) -> None:
+    """No password in a URI that a run would keep."""
+    path = configuration.experiment.dataset.path
+    paths = [path] if isinstance(path, str) else [*path]
+    given = [("dataset.path", each) for each in paths] + [("run.dir", configuration.run.dir or "")]
+    for key, uri in given:
+        of_azure = uri.startswith(("abfs://", "abfss://"))  # abfs://CONTAINER@ACCOUNT/...
+        if has_credentials(uri) and not of_azure:
+            problems.append(
+                f"{key} has a user or a password in it, which command lines, shells and runs keep; "
+                "give what the store asks for in the environment of each machine, such as "
+                "AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            )
 
 
 def _check_workers(workers: int | tuple[int, ...], problems: list[str]) -> None:

@@ -3,6 +3,7 @@
 What goes wrong at a store for a moment is tried again here, and nowhere else: s3fs and botocore,
 which would each retry by themselves, are told not to. Endpoint, region, profile and keys of S3
 come from the usual AWS_* variables and files; AWS_NO_SIGN_REQUEST=1 reads a public bucket without.
+Google's and Azure's stores (gs://, abfs://) have their credentials as gcsfs and adlfs find them.
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ FIRST_PAUSE: Seconds = 0.5
 LONGEST_PAUSE: Seconds = 15.0
 #: A store that sends nothing for so long has dropped the connection.
 SILENCE: Seconds = 30.0
+
+#: Stores whose library is not part of the normal install: the extra that has it.
+_EXTRAS = {"gs": "gcs", "gcs": "gcs", "abfs": "azure", "abfss": "azure", "az": "azure"}
 
 # What is fetched at least of an object that is read in parts.
 _BLOCK = 2**20
@@ -285,9 +289,19 @@ def filesystem(path: str | os.PathLike[str]) -> tuple[Any, str]:
                 "max_pool_connections": 64,
             },
         }
+    protocol = text.partition("://")[0]
+    if protocol in _EXTRAS:
+        options = {"use_listings_cache": False}
     try:
         fs, inner = fsspec.core.url_to_fs(text, **options)
-    except (ImportError, ValueError) as error:
+    except ImportError as error:
+        if protocol not in _EXTRAS:
+            raise OSError(str(error)) from error
+        extra = f"raudio[{_EXTRAS[protocol]}]"
+        raise OSError(
+            f"{protocol}:// needs a library that is not installed: pip install '{extra}'"
+        ) from error
+    except ValueError as error:
         raise OSError(str(error)) from error
     if on_s3:
         fs.retries = 1
@@ -400,6 +414,10 @@ def _may_pass(error: Exception) -> bool:
     return any(
         name
         in {
+            "azure.core.exceptions.ServiceRequestError",
+            "azure.core.exceptions.ServiceResponseError",
+            "google.auth.exceptions.TransportError",
+            "requests.exceptions.ConnectionError",
             "aiohttp.client_exceptions.ClientConnectionError",
             "aiohttp.client_exceptions.ClientPayloadError",
             "botocore.exceptions.ConnectionError",
@@ -412,13 +430,16 @@ def _may_pass(error: Exception) -> bool:
 
 
 def _http_status(error: BaseException) -> int | None:
-    """What the server answered, as botocore, aiohttp, or s3fs in an error's cause have it."""
+    """What the server answered, as gcsfs, botocore, aiohttp and azure have it, or s3fs in an
+    error's cause."""
+    if str(code := getattr(error, "code", None)).isdecimal():
+        return int(str(code))
     for each in (error, error.__cause__):
         response = getattr(each, "response", None)
         if isinstance(response, dict):
             status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
         else:
-            status = getattr(each, "status", None)
+            status = getattr(each, "status", None) or getattr(each, "status_code", None)
         if isinstance(status, int):
             return status
     return None
@@ -432,7 +453,8 @@ def _readable(error: Exception) -> Exception:
             "no credentials for S3: set AWS_PROFILE, or AWS_ACCESS_KEY_ID and "
             "AWS_SECRET_ACCESS_KEY; for a public bucket AWS_NO_SIGN_REQUEST=1"
         )
-    if any(name.startswith(("botocore.", "aiohttp.")) for name in names):
+    of_libraries = ("botocore.", "aiohttp.", "azure.", "gcsfs.", "google.")
+    if not isinstance(error, OSError) and any(name.startswith(of_libraries) for name in names):
         return OSError(str(error) or type(error).__name__)
     return error
 

@@ -127,6 +127,10 @@ def test_quotes_home_and_interpolation_in_paths(monkeypatch: pytest.MonkeyPatch)
         ("optimizer.lr=choice(1,2)", ["optimizer.lr=choice(1,2)", "one value"]),
         ("model=choice(cnn,crnn)", ["model=choice(cnn,crnn)", "one value"]),
         ("optimizer.lr=chioce(1,2)", ["'chioce'", "closest: 'choice'", "interval(low, high)"]),
+        (
+            "resources.workers=(1,3)",
+            ["cannot be read", "a list is written resources.workers=[1,3]"],
+        ),
         ("optimizer.lr=choice(1,2", ["cannot be read", "choice(a, b)"]),
         ("dataset.path=${oc.env:NOT_THERE}", ["NOT_THERE"]),
         ("plugins=nowhere.py", ["nowhere.py"]),

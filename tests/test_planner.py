@@ -322,6 +322,9 @@ def test_a_plan_says_how_far_a_trial_grows() -> None:
     assert said((1, 4), 8) == "1: resources.workers=[1, 4], room for 1 with 8 at once"
     assert said((2, 2), 4) == "2: resources.workers=[2, 2]"
     assert said(3, 1) == "3: resources.workers"
+    shared = planned(8, workers=2, parallel="fsdp").rows
+    assert any((row.what, row.amount) == ("how they share it", "fsdp") for row in shared)
+    assert not any(row.what == "how they share it" for row in planned(8).rows)
 
 
 def test_too_many_of_the_fewest_workers_names_what_fits() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from ray.exceptions import ActorDiedError
 
 from raudio.config import compose
 from raudio.config.goal import Goal
@@ -22,7 +23,7 @@ from raudio.records import EXPERIMENT_YAML
 from raudio.search import trial
 from raudio.search.engine import TrialSpec
 from raudio.search.failures import MENDED_BY
-from raudio.training.launch import LostWorkerError
+from raudio.training.launch import LeftAloneError, LostWorkerError, end_of
 from raudio.training.worker import Data, Keeping, check_shared
 
 Run = Callable[..., list[dict[str, Any]]]
@@ -84,6 +85,20 @@ def test_an_error_is_reported_by_its_kind_and_reason(
     assert run() == [{"failed": {"kind": kind, "reason": reason}}]
     traceback = (tmp_path / "trials" / "0000" / "error.txt").read_text()
     assert type(error).__name__ in traceback.splitlines()[-1] or "two" in traceback
+
+
+@pytest.mark.parametrize(
+    ("failures", "end"),
+    [
+        ([LeftAloneError("closed by peer"), MemoryError(), LeftAloneError("reset")], MemoryError),
+        ([ValueError("x"), NonFiniteError("nan"), LeftAloneError("reset")], NonFiniteError),
+        ([LeftAloneError("closed by peer"), ActorDiedError()], LostWorkerError),
+        ([MemoryError(), ActorDiedError()], LostWorkerError),
+        ([LeftAloneError("closed by peer"), LeftAloneError("reset")], LostWorkerError),
+    ],
+)
+def test_the_worker_that_failed_ends_the_trial(failures: list[Exception], end: type) -> None:
+    assert type(end_of(failures)) is end
 
 
 @pytest.mark.parametrize("error", [LostWorkerError("gone"), PreemptedError("going")])

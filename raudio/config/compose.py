@@ -290,6 +290,8 @@ def _value(key: str, value: str, problems: list[str]) -> Any:
         if "(" in value and name not in _FUNCTIONS and name.isidentifier():
             reason = unknown("function", name, _FUNCTIONS[:5])
         cure = _GRAMMAR if "(" in value else "put a text with special characters in quotes"
+        if value.startswith("(") and value.endswith(")"):
+            cure = f"a list is written {key}=[{value[1:-1]}]"
         problems.append(f"{key}={value} cannot be read ({reason}); {cure}")
         return None
     for inner, axis in _inside(key, override.value()):

@@ -44,6 +44,13 @@ _GPU_TRIALS = 100
 _GPU_CLAIM = 1 / _GPU_TRIALS
 
 
+#: What several workers of a trial have of it, by `resources.parallel`.
+_STRATEGIES = {
+    "ddp": ("ddp", "resources.parallel: each has the whole model"),
+    "fsdp": ("fsdp", "resources.parallel: each has a part of weights, gradients and optimizer"),
+}
+
+
 def trials_in_all(search: Search) -> int | None:
     """How many trials a search is to have; None: until its time is up."""
     if search.trials is not None:
@@ -183,6 +190,7 @@ def plan(
     rows = [
         Row("trials at once", f"{slots}" if slots == most else f"{slots}, then {most}", limit),
         Row("workers a trial", *_workers_text(resources, most, workers)),
+        *([Row("how they share it", *_STRATEGIES[resources.parallel])] if need.driver else []),
         Row("CPUs a worker", f"{need.cpus:g}", "resources.cpus, as many threads"),
         Row("GPUs a worker", f"{gpus:g}", why),
         Row("memory a worker", format_bytes(need.memory), _memory_text(resources, feed, silent)),

@@ -10,7 +10,7 @@ come, those that remain go on from the last checkpoint: the batches are the same
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from raudio.config.goal import Goal
@@ -32,6 +32,10 @@ REQUESTER = "requester"
 
 class LostWorkerError(RaudioError):
     """A training process or its machine is gone; the trial can go on from its last checkpoint."""
+
+
+class LeftAloneError(RaudioError):
+    """What one of several ranks ran into because another had failed, or was gone."""
 
 
 def launch(
@@ -102,7 +106,6 @@ def _distributed(
     keeping: Keeping,
     goal: Goal,
 ) -> None:
-    from ray.exceptions import RayActorError
     from ray.train import RunConfig, ScalingConfig, WorkerGroupError
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
@@ -143,13 +146,22 @@ def _distributed(
         try:
             trainer.fit()
         except WorkerGroupError as error:
-            failures = error.worker_failures.values()
-            gone = [failure for failure in failures if isinstance(failure, RayActorError)]
-            if gone:
-                raise LostWorkerError(f"a worker of the trial is gone: {gone[0]}") from error
-            # What one rank ran into comes before what the others make of its absence.
-            causes = sorted(map(_cause, failures), key=lambda e: not isinstance(e, RaudioError))
-            raise causes[0] from error
+            raise end_of(list(error.worker_failures.values())) from error
+
+
+def end_of(failures: Sequence[BaseException]) -> BaseException:
+    """What ends a trial of several workers, of what they ran into, as Ray Train has it.
+
+    What one of them ran into comes before what others make of its absence.
+    """
+    from ray.exceptions import RayActorError
+
+    causes = [_cause(failure) for failure in failures]
+    gone = [each for each in causes if isinstance(each, RayActorError)]
+    own = [each for each in causes if not isinstance(each, LeftAloneError)]
+    if gone or not own:  # Ray may not know yet that it is gone
+        return LostWorkerError(f"a worker of the trial is gone: {(gone or causes)[0]}")
+    return min(own, key=lambda each: not isinstance(each, RaudioError))
 
 
 def _cause(error: BaseException) -> BaseException:
@@ -162,6 +174,8 @@ def _worker(config: Mapping[str, Any]) -> None:
     import ray.train
     from ray.train.torch import get_device
 
+    from raudio.training.parallel import is_left_alone
+
     context, places = ray.train.get_context(), ray.util.get_current_placement_group()
     place = Place(
         context.get_world_rank(),
@@ -169,12 +183,17 @@ def _worker(config: Mapping[str, Any]) -> None:
         str(get_device()),
         machines=-(-context.get_world_size() // context.get_local_world_size()),
     )
-    train_here(
-        experiment_from(config["experiment"], plugins=True),
-        config["data"],
-        place=place,
-        keeping=config["keeping"],
-        goal=config["goal"],
-        # Every rank reports, or Ray Train waits for the others; rank 0's is what counts.
-        report=lambda report: ray.train.report({**as_result(report), PLACES: places}),
-    )
+    try:
+        train_here(
+            experiment_from(config["experiment"], plugins=True),
+            config["data"],
+            place=place,
+            keeping=config["keeping"],
+            goal=config["goal"],
+            # Every rank reports, or Ray Train waits for the others; rank 0's is what counts.
+            report=lambda report: ray.train.report({**as_result(report), PLACES: places}),
+        )
+    except RuntimeError as error:
+        if is_left_alone(error):
+            raise LeftAloneError(str(error)) from error
+        raise

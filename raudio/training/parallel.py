@@ -236,14 +236,15 @@ class _BatchNorm(torch.autograd.Function):
         kind = torch.float32 if half else inputs.dtype  # of the statistics it gives
         none = inputs.new_zeros(inputs.shape[1], dtype=kind)
         mean, variance = torch.batch_norm_update_stats(inputs, none, none, 0.0)
-        count = mean.new_full((1,), inputs[:, 0].numel() if counts else 0)
-        own = torch.cat((mean, variance, count)).double()
+        count = inputs[:, 0].numel() if counts else 0
+        own = torch.cat((mean, variance, mean.new_zeros(1))).double()
+        own[-1] = count
         parts = [torch.empty_like(own) for _ in range(ranks.world)]
         distributed.all_gather(parts, own)
         rows, channels = torch.stack(parts), len(mean)
-        means, variances, number = rows.tensor_split((channels, 2 * channels), dim=1)
-        total = number.sum()
-        share = number / total
+        means, variances, numbers = rows.tensor_split((channels, 2 * channels), dim=1)
+        total = numbers.sum()
+        share = numbers / total
         whole = (share * means).sum(0)
         mean = whole.to(mean.dtype)
         variance = (share * (variances + (means - whole).square())).sum(0).to(variance.dtype)
@@ -256,10 +257,10 @@ class _BatchNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         inputs, weight, mean, variance, total = ctx.saved_tensors
-        found: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.native_batch_norm_backward(
-            gradient, inputs, weight, mean, variance, None, None, False, ctx.eps, [True] * 3
+        fixed = mean, variance, mean.new_empty(0), mean.new_empty(0), False, ctx.eps
+        through, to_weight, to_bias = torch.ops.aten.native_batch_norm_backward(
+            gradient, inputs, weight, *fixed, [True] * 3
         )
-        through, to_weight, to_bias = found
         if ctx.needs_input_grad[0]:
             sums = torch.stack((to_weight, to_bias))
             distributed.all_reduce(sums)
@@ -273,6 +274,12 @@ class _BatchNorm(torch.autograd.Function):
         # DDP and FSDP bring the gradients of all ranks together.
         needed = ctx.needs_input_grad
         return through, to_weight if needed[1] else None, to_bias if needed[2] else None, None, None
+
+
+def is_left_alone(error: RuntimeError) -> bool:
+    """Whether a collective has failed, as it does when another rank is gone."""
+    # NCCL and the store have classes of their own; gloo says where in its source.
+    return isinstance(error, distributed.DistError) or "gloo" in str(error)
 
 
 # --- strategies --------------------------------------------------------------------------------
@@ -345,8 +352,8 @@ class FullySharded(Alone):
         super().__init__(model)
         self._first = ranks.rank == 0
         self._collected = False
-        self.module = copy.deepcopy(model).train()
-        self.release()
+        self.model.to("cpu")
+        self.module = copy.deepcopy(model).train()  # goes to the device block by block
         see_whole_batches(self.module, ranks)
         mesh = init_device_mesh(ranks.device.type, (ranks.world,))
         for parent in reversed(list(self.module.modules())):  # the inner ones first
@@ -367,8 +374,9 @@ class FullySharded(Alone):
         self._collected = True
 
     def release(self) -> None:
-        self.model.to("cpu")
-        self._collected = False
+        if self._collected:
+            self._collected = False
+            self.model.to("cpu")
 
     @torch.no_grad()
     def spread(self) -> None:

@@ -29,6 +29,8 @@ def fsdd() -> Path:
 @pytest.fixture(autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache of the test session's own, so that no test sees or changes the user's."""
-    folder = tmp_path_factory.getbasetemp() / "cache"
+    base = tmp_path_factory.getbasetemp()
+    # Processes of one session share it, as those of one user do.
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
     monkeypatch.setenv("RAUDIO_CACHE", str(folder))
     return folder

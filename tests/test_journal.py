@@ -91,17 +91,17 @@ def test_memory_holds_what_is_seen_alone(tmp_path: Path, monkeypatch: pytest.Mon
 
     def held(trials: int, window: int | None) -> int:
         """Trials and distributions that stay in memory with a study of so many trials."""
-
-        def count() -> int:
+        gc.collect()
+        gc.freeze()  # whatever else this process holds
+        try:
+            study = fill(Journal(tmp_path / "file", window), trials)
             gc.collect()
             kinds = (optuna.trial.FrozenTrial, FloatDistribution)
-            return sum(type(each) in kinds for each in gc.get_objects())
-
-        before = count()
-        study = fill(Journal(tmp_path / "file", window), trials)
-        found = count() - before
-        assert study.directions  # it is still there
-        return found
+            found = sum(type(each) in kinds for each in gc.get_objects())
+            assert study.directions  # it is still there
+            return found
+        finally:
+            gc.unfreeze()
 
     for trials in (60, 120):
         assert (

@@ -8,6 +8,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -314,3 +315,17 @@ def test_the_command_lists_prints_and_writes(tmp_path: Path) -> None:
     again = run.invoke(app, arguments)
     assert "is there already" in str(again.exception)
     assert shlex.split(render("slurm", ["run=/a~b", "command=search 'x=1 2'"]))
+
+
+def test_the_files_come_with_the_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from raudio.core import shipped
+
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
+    included = project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
+    assert set(included) == {"clusters", "search_spaces"}
+    for name, place in included.items():
+        assert shipped.folder(name) == Path(__file__).parents[1] / name  # a clone
+        assert place == f"raudio/{name}"
+    monkeypatch.setattr(shipped, "__file__", str(tmp_path / "raudio" / "core" / "shipped.py"))
+    (tmp_path / "raudio" / "clusters").mkdir(parents=True)
+    assert shipped.folder("clusters") == tmp_path / "raudio" / "clusters"  # an installed wheel

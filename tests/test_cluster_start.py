@@ -1,0 +1,170 @@
+"""Cluster files, started: small scripts play Slurm and SSH, running here what they are given;
+Ray and the search are real."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from raudio.cluster.render import render
+
+#: This machine, by an address that Ray does not take for another name of the network's.
+HERE = "127.0.0.2"
+
+SCRIPTS = {
+    # The options of srun end where the command begins.
+    "srun": 'while [[ $1 == --* ]]; do shift; done; exec "$@"',
+    "scontrol": 'case $1 in show) echo node1; echo node2;; *) echo "$@" >> "$FAKES/log";; esac',
+    "hostname": f"echo {HERE}",
+    # The command for the other machine is the last argument.
+    "ssh": 'echo "${@: -1}" >> "$FAKES/log"; [[ ${@: -1} == *"ray stop"* ]] && exit 1\n'
+    'exec bash -c "${@: -1}"',
+    "rsync": 'from="${@: -2:1}" to="${@: -1}"; mkdir -p "$(dirname "${to#*:}")"\n'
+    'exec cp -r "$from" "${to#*:}"',
+}
+
+
+@pytest.fixture
+def fakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder with the scripts, first on the PATH. What was started in a home of the test's own,
+    and still runs, is ended after it."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name, text in SCRIPTS.items():
+        (folder / name).write_text(f"#!/usr/bin/env bash\n{text}\n")
+        (folder / name).chmod(0o755)
+    (folder / "raudio").write_text(f'#!/bin/sh\nexec {sys.executable} -m raudio.cli.main "$@"\n')
+    (folder / "raudio").chmod(0o755)
+    mark = f"{tmp_path.name}-{os.getpid()}"
+    monkeypatch.setenv("PATH", f"{folder}:{Path(sys.executable).parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("FAKES", str(tmp_path))
+    monkeypatch.setenv("RAUDIO_TEST", mark)
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    sessions = tempfile.mkdtemp(prefix="ray")  # short: its sockets' names are limited
+    monkeypatch.setenv("RAY_TMPDIR", sessions)
+    yield tmp_path
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        for pid in marked(mark):
+            os.kill(pid, number)
+        deadline = time.monotonic() + 10
+        while marked(mark) and time.monotonic() < deadline:
+            time.sleep(0.1)
+    shutil.rmtree(sessions)
+    shutil.rmtree(f"/tmp/ray-{os.getpid()}", ignore_errors=True)  # of the file for Slurm
+
+
+def marked(mark: str) -> list[int]:
+    """Processes that were started, however indirectly, with the test's mark in the environment."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            environment = (place / "environ").read_bytes()
+            zombie = (place / "stat").read_text().rpartition(")")[2].split()[0] == "Z"
+        except OSError:
+            continue
+        if f"RAUDIO_TEST={mark}".encode() in environment.split(b"\0") and not zombie:
+            found.append(int(place.name))
+    return [pid for pid in found if pid != os.getpid()]
+
+
+SEARCH = "search dataset.path={data} search.trials={trials} training.epochs=1 model=cnn"
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_search_on_slurm(fakes: Path, cache: Path) -> None:
+    """Two nodes; stopped as Slurm does before the time is over, requeued, and gone on with."""
+    from raudio.data.synth import synth
+
+    synth(fakes / "data")
+    script = fakes / "job.sbatch"
+    command = SEARCH.format(data=fakes / "data", trials=3)
+    script.write_text(
+        render("slurm", [f"run={fakes}/run", f"command={command}", "cpus=1", "nodes=2"])
+    )
+    environment = {
+        **os.environ,
+        "SLURM_JOB_ID": str(os.getpid()),
+        "SLURM_JOB_NODELIST": "node[1-2]",
+    }
+
+    def allocation() -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            ["bash", str(script)],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    records = fakes / "run" / "records.jsonl"
+    with allocation() as job:
+        deadline = time.monotonic() + 120
+        while not (records.exists() and '"report"' in records.read_text()):
+            assert job.poll() is None, job.stdout and job.stdout.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        job.send_signal(signal.SIGUSR1)
+        output, _ = job.communicate(timeout=120)
+    assert job.returncode == 130, output
+    assert (fakes / "log").read_text() == f"requeue {os.getpid()}\n"
+    assert marked(os.environ["RAUDIO_TEST"]) == [], "processes of Ray were left behind"
+
+    with allocation() as job:
+        output, _ = job.communicate(timeout=200)
+    assert job.returncode == 0, output
+    status = subprocess.run(
+        ["raudio", "status", str(fakes / "run"), "--json"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = json.loads(status.stdout)
+    assert found["state"] == "completed"
+    assert [trial["state"] for trial in found["trials"]] == ["completed"] * 3
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_ray_up_on_this_machine(fakes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(fakes))
+    (fakes / ".bashrc").write_text(f"export PATH={os.environ['PATH']}\n")  # of a login
+    (fakes / ".ray").mkdir()
+    (fakes / ".ray" / "auth_token").write_text("a-token-of-the-test")
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    name = f"raudio-{os.getpid()}"
+    config = fakes / "local.yaml"
+    port = 20000 + os.getpid() % 10000
+    config.write_text(render("local", [f"name={name}", f"head={HERE}", f"port={port}"]))
+    done = subprocess.run(
+        ["ray", "up", "--yes", "--no-config-cache", str(config)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "ray stop" not in (fakes / "log").read_text()
+    check = subprocess.run(
+        [
+            "raudio",
+            "cluster",
+            "check",
+            "--address",
+            f"{HERE}:{port}",
+            "--json",
+            f"run.dir={fakes}/runs/a",
+        ],
+        capture_output=True,
+        text=True,
+    )
+    found = json.loads(check.stdout)
+    assert found["cluster"] == f"the cluster at {HERE}:{port}"
+    states = {finding["check"]: finding["state"] for finding in found["checks"]}
+    assert (states["nodes"], states["run"], states["token"]) == ("ok", "ok", "ok"), found

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from raudio.cli.main import app
 from raudio.cluster.check import HINT, OK, WRONG, Finding, Node, Survey, Wanted, judge
+from raudio.cluster.growth import Group, Growth
 from raudio.core.errors import ConfigError
 
 VERSIONS = {"python": "3.11", "raudio": "0.1.0", "torch": "2.11.0"}
@@ -66,7 +67,7 @@ def test_versions() -> None:
     other = {**FACTS, "versions": {**VERSIONS, "torch": "2.10.0", "python": "3.12"}}
     finding = only(WRONG, findings(node("a"), node("b", facts=other)))
     assert finding.found == "b: python 3.12 instead of 3.11, torch 2.10.0 instead of 2.11.0"
-    assert finding.cure == "on these nodes: pip install raudio==0.1.0 torch==2.11.0"
+    assert finding.cure == "on these nodes: pip install torch==2.11.0"
 
 
 @pytest.mark.parametrize(("skew", "state"), [(0.9, OK), (-0.9, OK), (1.5, WRONG), (-1.5, WRONG)])
@@ -117,10 +118,12 @@ def test_gpus() -> None:
     with_gpu = {"CPU": 4.0, "GPU": 1.0}
     wants = replace(Wanted(run="s3://x/a"), gpus=1)
     assert findings(node("a"), node("b"), wanted=wants)["GPUs"].state == WRONG
-    grows = {"gpu": (8, {"GPU": 1.0})}
-    found = findings(node("a"), node("b"), wanted=wants, groups=grows)
+    grows = Growth((Group("gpu", {"GPU": 1.0}, most=8),))
+    found = findings(node("a"), node("b"), wanted=wants, growth=grows)
     assert found["GPUs"].state == HINT
     assert found["growth"].found == "nodes that are not there yet cannot be checked: gpu (up to 8)"
+    unknown = Growth(note="the autoscaler's node groups could not be read")
+    assert findings(node("a"), node("b"), growth=unknown)["growth"].found == unknown.note
     for answer, state in [
         ((1, None), OK),
         ((0, None), WRONG),

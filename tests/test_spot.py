@@ -18,9 +18,10 @@ from metadata import Fake
 from typer.testing import CliRunner
 
 from raudio.cli.main import app
-from raudio.cluster import spot
+from raudio.cluster import notices, spot
 from raudio.cluster.drain import DrainError, drain, parse_deadline
-from raudio.cluster.spot import NoAnswerError, Notice, Service, watch
+from raudio.cluster.notices import NoAnswerError, Notice, Service
+from raudio.cluster.spot import watch
 from raudio.core.errors import ConfigError
 
 WATCH = [sys.executable, "-m", "raudio.cli.main", "cluster", "watch-spot"]
@@ -53,12 +54,12 @@ def azure() -> Iterator[Fake]:
 
 
 def look(name: str, fake: Fake, log: Callable[[str], None] = lambda _: None) -> Notice | None:
-    return spot.PROVIDERS[name](Service(fake.url), log).look(0)
+    return notices.PROVIDERS[name](Service(fake.url), log).look(0)
 
 
 def test_aws(aws: Fake) -> None:
     said: list[str] = []
-    provider = spot.Aws(Service(aws.url), said.append)
+    provider = notices.Aws(Service(aws.url), said.append)
     assert provider.look(5) is None
     aws.state["rebalance"] = "2026-03-01T11:00:00Z"
     assert [provider.look(5), provider.look(5)] == [None, None]
@@ -75,7 +76,7 @@ def test_aws(aws: Fake) -> None:
 
 
 def test_gcp(gcp: Fake) -> None:
-    provider = spot.Gcp(Service(gcp.url), lambda _: None)
+    provider = notices.Gcp(Service(gcp.url), lambda _: None)
     assert provider.look(5) is None  # at once: there is nothing yet to wait for a change of
     began = time.monotonic()
     assert provider.look(1) is None  # the service waits
@@ -119,11 +120,11 @@ def test_azure(azure: Fake) -> None:
 @pytest.mark.parametrize("name", ["aws", "gcp", "azure"])
 def test_whose_service_it_is(name: str, request: pytest.FixtureRequest) -> None:
     fake = request.getfixturevalue(name)
-    assert spot.detect(Service(fake.url)) == name
+    assert notices.detect(Service(fake.url)) == name
     fake.answer = lambda *_: (200, {}, "<html>a captive portal</html>")
     fake.asked.clear()
     with pytest.raises(NoAnswerError, match="no metadata service"):
-        spot.detect(Service(fake.url))
+        notices.detect(Service(fake.url))
 
 
 GARBAGE = [
@@ -144,7 +145,7 @@ def test_what_is_no_answer(
     name: str, reply: metadata.Reply, request: pytest.FixtureRequest
 ) -> None:
     fake = request.getfixturevalue(name)
-    provider = spot.PROVIDERS[name](Service(fake.url), lambda _: None)
+    provider = notices.PROVIDERS[name](Service(fake.url), lambda _: None)
     assert provider.look(0) is None
     fake.answer = lambda *_: reply
     with pytest.raises(NoAnswerError):
@@ -154,7 +155,7 @@ def test_what_is_no_answer(
 def test_tokens_go_nowhere_else(aws: Fake) -> None:
     with metadata.serve(metadata.aws) as other:
         service = Service(aws.url)
-        provider = spot.Aws(service, lambda _: None)
+        provider = notices.Aws(service, lambda _: None)
         assert provider.look(0) is None
         aws.answer = lambda *_: (307, {"Location": f"{other.url}/latest/meta-data/x"}, "")
         with pytest.raises(NoAnswerError, match="307"):
@@ -175,7 +176,7 @@ def watched(
     """
     log: list[str] = []
     pauses: list[float] = []
-    notices: list[Notice] = []
+    told: list[Notice] = []
 
     def sleep(seconds: float) -> None:
         pauses.append(seconds)
@@ -184,12 +185,12 @@ def watched(
         steps.pop(0)()
 
     def tell(notice: Notice) -> str | None:
-        notices.append(notice)
+        told.append(notice)
         return drained.pop(0) if len(drained) > 1 else drained[0]
 
     with pytest.raises(EndedError):
         watch("auto", Service(fake.url), tell, log.append, interval=5, sleep=sleep, **options)
-    return log, pauses, notices
+    return log, pauses, told
 
 
 def in_a_while(seconds: float) -> str:
@@ -217,9 +218,9 @@ def test_a_watch_tells_ray_and_goes_on(aws: Fake, monkeypatch: pytest.MonkeyPatc
         del aws.state["time"]  # it was not taken away after all
 
     steps = [nothing, notice, later, later, over, nothing]
-    log, pauses, notices = watched(aws, steps, [None, "no node", None])
-    assert len(set(notices)) == 1
-    assert len(notices) == 4
+    log, pauses, told = watched(aws, steps, [None, "no node", None])
+    assert len(set(told)) == 1
+    assert len(told) == 4
     assert pauses[2:4] == [15, 15]
     assert pauses[4] == pytest.approx(10, abs=0.1)
     assert "watching for aws's notice" in log[0]
@@ -230,16 +231,16 @@ def test_a_watch_tells_ray_and_goes_on(aws: Fake, monkeypatch: pytest.MonkeyPatc
 
 def test_ray_is_told_again_until_it_answers(aws: Fake) -> None:
     aws.state["time"] = in_a_while(100)
-    log, pauses, notices = watched(aws, [nothing] * 4, ["not there", "not there", "refused", None])
-    assert len(notices) == 5
+    log, pauses, told = watched(aws, [nothing] * 4, ["not there", "not there", "refused", None])
+    assert len(told) == 5
     assert pauses == [2, 2, 2, 15, 15]
     assert log[2:] == ["not there", "refused"]  # each but once
 
 
 def test_ray_is_told_in_vain(aws: Fake) -> None:
     aws.state["time"] = in_a_while(-1)
-    log, _, notices = watched(aws, [], ["not there"])
-    assert len(notices) == 1
+    log, _, told = watched(aws, [], ["not there"])
+    assert len(told) == 1
     assert log[-1] == "Ray could not be told before the deadline"
 
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from raudio.cluster.check import Finding, Wanted
-    from raudio.cluster.spot import Notice
+    from raudio.cluster.notices import Notice
     from raudio.config.schema import Configuration
 
 app = typer.Typer(
@@ -128,9 +128,13 @@ def check(
     wanted = _wanted(configuration)
     with (
         TemporaryDirectory(prefix="raudio-check-") as folder,
-        session(configuration.cluster, Path(folder) / "ray.log") as capacity,
+        session(
+            configuration.cluster,
+            Path(folder) / "ray.log",
+            plugins=configuration.experiment.plugins,
+        ) as capacity,
     ):
-        found = survey(wanted, seconds)
+        found = survey(wanted, capacity.growth, seconds)
     findings = judge(found, wanted)
     good = not any(finding.state == WRONG for finding in findings)
     if json:
@@ -216,20 +220,21 @@ def watch_spot(
     """
     import signal
 
-    from raudio.cluster import spot
     from raudio.cluster.drain import check_node_id
+    from raudio.cluster.notices import ENDPOINT, PROVIDERS, Service
+    from raudio.cluster.spot import watch
     from raudio.core.errors import ConfigError, unknown
     from raudio.core.units import parse_seconds
 
-    if provider not in ("auto", *spot.PROVIDERS):
-        raise ConfigError(f"--provider: {unknown('provider', provider, ('auto', *spot.PROVIDERS))}")
+    if provider not in ("auto", *PROVIDERS):
+        raise ConfigError(f"--provider: {unknown('provider', provider, ('auto', *PROVIDERS))}")
     seconds = parse_seconds(interval, "--interval")
     if node_id:
         check_node_id(node_id)
-    service = spot.Service(endpoint or spot.ENDPOINT)
+    service = Service(endpoint or ENDPOINT)
     signal.signal(signal.SIGTERM, _end)
     try:
-        notice = spot.watch(
+        notice = watch(
             provider, service, _drainer(address, node_id), _log, interval=seconds, once=once
         )
     except KeyboardInterrupt:

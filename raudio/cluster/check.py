@@ -8,6 +8,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from raudio.cluster.capacity import SAFE
+from raudio.cluster.growth import NONE, Growth
+from raudio.cluster.packages import COMPARED
 from raudio.core.secrets import redact
 from raudio.core.storage import is_remote
 from raudio.core.units import Seconds, format_bytes
@@ -15,8 +18,8 @@ from raudio.core.units import Seconds, format_bytes
 #: How a finding ends: nothing to do, worth knowing, or it must be mended.
 OK, HINT, WRONG = "ok", "hint", "wrong"
 
-#: What must be the same everywhere, besides Python: weights and records go from one to the other.
-PACKAGES = ("raudio", "ray", "torch", "torchaudio", "optuna")
+#: What must be the same everywhere, besides Python.
+PACKAGES = ("raudio", *COMPARED)
 
 #: The deadline of a spot machine is a time of day: a clock may be so far off.
 MOST_SKEW: Seconds = 1.0
@@ -102,14 +105,14 @@ class Survey:
     Attributes:
         nodes: those that are there.
         driver: `Probe.facts` of where this runs.
-        groups: that the autoscaler may add nodes to: name -> (most nodes, resources of each).
+        growth: what the autoscaler may add.
         draining: names of nodes that are about to go, which were not asked.
         token: whether Ray asks for a token.
     """
 
     nodes: Sequence[Node]
     driver: Mapping[str, Any]
-    groups: Mapping[str, tuple[int, Mapping[str, float]]] = field(default_factory=dict)
+    growth: Growth = NONE
     draining: Sequence[str] = ()
     token: bool = True
 
@@ -170,34 +173,38 @@ def _nodes(survey: Survey) -> Finding:
 
 
 def _growth(survey: Survey) -> Iterable[Finding]:
-    groups = [f"{name} (up to {most})" for name, (most, _) in survey.groups.items() if most]
-    if groups:
-        yield Finding(
-            "growth",
-            HINT,
-            f"nodes that are not there yet cannot be checked: {_listed(groups)}",
-            "check again when they are",
-        )
+    groups = [f"{group.name} (up to {group.most})" for group in survey.growth.groups]
+    if survey.growth.note:
+        cure = "look at the autoscaler's log on the head (monitor.log)"
+        yield Finding("growth", HINT, redact(survey.growth.note), cure)
+    elif groups:
+        text = f"nodes that are not there yet cannot be checked: {_listed(groups)}"
+        yield Finding("growth", HINT, text, "check again when they are")
 
 
 def _versions(nodes: Sequence[Node], driver: Mapping[str, Any]) -> Finding:
     here = driver["versions"]
-    differing = [
-        f"{node.name}: "
-        + ", ".join(
-            f"{name} {node.facts['versions'].get(name, 'none')} instead of {version}"
-            for name, version in here.items()
-            if node.facts["versions"].get(name) != version
-        )
+    differing = {
+        node.name: [name for name in here if node.facts["versions"].get(name) != here[name]]
         for node in nodes
         if node.facts["versions"] != here
-    ]
-    if differing:
-        pins = " ".join(f"{name}=={version}" for name, version in here.items() if name != "python")
-        return Finding(
-            "versions", WRONG, _listed(differing, "; "), f"on these nodes: pip install {pins}"
+    }
+    if not differing:
+        shown = ", ".join(f"{name} {version}" for name, version in list(here.items())[:_MANY])
+        return Finding("versions", OK, f"those of the driver: {shown}, ...")
+    found = [
+        f"{node.name}: "
+        + ", ".join(
+            f"{name} {node.facts['versions'].get(name, 'none')} instead of {here[name]}"
+            for name in differing[node.name]
         )
-    return Finding("versions", OK, ", ".join(f"{name} {version}" for name, version in here.items()))
+        for node in nodes
+        if node.name in differing
+    ]
+    wrong = [name for name in here if any(name in names for names in differing.values())]
+    pins = " ".join(f"{name}=={here[name]}" for name in wrong if name != "python")
+    cure = f"on these nodes: pip install {pins}" if pins else "the driver's Python on these nodes"
+    return Finding("versions", WRONG, _listed(found, "; "), cure)
 
 
 def _clocks(nodes: Sequence[Node]) -> Finding:
@@ -302,7 +309,7 @@ def _gpus(nodes: Sequence[Node], survey: Survey, wanted: Wanted) -> Finding | No
         return Finding("GPUs", OK, f"PyTorch sees them on {len(with_gpus)} of {len(nodes)} nodes")
     if not wanted.gpus:
         return Finding("GPUs", OK, "none, and none is asked for")
-    if any(most and resources.get("GPU") for most, resources in survey.groups.values()):
+    if any(group.resources.get("GPU") for group in survey.growth.groups):
         return Finding("GPUs", HINT, "none yet; the autoscaler can add nodes with some")
     return Finding(
         "GPUs",
@@ -315,9 +322,10 @@ def _gpus(nodes: Sequence[Node], survey: Survey, wanted: Wanted) -> Finding | No
 def _safety(survey: Survey, wanted: Wanted) -> Finding | None:
     """What steers trials of several workers belongs on nodes that stay."""
     spot = [node for node in survey.nodes if node.labels.get("ray.io/market-type") == "spot"]
-    safe = [node for node in survey.nodes if node.resources.get("safe")]
-    may_grow = any(resources.get("safe") for _, resources in survey.groups.values())
-    if wanted.workers <= 1 or safe or may_grow or len(survey.nodes) <= 1:
+    offered = [each.resources for each in survey.nodes]
+    offered += [group.resources for group in survey.growth.groups]
+    safe = any(resources.get(SAFE) for resources in offered)
+    if wanted.workers <= 1 or safe or len(survey.nodes) <= 1:
         return None
     return Finding(
         "safe nodes",

@@ -9,7 +9,7 @@ from importlib import metadata
 from raudio.core.errors import ConfigError
 
 #: What changes results, or does not work in another version.
-_COMPARED = (
+COMPARED = (
     *("ray", "torch", "torchaudio", "optuna", "hydra-core", "pyarrow", "numpy"),
     *("soundfile", "soxr", "safetensors"),
 )
@@ -18,7 +18,7 @@ _COMPARED = (
 def versions() -> dict[str, str]:
     """Of Python and of the packages that count, without their builds; "none" of what is missing."""
     found = {"Python": ".".join(platform.python_version_tuple()[:2])}
-    for name in _COMPARED:
+    for name in COMPARED:
         try:
             found[name] = metadata.version(name).partition("+")[0]
         except metadata.PackageNotFoundError:

@@ -20,11 +20,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from platform import python_version_tuple
 from typing import Any
 
 import yaml
 
+from raudio.cluster.packages import versions
 from raudio.core.errors import ConfigError, closest, unknown
 from raudio.core.shipped import folder
 
@@ -36,9 +36,6 @@ _FORMS = {
     "name": (r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?", "small letters, digits and dashes, at most 40"),
     "list": (r"([\w.:-]+(,[\w.:-]+)*)?", "words with commas between them"),
 }
-
-#: What must be the same on all nodes as here, besides Ray and raudio.
-_PINNED = ("torch", "torchaudio", "optuna")
 
 
 @dataclass(frozen=True)
@@ -212,16 +209,24 @@ def _filled(text: str, values: Mapping[str, str]) -> str:
 
 @functools.cache
 def _here() -> dict[str, str]:
-    """What nodes must have as this machine has it."""
-    version = {
-        name: metadata.version(name).partition("+")[0] for name in ("ray", "raudio", *_PINNED)
-    }
-    major, minor, _ = python_version_tuple()
-    pins = [f"ray[default]=={version['ray']}", *(f"{name}=={version[name]}" for name in _PINNED)]
+    """What nodes must have as this machine has it: a job's versions are compared with these."""
+    try:
+        version = metadata.version("raudio")
+    except metadata.PackageNotFoundError as error:
+        raise ConfigError(
+            "raudio runs from a clone that is not installed, so its nodes' version is not known: "
+            "pip install -e CLONE"
+        ) from error
+    found = versions()
+    pins = [
+        f"{'ray[default]' if name == 'ray' else name}=={each}"
+        for name, each in found.items()
+        if name != "Python" and each != "none"
+    ]
     return {
-        "ray": version["ray"],
-        "raudio": version["raudio"],
-        "python": f"py{major}{minor}",
+        "ray": found["ray"],
+        "raudio": version,
+        "python": f"py{found['Python'].replace('.', '')}",
         "pins": " ".join(f'"{pin}"' for pin in pins),
         "user": getpass.getuser(),
     }

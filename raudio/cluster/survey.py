@@ -10,6 +10,7 @@ from typing import Any
 
 from raudio.cluster import probe
 from raudio.cluster.check import PACKAGES, Node, Survey, Wanted
+from raudio.cluster.growth import Growth
 from raudio.core import storage
 from raudio.core.units import Seconds
 
@@ -20,10 +21,11 @@ _GPU_SHARE = 0.001
 _Ask = Callable[[Node, Any], Any]
 
 
-def survey(wanted: Wanted, timeout: Seconds) -> Survey:
+def survey(wanted: Wanted, growth: Growth, timeout: Seconds) -> Survey:
     """What the nodes answer of the cluster that this process is connected to.
 
     Args:
+        growth: that the session's capacity came with.
         timeout: for each of the steps; a node that takes longer has not answered.
     """
     import ray
@@ -44,8 +46,6 @@ def survey(wanted: Wanted, timeout: Seconds) -> Survey:
         for node in alive
         if node["NodeID"] not in draining
     ]
-    config = state.get_cluster_config()
-    groups = config.node_group_configs if config is not None else ()
     cloudpickle.register_pickle_by_value(probe)  # a node may have no raudio, or another
     try:
         _ask(nodes, wanted, timeout)
@@ -54,7 +54,7 @@ def survey(wanted: Wanted, timeout: Seconds) -> Survey:
     return Survey(
         nodes=nodes,
         driver=probe.Probe(timeout).facts(PACKAGES),
-        groups={group.name: (group.max_count, dict(group.resources)) for group in groups},
+        growth=growth,
         draining=[names[node] for node in draining if node in names],
         token=is_token_auth_enabled(),
     )

@@ -3,7 +3,6 @@ Ray and the search are real."""
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -17,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from raudio.cluster.render import render
+from raudio.records import read_history
 
 #: This machine, by an address that Ray does not take for another name of the network's.
 HERE = "127.0.0.2"
@@ -77,38 +77,30 @@ def marked(mark: str) -> list[int]:
     return [pid for pid in found if pid != os.getpid()]
 
 
-SEARCH = "search dataset.path={data} search.trials={trials} training.epochs=1 model=cnn"
+def slurm(folder: Path, command: str) -> subprocess.Popen[str]:
+    """A running job of two nodes."""
+    script = folder / "job.sbatch"
+    script.write_text(render("slurm", [f"run={folder}/run", f"command={command}", "cpus=1"]))
+    job = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_JOB_NODELIST": "node[1-2]"}
+    return subprocess.Popen(
+        ["bash", str(script)],
+        env={**os.environ, **job},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
 
 
 @pytest.mark.ray
 @pytest.mark.slow
 def test_a_search_on_slurm(fakes: Path, cache: Path) -> None:
-    """Two nodes; stopped as Slurm does before the time is over, requeued, and gone on with."""
+    """On two nodes; it is stopped as Slurm does before the time is over, and requeued."""
     from raudio.data.synth import synth
 
     synth(fakes / "data")
-    script = fakes / "job.sbatch"
-    command = SEARCH.format(data=fakes / "data", trials=3)
-    script.write_text(
-        render("slurm", [f"run={fakes}/run", f"command={command}", "cpus=1", "nodes=2"])
-    )
-    environment = {
-        **os.environ,
-        "SLURM_JOB_ID": str(os.getpid()),
-        "SLURM_JOB_NODELIST": "node[1-2]",
-    }
-
-    def allocation() -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            ["bash", str(script)],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-
+    command = f"search dataset.path={fakes}/data search.trials=9 training.epochs=1 model=cnn"
     records = fakes / "run" / "records.jsonl"
-    with allocation() as job:
+    with slurm(fakes, command) as job:
         deadline = time.monotonic() + 120
         while not (records.exists() and '"report"' in records.read_text()):
             assert job.poll() is None, job.stdout and job.stdout.read()
@@ -119,52 +111,49 @@ def test_a_search_on_slurm(fakes: Path, cache: Path) -> None:
     assert job.returncode == 130, output
     assert (fakes / "log").read_text() == f"requeue {os.getpid()}\n"
     assert marked(os.environ["RAUDIO_TEST"]) == [], "processes of Ray were left behind"
-
-    with allocation() as job:
-        output, _ = job.communicate(timeout=200)
-    assert job.returncode == 0, output
-    status = subprocess.run(
-        ["raudio", "status", str(fakes / "run"), "--json"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    found = json.loads(status.stdout)
-    assert found["state"] == "completed"
-    assert [trial["state"] for trial in found["trials"]] == ["completed"] * 3
+    assert read_history(fakes / "run").state == "stopped"
 
 
-@pytest.mark.ray
-@pytest.mark.slow
-def test_ray_up_on_this_machine(fakes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", str(fakes))
-    (fakes / ".bashrc").write_text(f"export PATH={os.environ['PATH']}\n")  # of a login
-    (fakes / ".ray").mkdir()
-    (fakes / ".ray" / "auth_token").write_text("a-token-of-the-test")
-    monkeypatch.setenv("RAY_AUTH_MODE", "token")
-    name = f"raudio-{os.getpid()}"
-    config = fakes / "local.yaml"
-    port = 20000 + os.getpid() % 10000
-    config.write_text(render("local", [f"name={name}", f"head={HERE}", f"port={port}"]))
-    done = subprocess.run(
-        ["ray", "up", "--yes", "--no-config-cache", str(config)], capture_output=True, text=True
+def test_ray_that_does_not_start_ends_the_job(fakes: Path) -> None:
+    (fakes / "bin" / "ray").write_text("#!/bin/sh\necho no room >&2; exit 1\n")
+    (fakes / "bin" / "ray").chmod(0o755)
+    with slurm(fakes, "search") as job:
+        output, _ = job.communicate(timeout=60)
+    assert job.returncode == 1
+    assert "no room" in output
+
+
+@pytest.mark.parametrize("begun", [False, True])
+@pytest.mark.parametrize("status", [0, 1])
+def test_what_slurm_runs(fakes: Path, begun: bool, status: int) -> None:
+    """A run that was begun before is gone on with; Ray asks for a token, and is ended."""
+    (fakes / "bin" / "raudio").write_text(
+        f'#!/bin/sh\n[ "$1" = status ] && exit {0 if begun else 2}\n'
+        'until [ "$(wc -l < "$FAKES/ray")" = 2 ]; do sleep 0.1; done\n'
+        f'echo "$@" > "$FAKES/args"; [ -n "$RAY_AUTH_TOKEN" ] && exit {status}\n'
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "ray stop" not in (fakes / "log").read_text()
-    check = subprocess.run(
-        [
-            "raudio",
-            "cluster",
-            "check",
-            "--address",
-            f"{HERE}:{port}",
-            "--json",
-            f"run.dir={fakes}/runs/a",
-        ],
-        capture_output=True,
-        text=True,
+    (fakes / "bin" / "ray").write_text(
+        '#!/usr/bin/env bash\nall="$*"; echo "$RAY_AUTH_MODE $all" >> "$FAKES/ray"\n'
+        "[[ $all == *--head* ]] || exec sleep 60\nport=${all#*--port=}\n"
+        f'exec {sys.executable} -m http.server --bind {HERE} "${{port%% *}}"\n'
     )
-    found = json.loads(check.stdout)
-    assert found["cluster"] == f"the cluster at {HERE}:{port}"
-    states = {finding["check"]: finding["state"] for finding in found["checks"]}
-    assert (states["nodes"], states["run"], states["token"]) == ("ok", "ok", "ok"), found
+    (fakes / "bin" / "ray").chmod(0o755)
+    with slurm(fakes, "search 'model=choice(cnn, crnn)'") as job:
+        output, _ = job.communicate(timeout=60)
+    assert job.returncode == status, output
+    assert not (fakes / "log").exists()  # nothing was requeued
+    head, worker = sorted(
+        (fakes / "ray").read_text().splitlines(), key=lambda line: "--head" not in line
+    )
+    address = (fakes / "args").read_text().split("cluster.address=")[1].strip()
+    host, port = address.split(":")
+    assert (fakes / "args").read_text().strip() == (
+        f"resume {fakes}/run cluster.address={address}"
+        if begun
+        else f"search model=choice(cnn, crnn) run.dir={fakes}/run cluster.address={address}"
+    )
+    assert host == HERE
+    assert f"--node-ip-address={HERE} --port={port} " in head
+    assert f"--address={address} " in worker
+    assert all(line.startswith("token start --block --num-cpus=1") for line in (head, worker))
+    assert marked(os.environ["RAUDIO_TEST"]) == []

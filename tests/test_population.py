@@ -393,16 +393,18 @@ def test_the_copied_weights_are_the_donor_s(
     import torch
 
     from raudio import checkpoint
-    from raudio.search import runner, turns
+    from raudio.search import runner
+    from raudio.search.mirror import InPlace
 
     given: dict[str, dict[str, Any]] = {}
 
-    def keep(path: Path, content: bytes) -> None:
-        write_atomic(path, content)
+    def keep(self: InPlace, source: str, target: str) -> None:
+        copy(self, source, target)
+        path = tmp_path / "run" / target
         given[path.parent.name] = checkpoint.load(path)
 
-    write_atomic = turns.write_atomic
-    monkeypatch.setattr(turns, "write_atomic", keep)
+    copy = InPlace.copy
+    monkeypatch.setattr(InPlace, "copy", keep)
     result = runner.search(
         "search.scheduler=pbt",
         "search.pbt.interval=1",

@@ -504,3 +504,24 @@ def test_what_pip_installs_is_what_is_here() -> None:
     assert pins["torch"] == packages.versions()["torch"]
     assert {"optuna", "hydra-core", "soundfile", "numpy"} <= set(pins)
     assert not {"mlflow-skinny", "pytest"} & set(pins)
+
+
+@pytest.mark.parametrize(
+    ("versions", "status", "said"),
+    [
+        ({}, 0, ""),
+        ({"torch": "1.0"}, 2, "error: the job's machine differs from the submitter's: torch "),
+    ],
+)
+def test_a_job_is_its_command_where_versions_agree(
+    here: Path, versions: dict[str, str], status: int, said: str
+) -> None:
+    told = {"environment": {}, "versions": versions, "records": False}
+    put(here, package.JOB, content=json.dumps(told))
+    done = subprocess.run(
+        [sys.executable, "-m", "raudio.cli.job", "list", "models", "--json"],
+        env={**os.environ, "PYTHONPATH": str(pages.ROOT)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == status
+    assert done.stderr.startswith(said)
+    assert ("crnn" in done.stdout) == (status == 0)

@@ -21,6 +21,8 @@ import typer
 import yaml
 
 from raudio.cli.search import show
+from raudio.cluster.capacity import local_capacity
+from raudio.config.schema import Cluster
 from raudio.core.errors import ConfigError, DataError, RunError
 from raudio.data.prepare import Options, prepare
 from raudio.data.synth import synth
@@ -46,11 +48,14 @@ ray = sys.modules["ray"] = types.ModuleType("ray")
 ray.tune = types.SimpleNamespace(report=print)
 from raudio.config.goal import Goal
 from raudio.search import trial
-from raudio.training.worker import Data
+from raudio.training.worker import Data, Keeping
 trial.launch = lambda experiment, *args, **kwargs: print(experiment.model)
 config = {"id": "0000", "experiment": json.loads(sys.argv[1]), "max_workers": 1}
+keeping = Keeping(".", 0.0)
 os.makedirs("trials/0000")
-trial.run_trial(config, data=Data("", None), run=".", gpus=0, memory=0, goal=Goal({"": "max"}))
+trial.run_trial(
+    config, data=Data("", None), keeping=keeping, gpus=0, memory=0, goal=Goal({"": "max"})
+)
 """
 
 
@@ -270,9 +275,9 @@ def test_nothing_is_imported_beside_the_thread_that_imports(
     def plan(*_: Any, **__: Any) -> None:
         raise InterruptedError(*done)
 
-    job = check([], single=True, echo=print)
+    job, here = check([], single=True, echo=print), local_capacity(Cluster())
     monkeypatch.setattr(runner, "import_module", slow)
-    monkeypatch.setattr(runner, "session", lambda *_, **__: contextlib.nullcontext())
+    monkeypatch.setattr(runner, "session", lambda *_, **__: contextlib.nullcontext(here))
     monkeypatch.setattr(runner, "plan", plan)
     place = InPlace("run", tmp_path)
     with pytest.raises(InterruptedError, match=r"raudio\.search\.tune"):

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from ray.exceptions import ActorDiedError
+from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
 from raudio.config import compose
 from raudio.config.goal import Goal
@@ -94,6 +95,8 @@ def test_an_error_is_reported_by_its_kind_and_reason(
         ([ValueError("x"), NonFiniteError("nan"), LeftAloneError("reset")], NonFiniteError),
         ([LeftAloneError("closed by peer"), ActorDiedError()], LostWorkerError),
         ([MemoryError(), ActorDiedError()], LostWorkerError),
+        ([WorkerHealthCheckFailedError("failed", ActorDiedError())], LostWorkerError),
+        ([WorkerHealthCheckFailedError("failed", TypeError("no pickle"))], TypeError),
         ([LeftAloneError("closed by peer"), LeftAloneError("reset")], LostWorkerError),
     ],
 )

@@ -166,7 +166,9 @@ def end_of(failures: Sequence[BaseException]) -> BaseException:
 
 def _cause(error: BaseException) -> BaseException:
     """The exception that the loop raised, from what Ray wrapped it into."""
-    return getattr(error, "cause", None) or error.__cause__ or error
+    # A worker that is gone has failed Ray Train's health check, for a reason of its own.
+    inner = getattr(error, "health_check_failure", None) or getattr(error, "cause", None)
+    return inner or error.__cause__ or error
 
 
 def _worker(config: Mapping[str, Any]) -> None:

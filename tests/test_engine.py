@@ -156,6 +156,41 @@ def test_processes_that_are_lost_in_vain_end_the_search(tmp_path: Path, clock: C
     assert engine.exhausted
 
 
+def test_many_machines_that_go_at_once_end_nothing(tmp_path: Path, clock: Clock) -> None:
+    """A provider takes a whole pool of spot machines back: each trial is lost once."""
+    engine = Session(tmp_path, clock, scheduler="none", trials=40, max_failures=40).engine
+    specs = list(iter(engine.next, None))
+    assert len(specs) > 20
+    for spec in [*specs, *specs]:
+        assert engine.lost(spec.id, "its machine is gone", blameless=True)
+    assert engine.broken is None
+    for spec in specs:
+        engine.lost(spec.id, "its machine is gone", blameless=True)
+    assert engine.broken == "processes are lost before they report anything: its machine is gone"
+
+
+def test_a_trial_that_is_queued_anew_is_started_before_new_ones(
+    tmp_path: Path, clock: Clock
+) -> None:
+    session = Session(tmp_path, clock, scheduler="none", trials=3)
+    engine = session.engine
+    first, second = engine.next(), engine.next()
+    assert first is not None
+    assert second is not None
+    engine.report(first.id, 1, {METRIC: 0.5}, 1.0, False)
+    engine.requeue(first.id)
+    assert [trial.id for trial in engine.running] == [second.id]
+    assert not engine.exhausted
+    engine.report(first.id, 2, {METRIC: 0.7}, 1.0, False)  # of a process that nobody waits for
+    again = engine.next()
+    assert again is not None
+    assert again.id == first.id
+    assert engine.history.trials[first.id].epochs == 1
+    engine.requeue("0007")
+    engine.report(again.id, 2, {METRIC: 0.6}, 1.0, True)
+    assert engine.history.trials[first.id].state == "completed"
+
+
 def test_a_trial_that_dies_in_one_place_is_to_blame_and_one_that_gets_on_is_not(
     tmp_path: Path, clock: Clock
 ) -> None:

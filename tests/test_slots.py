@@ -249,17 +249,24 @@ def test_trials_share_a_gpu_once_the_first_has_shown_what_it_needs(
 
 @pytest.mark.ray
 def test_tune_forgets_trials_that_have_ended(cluster: Any, tmp_path: Path) -> None:
-    """Also those whose process has died meanwhile; else it would keep every trial for ever."""
+    """Also those whose process has died meanwhile; else it would keep every trial for ever. And
+    those go on whose process died, or was not let go of by the trial before, when Tune made it
+    ready for them."""
     from ray.tune.experiment import Trial
 
     (tmp_path / "dead").mkdir()
 
     def trainable(config: dict[str, Any]) -> None:
         from ray import tune
+        from ray.train._internal.session import get_session
 
         if int(config["id"]) % 4 == 1 and not (dead := tmp_path / "dead" / config["id"]).exists():
             dead.touch()
             os._exit(1)
+        if int(config["id"]) % 4 == 3:
+            get_session().finish = lambda **_: os._exit(1)  # while it is made ready for the next
+        if config["id"] == "0006":
+            get_session().finish = lambda **_: None  # it never is
         report = {"epoch": 1, "metrics": {METRIC: 0.5}, "loop_seconds": 0.0, "final": True}
         tune.report(report)
 
@@ -274,7 +281,7 @@ def test_tune_forgets_trials_that_have_ended(cluster: Any, tmp_path: Path) -> No
         assert run(tick) == ("completed", None)
         trials = driver.engine.history.trials.values()
         assert [trial.state for trial in trials] == ["completed"] * 13
-        assert sum(trial.lost for trial in trials) == 3
+        assert sum(trial.lost for trial in trials) == 3 + 3 + 1
         assert alive
         assert max(alive) <= 2 + 2 + 1  # those that run, those that have just ended; Tune's loop
 

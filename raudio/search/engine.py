@@ -396,6 +396,12 @@ class Engine:
         if since is not None and name in self._started:
             self._started[name] += self._clock() - since
 
+    def requeue(self, name: str) -> None:
+        """A running trial is to be started anew, and goes on from its last checkpoint."""
+        if self._started.pop(name, None) is not None:
+            self._waits.pop(name, None)
+            self._reopened.append(name)
+
     def settle(self) -> None:
         """Sees that what was recorded reaches the disk; to be called several times a second."""
         try:

@@ -8,14 +8,15 @@
 | error, crash | failed; `search.max_failures` of them in a row, all alike, stop the search |
 
 A search whose first `search.max_failures` trials have all failed alike stops, whatever the kind. A
-machine that is lost is no failure; where processes are lost again and again, and none reports
-anything between, the search stops.
+machine that is lost is no failure; where the same trials' processes are lost again and again, and
+none reports anything between, the search stops.
 """
 
 from __future__ import annotations
 
 import errno
 import re
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -45,8 +46,9 @@ MENDED_BY = {
     "needs no shared disk",
 }
 
-#: Processes lost in a row, with no report of any trial between, before the search is to blame.
-_LOST_IN_VAIN = 10
+#: Processes lost in a row, with no report of any trial between, before the search is to blame; and
+#: how many of each trial, in the mean: many machines may be taken away at once.
+_LOST_IN_VAIN, _OF_EACH = 10, 3
 
 _NUMBER = re.compile(r"-?\b(nan|inf|\d+(\.\d+)?(e[-+]?\d+)?)\b")
 
@@ -104,16 +106,18 @@ class Failures:
         self._any_good = False
         self._first = ("", "")  # kind and reason of the first of those that are alike
         self._alike = 0
-        self._lost, self._why_lost = 0, ""  # since the last report
+        self._lost: Counter[str] = Counter()  # by trial, since the last report of any
+        self._why_lost = ""
 
     def note(self, record: Mapping[str, Any]) -> None:
         """Takes a record, in the order of the run."""
         if record["event"] == "search_end" and record["state"] == FAILED:
             self._alike = 0  # somebody has been told, and resumes it
         if record["event"] in ("report", "search_end"):
-            self._lost = 0
+            self._lost.clear()
         elif record["event"] == "lost":
-            self._lost, self._why_lost = self._lost + 1, record["reason"]
+            self._lost[record["id"]] += 1
+            self._why_lost = record["reason"]
         if record["event"] != "trial_end" or record["state"] == STOPPED:
             return
         if record["state"] != FAILED:
@@ -132,7 +136,7 @@ class Failures:
         Args:
             wanted: trials of the search in all, which may be fewer than the limit.
         """
-        if self._lost >= _LOST_IN_VAIN:
+        if self._lost.total() >= max(_LOST_IN_VAIN, _OF_EACH * len(self._lost)):
             return f"processes are lost before they report anything: {self._why_lost}"
         if not self._alike:
             return None

@@ -189,7 +189,8 @@ class _Source(SearchAlgorithm):  # type: ignore[misc]
         )
 
     def is_finished(self) -> bool:
-        return self._engine.exhausted
+        # What runs may have to be given again: see `_Watcher._take_back`.
+        return self._engine.exhausted and not self._engine.running
 
 
 class _Referee(TrialScheduler):  # type: ignore[misc]
@@ -227,6 +228,8 @@ class _Referee(TrialScheduler):  # type: ignore[misc]
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
         self._over.add(trial)
+        # Tune forgets to, and would wait for ever for a process that was to be made ready for it.
+        tune_controller._resetting_trials.discard(trial)
 
     def on_trial_complete(self, tune_controller: Any, trial: Trial, result: Any) -> None:
         self._over.add(trial)
@@ -299,11 +302,14 @@ class _Watcher(tune.Callback):  # type: ignore[misc]
         self._kill_ended = kill_ended
         self._actors: dict[str, Any] = {}
         self._reserved: deque[tuple[float, str]] = deque()
+        self._lost: set[str] = set()  # Tune's trials that the engine knows to wait for a process
+        self._taken_back: set[str] = set()  # those that Tune had given up
 
     def on_trial_start(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
         self._engine.goes_on(trial.config["id"])
+        self._lost.discard(trial.trial_id)
         if trial.temporary_state.ray_actor is not None:
             self._actors[trial.trial_id] = trial.temporary_state.ray_actor
 
@@ -333,6 +339,7 @@ class _Watcher(tune.Callback):  # type: ignore[misc]
     def on_trial_recover(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
+        self._lost.add(trial.trial_id)
         self._engine.waits(trial.config["id"])
         error = _error_of(trial)
         if isinstance(error, PreemptedError) or getattr(error, "preempted", False):
@@ -345,7 +352,21 @@ class _Watcher(tune.Callback):  # type: ignore[misc]
         if not self._engine.lost(trial.config["id"], reason, blameless=blameless):
             trial.config[GIVEN_UP] = True
 
+    def _take_back(self, trials: list[Trial]) -> None:
+        """Starts what Tune has given up, and may have told nobody of: a trial for which it could
+        not make the process ready that another one had before, as that has died, or the other one's
+        thread has not ended in two seconds."""
+        for trial in trials:
+            if trial.status != Trial.ERROR or trial.trial_id in self._taken_back:
+                continue
+            self._taken_back.add(trial.trial_id)
+            if trial.trial_id not in self._lost:
+                reason = "the process that it was to take over is gone"
+                self._engine.lost(trial.config["id"], reason, blameless=True)
+            self._engine.requeue(trial.config["id"])
+
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        self._take_back(trials)
         self.beat()
 
     def beat(self) -> None:

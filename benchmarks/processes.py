@@ -19,8 +19,8 @@ from pathlib import Path
 _PATIENCE = 20.0  # seconds for an interrupted process to end by itself
 _TICKS = os.sysconf("SC_CLK_TCK")  # of the kernel's CPU times, a second
 
-#: The sessions of the processes that run now, each with all that it has started.
-_sessions: set[int] = set()
+#: The sessions of a benchmark's processes that run now, each with all that it has started.
+sessions: set[int] = set()
 
 
 @contextmanager
@@ -34,7 +34,7 @@ def started(command: Sequence[str], log: Path) -> Iterator[subprocess.Popen[byte
             stdin=subprocess.DEVNULL,
             start_new_session=True,
         )
-    _sessions.add(process.pid)
+    sessions.add(process.pid)
     try:
         yield process
     finally:
@@ -51,7 +51,7 @@ def started(command: Sequence[str], log: Path) -> Iterator[subprocess.Popen[byte
                 os.kill(member, signal.SIGKILL)
             except ProcessLookupError:
                 continue
-        _sessions.discard(process.pid)
+        sessions.discard(process.pid)
 
 
 def finish(process: subprocess.Popen[bytes], log: Path, timeout: float) -> None:
@@ -142,7 +142,7 @@ class Others:
         mine = {
             process: ticks
             for process, (session, (ticks, _)) in _processes().items()
-            if session in _sessions or process == os.getpid()
+            if session in sessions or process == os.getpid()
         }
         return int(user) + int(nice) + int(system), mine
 

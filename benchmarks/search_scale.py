@@ -25,7 +25,7 @@ import processes
 from figures import Figure, machine, table
 from rich.console import Console
 
-from raudio.config.schema import Search
+from raudio.config.schema import Cluster, Search
 from raudio.records import JOURNAL, RECORDS, History, RecordWriter, read_history, read_records
 from raudio.search.curves import Curve, Curves
 from raudio.search.engine import Engine
@@ -89,15 +89,16 @@ def _work(config: Mapping[str, Any]) -> None:
     tune.report({"epoch": 1, f"metrics/{METRIC}": value, "loop_seconds": 0.0, "final": True})
 
 
-def _engine(run: Path, trials: int, records: RecordWriter, watch: Callable[[Any], None]) -> Engine:
-    """The engine of a search with the defaults, of a new run or one to go on with."""
-    search = Search(trials=trials)
+def _engine(
+    run: Path, search: Search, epochs: int, records: RecordWriter, watch: Callable[[Any], None]
+) -> Engine:
+    """The engine of a search, of a new run or one to go on with."""
     resumed = (run / RECORDS).stat().st_size > 0
     return Engine(
         run,
         search,
         sampler=Sampler(SPACE, search, "max", run / JOURNAL),
-        scheduler=Scheduler(search, "max", 1, 1),
+        scheduler=Scheduler(search, "max", epochs, 1),
         experiment_for=lambda params: _EXPERIMENT,
         signature=lambda experiment: "",
         records=records,
@@ -110,12 +111,29 @@ def _engine(run: Path, trials: int, records: RecordWriter, watch: Callable[[Any]
 _EXPERIMENT: Any = None
 
 
-def through_tune(run: Path, trials: int, slots: int) -> Course:
-    """A search by the real engine in Ray Tune, with the default sampler."""
+def through_tune(
+    run: Path,
+    search: Search,
+    cluster: Cluster,
+    *,
+    work: Callable[[Mapping[str, Any]], None] = _work,
+    epochs: int = 1,
+    look: Callable[[Engine], None] = lambda engine: None,
+) -> Course:
+    """A search by the real engine in Ray Tune.
+
+    Args:
+        run: the run folder, with empty records.
+        search: its settings.
+        cluster: where it runs.
+        work: what a trial does.
+        epochs: that it reports.
+        look: called about ten times a second.
+    """
     global _EXPERIMENT
     from raudio.cluster.session import session
     from raudio.config import compose
-    from raudio.config.schema import Cluster, Resources
+    from raudio.config.schema import Resources
     from raudio.search.planner import plan
     from raudio.search.slots import Slots
     from raudio.search.tune import run_trials
@@ -129,14 +147,15 @@ def through_tune(run: Path, trials: int, slots: int) -> Course:
             course.note(began)
 
     with (
-        session(Cluster(cpus=slots), run / "ray.log") as capacity,
+        session(cluster, run / "ray.log") as capacity,
         RecordWriter(run / RECORDS) as records,
     ):
-        engine = _engine(run, trials, records, watch)
-        engine.begin("benchmark", METRIC, "max", 1)
+        engine = _engine(run, search, epochs, records, watch)
+        engine.begin("benchmark", METRIC, "max", epochs)
         began = time.perf_counter()
-        fit = plan(capacity, Resources(), Search(trials=trials), "resident")
-        state, reason = run_trials(engine, _work, Slots(fit, lambda: fit))
+        fit = plan(capacity, Resources(), search, "resident")
+        slots = Slots(fit, lambda: fit)
+        state, reason = run_trials(engine, work, slots, tick=lambda: look(engine))
         engine.close(state, reason)
     return course
 
@@ -189,7 +208,7 @@ def resumed(run: Path, trials: int) -> float:
     """Seconds until an ended run could go on: its records read, its study and rungs rebuilt."""
     began = time.perf_counter()
     with RecordWriter(run / RECORDS) as records:
-        _engine(run, trials, records, lambda record: None)
+        _engine(run, Search(trials=trials), 1, records, lambda record: None)
     return time.perf_counter() - began
 
 
@@ -255,7 +274,7 @@ def _of_raudio(work: Path, trials: int) -> tuple[list[Figure], Course]:
     run = work / "run"
     run.mkdir()
     (run / RECORDS).touch()
-    course = through_tune(run, trials, _slots())
+    course = through_tune(run, Search(trials=trials), Cluster(cpus=_slots()))
     figures = [
         Figure(f"seconds a trial of {trials:,}", course.per_trial(0, trials), "s"),
         Figure(f"the same, second half of {trials:,}", course.per_trial(trials // 2, trials), "s"),

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -278,6 +279,61 @@ def test_predict_runs_from_end_to_end(tmp_path: Path) -> None:
     assert result["differences"]["cnn, clips, 1 CPU: eager"] < 1e-3
     assert result["differences"]["cnn10, clips, 1 CPU: eager"] < 1e-3
     assert "eager / plain loop" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.timeout(600)
+def test_faults_runs_from_end_to_end(tmp_path: Path) -> None:
+    """Four faults, of which the search is to show nothing in the end."""
+    out = tmp_path / "result.json"
+    with tempfile.TemporaryDirectory(prefix="faults-") as work:  # Ray's sockets want a short path
+        command = [sys.executable, str(BENCHMARKS / "faults.py"), "--quick"]
+        done = subprocess.run(
+            [*command, "--out", str(out), "--work", f"{work}/1"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+        assert not _left_behind(Path(work)), "processes of the benchmark are still there"
+    result = json.loads(out.read_text())
+    assert all(check["passed"] for check in result["checks"])
+    struck = {fault["kind"] for fault in result["disturbed"]["struck"]}
+    killed = {"trial process killed", "machine killed", "driver killed"}
+    assert struck == {*killed, "store: 503"}
+    assert result["disturbed"]["drivers"] == 2
+    # The costs add up to what the steps were more, and the search longer.
+    epochs = sum(sum(cost["epochs"]) for cost in result["costs"])
+    more = result["disturbed"]["steps"] - result["undisturbed"]["steps"]
+    assert epochs * result["epoch_steps"] == pytest.approx(more)
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.timeout(600)
+def test_cluster_scale_runs_from_end_to_end() -> None:
+    with tempfile.TemporaryDirectory(prefix="scale-") as work:
+        out = Path(work, "result.json")
+        command = [sys.executable, str(BENCHMARKS / "cluster_scale.py"), "--quick"]
+        done = subprocess.run(
+            [*command, "--out", str(out), "--work", f"{work}/1"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert not _left_behind(Path(work)), "processes of the benchmark are still there"
+        result = json.loads(out.read_text())
+    few, many = result["details"]["searches"]
+    assert (few["trials"], few["reports"]) == (4, 10)
+    assert (many["trials"], many["reports"]) == (4, 16)
+    assert few["filling"][-1][1:] == [2, 2]
+    figures = {figure["name"]: figure["value"] for figure in result["figures"]}
+    report = figures["2 machines: driver's CPU a report"]
+    trial = figures["2 machines: driver's CPU a trial, beside its reports"]
+    assert 4 * trial + 10 * report == pytest.approx(few["cpu"])
+    assert 4 * trial + 16 * report == pytest.approx(many["cpu"])
 
 
 @pytest.mark.slow

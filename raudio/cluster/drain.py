@@ -48,7 +48,8 @@ def drain(
         # An address that is given is taken as it is: Ray would replace a loopback one.
         given = address or os.environ.get("RAY_ADDRESS", "auto")
         where = services.canonicalize_bootstrap_address_or_die(None) if given == "auto" else given
-        tokens.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+        if given == "auto":  # Ray's rule: no token is sent by itself to a host that was named
+            tokens.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
         tokens.ensure_token_if_auth_enabled(None, create_token_if_missing=False)
     except (ConnectionError, ValueError, ray.exceptions.RayError) as error:
         raise ConfigError(_first_line(error)) from error

@@ -581,6 +581,7 @@ def other_cluster() -> Iterator[None]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)  # each trial starts eight processes
 @pytest.mark.usefixtures("other_cluster")
 def test_two_workers_train_a_trial_and_measure_all_clips(place: Path) -> None:
     """The second trial is pruned while its workers train on: the third needs their places."""
@@ -588,7 +589,7 @@ def test_two_workers_train_a_trial_and_measure_all_clips(place: Path) -> None:
     (place / "pruned.yaml").write_text(space)
     settings = ("space=./pruned.yaml", "search.sampler=grid", "resources.workers=2")
     driver = start(place, "workers", *settings, trials=3)
-    assert driver.end(240) == 0, driver.log.read_text()
+    assert driver.end(500) == 0, driver.log.read_text()
     history = read_history(driver.run)
     trials = list(history.trials.values())
     assert [trial.state for trial in trials][:2] == ["completed", "pruned"]
@@ -605,12 +606,13 @@ def test_two_workers_train_a_trial_and_measure_all_clips(place: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)  # each trial starts eight processes
 @pytest.mark.usefixtures("other_cluster")
 def test_elastic_trials_train_to_their_end_one_after_the_other(place: Path) -> None:
     """The second one has the places of the first at once, also those that Ray Train reserves."""
     settings = ("resources.workers=[1,2]", "training.epochs=2")
     driver = start(place, "elastic", *settings, trials=2)
-    assert driver.end(240) == 0, driver.log.read_text()
+    assert driver.end(500) == 0, driver.log.read_text()
     trials = read_history(driver.run).trials.values()
     assert [(trial.state, trial.epochs) for trial in trials] == [("completed", 2)] * 2
     assert not any(trial.lost for trial in trials)

@@ -30,8 +30,9 @@ SCRIPTS = {
     # What follows USER@HOST is one command line for a shell there.
     "ssh": f'while [[ $1 != *@{HERE} ]]; do shift; done; shift; echo "$*" >> "$FAKES/log"\n'
     '[[ $* == *"ray stop"* ]] && exit 1; exec setsid --wait bash -c "$*"',
-    "rsync": 'from="${@: -2:1}" to="${@: -1}"; mkdir -p "$(dirname "${to#*:}")"\n'
-    'exec cp -r "$from" "${to#*:}"',
+    # A path there may begin with the home of its user.
+    "rsync": 'from="${@: -2:1}" to="${@: -1}"; to="${to#*:}"; to="${to/#\\~/$HOME}"\n'
+    '[[ $from -ef $to ]] && exit; mkdir -p "$(dirname "$to")"; exec cp -r "$from" "$to"',
 }
 
 

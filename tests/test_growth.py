@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from pages import CLUSTER
 from search_kit import METRIC, Clock, Session
 
 from raudio.cluster import growth as module
@@ -146,6 +147,13 @@ def test_groups_of_kuberay(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> No
     assert of_head("127.0.0.1:1") == module.NONE
 
 
+def test_the_first_autoscaler_adds_no_data_nodes() -> None:
+    found = module.without_labelled(from_config(CONFIG))
+    assert [group.name for group in found.groups] == ["gpu"]
+    assert "RAY_enable_autoscaler_v2=1" in found.note
+    assert module.without_labelled(found) == found  # nothing to say
+
+
 def test_what_others_tell_ray_is_believed() -> None:
     from ray.core.generated.autoscaler_pb2 import ClusterConfig, NodeGroupConfig
 
@@ -180,6 +188,15 @@ def test_from_nothing() -> None:
         "0 of 1 CPU and 500.0 MB fit on CLUSTER (no CPUs), "
         "3 when it has grown to 3 x 1 CPU with 1.0 GB for trials"
     )
+
+
+def test_the_plan_on_the_page_is_one() -> None:
+    node = Node(16, 4, 64 * GB)
+    capacity = replace(
+        grows(replace(node, count=8), nodes=(node,)), where="the cluster at HEAD:6379"
+    )
+    row = planned(capacity).rows[0]
+    assert f"{row.what} {row.amount} {row.why}" in " ".join(CLUSTER.read_text().split())
 
 
 def test_what_is_there_is_used_at_once() -> None:

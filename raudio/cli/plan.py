@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
     from raudio.search.job import Job
@@ -26,6 +27,8 @@ def plan(
 ) -> None:
     """Resolves, checks and prints what `raudio search` would run and how it fits; starts nothing.
 
+    A cluster is asked what it has, and what its autoscaler may add.
+
     Example: raudio plan dataset.path=data/fsdd space=cnn_or_crnn search.trials=16
     """
     from json import dumps
@@ -38,12 +41,32 @@ def plan(
 
     errors = Console(stderr=True, highlight=False, markup=False)
     job = check(overrides or [], echo=lambda line: errors.print(line, soft_wrap=True))
+    if job.plan is None:
+        job = _reached(job, errors)
     examples = drawn(job.space, EXAMPLES, job.configuration.search.seed)
     proposal = pacing(job)
     if json:
         print(dumps(_data(job, examples, proposal), ensure_ascii=False))
     else:
         _print(job, examples, proposal)
+
+
+def _reached(job: Job, errors: Console) -> Job:
+    """`job` as it fits on its cluster, which is only looked at."""
+    import dataclasses
+    import tempfile
+    from pathlib import Path
+
+    from raudio.cluster.session import session
+    from raudio.search.job import plan_on
+
+    with (
+        tempfile.TemporaryDirectory(prefix="raudio-plan-") as folder,
+        session(job.configuration.cluster, Path(folder) / "ray.log") as capacity,
+    ):
+        if capacity.growth.note:
+            errors.print(capacity.growth.note, soft_wrap=True)
+        return dataclasses.replace(job, plan=plan_on(job, capacity))
 
 
 def _data(job: Job, examples: list[dict[str, Any]], proposal: Pacing | None) -> dict[str, Any]:
@@ -100,6 +123,7 @@ def _print(job: Job, examples: list[dict[str, Any]], proposal: Pacing | None) ->
             line += f"  (this trial would fail: {error})"
         console.print(f"- {line}", markup=False, soft_wrap=True)
     search, fit = job.configuration.search, job.plan
+    assert fit is not None
     wanted = trials_in_all(search)
     if search.sampler == "grid":
         wanted = min(wanted or MOST_CELLS, len(job.space.grid()))
@@ -117,20 +141,23 @@ def _print(job: Job, examples: list[dict[str, Any]], proposal: Pacing | None) ->
     console.print(
         f"\n[bold]Search[/bold]: {trials} of up to {epochs} epoch{'' if epochs == 1 else 's'} by "
         f"{search.sampler}, "
-        + (f"{fit.slots} at once, " if fit else "")
+        + f"{_at_once(fit)}, "
         + f"scheduler {search.scheduler}, "
         + ", ".join(f"{mode} {metric}" for metric, mode in job.goal.objectives.items())
         + (f" where {' and '.join(job.goal.limits)}" if job.goal.limits else ""),
         soft_wrap=True,
     )
-    if fit is None:
-        console.print("- how many fit is known when the cluster is reached")
-    else:
-        console.print(_table(fit))
+    console.print(_table(fit))
     for note in job.notes:
         console.print(f"- {note}", markup=False, soft_wrap=True)
     if proposal is not None:
         console.print(f"- {proposal}", markup=False, soft_wrap=True)
+
+
+def _at_once(fit: Plan) -> str:
+    if fit.most == fit.slots:
+        return f"{fit.slots} at once"
+    return f"{fit.slots} at once on what is there, {fit.most} when it has grown"
 
 
 def _table(fit: Plan) -> Table:

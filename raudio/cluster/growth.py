@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from raudio.data.raydata import DATA_NODES
 
 #: What a node's kind is by: that of the head has it.
 HEAD = "node:__internal_head__"
@@ -94,8 +96,9 @@ def growth(nodes: Iterable[Mapping[str, Any]]) -> Growth:
     Args:
         nodes: as `ray.nodes()` gives them.
     """
-    import ray
+    from ray._private import worker
     from ray._private.state import state
+    from ray.autoscaler.v2.utils import is_autoscaler_v2
 
     head = [node for node in nodes if node["Alive"] and HEAD in node["Resources"]]
     told = state.get_cluster_config()
@@ -103,8 +106,18 @@ def growth(nodes: Iterable[Mapping[str, Any]]) -> Growth:
         return _from_proto(told, head)
     if not head:
         return NONE
+    found = _asked(head[0])
+    gcs = worker.global_worker.gcs_client
+    v2 = is_autoscaler_v2(fetch_from_server=True, gcs_client=gcs)
+    return found if v2 else without_labelled(found)
+
+
+def _asked(head: Mapping[str, Any]) -> Growth:
+    """`of_head`, wherever this process is."""
+    import ray
+
     gcs = ray.get_runtime_context().gcs_address
-    if ray.get_runtime_context().get_node_id() == head[0]["NodeID"]:
+    if ray.get_runtime_context().get_node_id() == head["NodeID"]:
         return of_head(gcs)
     asking = ray.remote(num_cpus=0, resources={HEAD: 0.001})(of_head).remote(gcs)
     try:
@@ -125,6 +138,25 @@ def of_head(gcs: str) -> Growth:
     except Exception as error:  # of a file, a server, or what is in them
         return Growth(note=_unknown(f"{type(error).__name__}: {error}"))
     return NONE if config is None else from_config(config)
+
+
+def without_labelled(found: Growth) -> Growth:
+    """Without the nodes that decode: the first version of Ray's autoscaler knows no labels, takes
+    other nodes to be as good for what asks for them, and adds none.
+
+    Those that are there are used.
+    """
+    others = tuple(
+        group for group in found.groups if not DATA_NODES.items() <= group.labels.items()
+    )
+    if len(others) == len(found.groups):
+        return found
+    note = (
+        "version 1 of Ray's autoscaler adds no nodes for their label: those with raudio/role=data "
+        "are used if they are there at the start (version 2: RAY_enable_autoscaler_v2=1 on the "
+        "head; on Kubernetes autoscalerOptions.version: v2)"
+    )
+    return replace(found, groups=others, note=note)
 
 
 def _unknown(why: str) -> str:

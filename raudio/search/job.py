@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from raudio.cluster.capacity import local_capacity
+from raudio.cluster.capacity import Capacity, local_capacity
 from raudio.cluster.environment import address_of
 from raudio.config import chain, compose, validate
 from raudio.config.adapters import is_adapter
@@ -268,6 +268,22 @@ def _settled(
         configuration, experiment=experiment, search=search, tracking=tracking
     )
     return configuration, overrides, goal
+
+
+def plan_on(job: Job, capacity: Capacity) -> Plan:
+    """How a job fits on what has been reached.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    return plan(
+        capacity,
+        job.experiment.resources,
+        job.configuration.search,
+        job.feed,
+        held=job.held,
+        folds=max(1, len(job.folds)),
+    )
 
 
 def _on(experiment: Experiment, manifest: Manifest, store: int | None) -> Experiment:

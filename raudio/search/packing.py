@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -105,13 +106,13 @@ def grown(capacity: Capacity, need: Need) -> tuple[Node, ...]:
     """
     coming = sorted(capacity.coming, key=lambda node: (not node.data, -_places(node, need)))
     room, total = capacity.room, sum(node.count for node in coming)
-    found = list(capacity.nodes)
+    found = Counter({replace(node, count=1): node.count for node in capacity.nodes})
     for node in coming:
         most = math.ceil(capacity.room * node.count / total) if node.data else room
-        if count := min(node.count, most, room):
-            found.append(replace(node, count=count))
-            room -= count
-    return tuple(found)
+        count = min(node.count, most, room)
+        found[replace(node, count=1)] += count
+        room -= count
+    return tuple(replace(node, count=count) for node, count in found.items() if count)
 
 
 def trials_on(nodes: Sequence[Node], need: Need, whole: Sequence[Node] | None = None) -> int:

@@ -44,7 +44,7 @@ from raudio.records import (
 )
 from raudio.search.engine import Engine
 from raudio.search.folder import default_folder, make_run, recorded_job, write_search
-from raudio.search.job import Job, check, scheduler_for
+from raudio.search.job import Job, check, plan_on, scheduler_for
 from raudio.search.live import Display, screen
 from raudio.search.mirror import InPlace, Mirror, working_copy
 from raudio.search.planner import Plan, plan
@@ -305,14 +305,7 @@ def _trials(
 
         if capacity.growth.note:
             display.say(capacity.growth.note)
-        fit = plan(
-            capacity,
-            experiment.resources,
-            configuration.search,
-            job.feed,
-            held=job.held,
-            folds=max(1, len(job.folds)),
-        )
+        fit = plan_on(job, capacity)
         _record_place(engine, capacity, fit)
         ray_seconds = time.monotonic() - started
         data = Data(job.manifest.anywhere(), None, capacity.has_data_nodes)

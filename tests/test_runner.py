@@ -278,7 +278,7 @@ def test_nothing_is_imported_beside_the_thread_that_imports(
     job, here = check([], single=True, echo=print), local_capacity(Cluster())
     monkeypatch.setattr(runner, "import_module", slow)
     monkeypatch.setattr(runner, "session", lambda *_, **__: contextlib.nullcontext(here))
-    monkeypatch.setattr(runner, "plan", plan)
+    monkeypatch.setattr(runner, "plan_on", plan)
     place = InPlace("run", tmp_path)
     with pytest.raises(InterruptedError, match=r"raudio\.search\.tune"):
         runner._trials(job, place, SimpleNamespace(broken=None, exhausted=False), None)  # type: ignore[arg-type]

@@ -321,7 +321,7 @@ def _trials(
                 sample_rate=settings.sample_rate,
                 precision=settings.precision,  # type: ignore[arg-type]
                 cache_limit=room_for_decoded(settings, job.manifest, settings.sample_rate),
-                here=bool(capacity.growth.groups),
+                here=address_of(configuration.cluster) != "local",
             )
             data = dataclasses.replace(data, refs=refs)
         feed_seconds = time.monotonic() - started - ray_seconds

@@ -19,11 +19,13 @@ PYTEST := $(BIN)/python -m pytest
 TWO := $(PYTEST) -n 2 --dist loadfile
 QUICK := $(TWO) -m 'not ray and not slow'
 
-# Two at a time also where each starts Ray, which waits more than it works; benchmarks are alone.
+# Two at a time also where each starts Ray, which waits more than it works; benchmarks are alone, and
+# so is the autoscaler's Ray, in a process that has known no other.
 test: setup  ## all tests that a CPU can run, the quick ones first
 	$(QUICK)
-	$(TWO) -m 'ray or slow' --ignore tests/test_benchmarks.py
+	$(TWO) -m 'ray or slow' --ignore tests/test_benchmarks.py --ignore tests/test_autoscaler.py
 	$(PYTEST) -m 'ray or slow' tests/test_benchmarks.py
+	$(PYTEST) tests/test_autoscaler.py
 
 test-quick: setup  ## those that take seconds and start no Ray
 	$(QUICK) $(ARGS)

@@ -151,6 +151,7 @@ class _Source(SearchAlgorithm):  # type: ignore[misc]
         self._beat = beat
         self._experiment: tune.Experiment | None = None
         self._started = 0
+        self._given: dict[str, Trial] = {}  # Tune's, of the engine's trials that run
 
     def add_configurations(self, experiments: Any) -> None:
         (self._experiment,) = experiments
@@ -173,7 +174,9 @@ class _Source(SearchAlgorithm):  # type: ignore[misc]
         self._started += 1
         plan = self._slots.plan
         assert self._experiment is not None
-        return Trial(
+        runs = [each.id for each in self._engine.running]
+        self._given = {name: self._given[name] for name in runs if name in self._given}
+        trial = Trial(
             self._experiment.spec["run"],
             config={
                 "id": spec.id,
@@ -187,10 +190,16 @@ class _Source(SearchAlgorithm):  # type: ignore[misc]
             # process or machine, and that is never the trial's end.
             max_failures=-1,
         )
+        self._given[spec.id] = trial
+        return trial
 
     def is_finished(self) -> bool:
-        # What runs may have to be given again: see `_Watcher._take_back`.
-        return self._engine.exhausted and not self._engine.running
+        # Once it is, Tune ends the processes that it keeps for further trials, and with them what
+        # holds a machine. What it has given up is to be given again: see `_Watcher._take_back`.
+        if not self._engine.exhausted:
+            return False
+        given = (self._given.get(each.id) for each in self._engine.running)
+        return not any(trial is not None and trial.status == Trial.ERROR for trial in given)
 
 
 class _Referee(TrialScheduler):  # type: ignore[misc]

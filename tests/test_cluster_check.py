@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from raylets import raylets
 from typer.testing import CliRunner
 
 from raudio.cli.main import app
@@ -166,31 +167,15 @@ def test_many_nodes_and_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A head; a node with another Optuna; one with a GPU that is none."""
-    import ray
-    from ray.cluster_utils import Cluster
-
     other = tmp_path_factory.mktemp("other") / "optuna-4.0.0.dist-info"
     other.mkdir()
     (other / "METADATA").write_text("Metadata-Version: 2.1\nName: optuna\nVersion: 4.0.0\n")
     paths = f"{other.parent}:{os.environ.get('PYTHONPATH', '')}"
-    common = {"num_cpus": 1, "node_ip_address": "127.0.0.1", "object_store_memory": 10**8}
-    with pytest.MonkeyPatch.context() as patch:
-        # A driver takes loopback for another name of the machine's address, where nothing listens.
-        patch.setattr("ray._private.services.resolve_ip_for_localhost", lambda host: host)
-        cluster = Cluster(initialize_head=True, head_node_args=common)
-        try:
-            cluster.other = cluster.add_node(**common, env_vars={"PYTHONPATH": paths})
-            cluster.add_node(**common, num_gpus=1)
-            ray.init(
-                address=cluster.address,
-                _node_ip_address="127.0.0.1",
-                log_to_driver=False,
-                logging_level="CRITICAL",
-            )
-            yield cluster
-        finally:
-            ray.shutdown()
-            cluster.shutdown()
+    node = {"num_cpus": 1}
+    with raylets(
+        node, {**node, "env_vars": {"PYTHONPATH": paths}}, {**node, "num_gpus": 1}
+    ) as made:
+        yield made
 
 
 def asked(cluster: Any, *arguments: str) -> tuple[int, dict[str, dict[str, str]]]:
@@ -214,7 +199,7 @@ def test_every_node_is_asked(cluster: Any, tmp_path: Path) -> None:
     assert status == 1
     assert found["nodes"]["found"].startswith("3 nodes: 3 CPUs, 1 GPUs")
     assert found["versions"]["state"] == WRONG
-    assert f"{cluster.other.node_id[:6]}: optuna 4.0.0 instead of" in found["versions"]["found"]
+    assert f"{cluster.others[0].node_id[:6]}: optuna 4.0.0 instead of" in found["versions"]["found"]
     assert found["GPUs"]["state"] == WRONG  # Ray was told of a GPU that is not there
     fine = set(found) - {"versions", "GPUs"}
     assert {found[check]["state"] for check in fine} == {OK}, found
@@ -224,7 +209,7 @@ def test_every_node_is_asked(cluster: Any, tmp_path: Path) -> None:
     for shard in (dataset / "shards").iterdir():
         shard.write_bytes(b"cut")
     # A node that has stopped answering is a finding, and the others are asked all the same.
-    (raylet,) = cluster.other.all_processes["raylet"]
+    (raylet,) = cluster.others[0].all_processes["raylet"]
     os.kill(raylet.process.pid, signal.SIGSTOP)
     try:
         status, found = asked(
@@ -233,7 +218,7 @@ def test_every_node_is_asked(cluster: Any, tmp_path: Path) -> None:
     finally:
         os.kill(raylet.process.pid, signal.SIGCONT)
     assert status == 1
-    assert f"{cluster.other.node_id[:6]} (no answer in 6 s)" in found["nodes"]["found"]
+    assert f"{cluster.others[0].node_id[:6]} (no answer in 6 s)" in found["nodes"]["found"]
     assert "begins with b'cut', not b'PAR1'" in found["data"]["found"]
     assert found["run"]["state"] == WRONG
 

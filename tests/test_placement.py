@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from raylets import raylets
 from search_kit import METRIC, Session
 
 from raudio.cluster.session import session
@@ -22,34 +23,21 @@ from raudio.search.slots import Slots
 
 pytestmark = pytest.mark.ray
 
-STORE = 10**8
-
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[dict[str, str]]:
     """A head that is safe, a node that decodes, one that trains: their ids; and the address."""
-    from ray.cluster_utils import Cluster as RayCluster
-
-    common = {"node_ip_address": "127.0.0.1", "object_store_memory": STORE, "memory": 4 * 10**9}
-    patch = pytest.MonkeyPatch()
-    # A driver takes loopback for another name of the machine's address, where nothing listens.
-    patch.setattr("ray._private.services.resolve_ip_for_localhost", lambda host: host)
-    made = RayCluster(
-        initialize_head=True,
-        head_node_args={**common, "num_cpus": 0, "resources": {"safe": 10}},
-    )
-    try:
-        data = made.add_node(**common, num_cpus=2, labels={"raudio/role": "data"})
-        trains = made.add_node(**common, num_cpus=2)
+    memory = {"memory": 4 * 10**9}
+    head = {**memory, "num_cpus": 0, "resources": {"safe": 10}}
+    data = {**memory, "num_cpus": 2, "labels": {"raudio/role": "data"}}
+    with raylets(head, data, {**memory, "num_cpus": 2}, join=False) as cluster:
+        data_node, trains = cluster.others
         yield {
-            "address": made.address,
-            "head": made.head_node.node_id,
-            "data": data.node_id,
+            "address": cluster.address,
+            "head": cluster.head_node.node_id,
+            "data": data_node.node_id,
             "trains": trains.node_id,
         }
-    finally:
-        made.shutdown()
-        patch.undo()
 
 
 @pytest.mark.parametrize("workers", [1, 2])

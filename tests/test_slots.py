@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from raylets import SMALL, raylets
 from search_kit import METRIC, Clock, Session
 
 from raudio.cluster.capacity import Capacity, Node
@@ -155,32 +156,10 @@ def test_a_trial_reports_what_it_held_of_its_gpu(monkeypatch: pytest.MonkeyPatch
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     """One node of two CPUs, and a GPU that is none; `add` adds one."""
-    import ray
-    from ray.cluster_utils import Cluster as RayCluster
-
-    node = {
-        "num_cpus": 2,
-        "memory": 4 * 10**9,
-        "object_store_memory": 10**8,
-        "node_ip_address": "127.0.0.1",
-    }
-    patch = pytest.MonkeyPatch()
-    # A driver takes loopback for another name of the machine's address, where nothing listens.
-    patch.setattr("ray._private.services.resolve_ip_for_localhost", lambda host: host)
-    cluster = RayCluster(initialize_head=True, head_node_args={**node, "num_gpus": 1})
-    cluster.add = partial(cluster.add_node, **node)
-    try:
-        ray.init(
-            address=cluster.address,
-            _node_ip_address="127.0.0.1",
-            log_to_driver=False,
-            logging_level="CRITICAL",
-        )
+    node = {"num_cpus": 2, "memory": 4 * 10**9}
+    with raylets({**node, "num_gpus": 1}) as cluster:
+        cluster.add = partial(cluster.add_node, **SMALL, **node)
         yield cluster
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
-        patch.undo()
 
 
 @contextmanager

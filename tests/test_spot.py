@@ -15,6 +15,7 @@ from typing import Any
 import metadata
 import pytest
 from metadata import Fake
+from raylets import raylets
 from typer.testing import CliRunner
 
 from raudio.cli.main import app
@@ -336,21 +337,14 @@ def token(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.ray
 @pytest.mark.timeout(100)
-def test_a_notice_drains_the_node_with_its_deadline(
-    aws: Fake, token: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_notice_drains_the_node_with_its_deadline(aws: Fake, token: None) -> None:
     import ray
     from ray._private.state import state
-    from ray.cluster_utils import Cluster
 
-    # A driver takes loopback for another name of the machine's address, where nothing listens.
-    monkeypatch.setattr("ray._private.services.resolve_ip_for_localhost", lambda host: host)
-    node = {"num_cpus": 1, "node_ip_address": "127.0.0.1", "object_store_memory": 10**8}
-    cluster = Cluster(initialize_head=True, head_node_args=node)
-    ends = round(time.time() + 60)
-    try:
-        spot_node = cluster.add_node(**node, resources={"spot": 1})
-        ray.init(address=cluster.address, _node_ip_address="127.0.0.1", log_to_driver=False)
+    cpu = {"num_cpus": 1}
+    with raylets(cpu, {**cpu, "resources": {"spot": 1}}) as cluster:
+        (spot_node,) = cluster.others
+        ends = round(time.time() + 60)
 
         @ray.remote(num_cpus=0)
         class Trial:  # a node without work would go at once
@@ -385,6 +379,3 @@ def test_a_notice_drains_the_node_with_its_deadline(
         nobody = "0" * len(spot_node.node_id)
         with pytest.raises(DrainError, match=f"has no node {nobody}"):
             drain(time.time() + 30, "test", address=cluster.address, nodes=[nobody])
-    finally:
-        ray.shutdown()
-        cluster.shutdown()

@@ -12,6 +12,7 @@ from typing import Any
 
 import flaky
 import pytest
+from raylets import raylets
 from typer.testing import CliRunner
 
 from raudio.cli.main import app
@@ -26,43 +27,19 @@ from raudio.search import runner
 pytestmark = pytest.mark.ray
 
 RUN = "s3://sounds/runs/cluster"
-NODE = {
-    "num_cpus": 1,
-    "memory": 2 * 10**9,
-    "object_store_memory": 10**8,
-    "node_ip_address": "127.0.0.1",
-}
+NODE = {"num_cpus": 1, "memory": 2 * 10**9}
 
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Any]:
     """A head that runs no trial, and three machines of one CPU, each with a cache of its own."""
-    import ray
-    from ray.cluster_utils import Cluster
-
-    patch = pytest.MonkeyPatch()
-    # A driver takes loopback for another name of the machine's address, where nothing listens.
-    patch.setattr("ray._private.services.resolve_ip_for_localhost", lambda host: host)
-    patch.setenv("OMP_NUM_THREADS", "1")
-    with flaky.s3() as front:
-        for name, value in flaky.environment(front).items():
+    with pytest.MonkeyPatch.context() as patch, flaky.s3() as front:
+        for name, value in {**flaky.environment(front), "OMP_NUM_THREADS": "1"}.items():
             patch.setenv(name, value)
-        cluster = Cluster(initialize_head=True, head_node_args={**NODE, "num_cpus": 0})
-        try:
-            for number in range(3):
-                cache = {"RAUDIO_CACHE": str(tmp_path / f"node{number}")}
-                cluster.add_node(**NODE, env_vars=cache)
-            ray.init(
-                address=cluster.address,
-                _node_ip_address="127.0.0.1",
-                log_to_driver=False,
-                logging_level="CRITICAL",
-            )
+        caches = [{"RAUDIO_CACHE": str(tmp_path / f"node{number}")} for number in range(3)]
+        nodes = [{**NODE, "env_vars": cache} for cache in caches]
+        with raylets({**NODE, "num_cpus": 0}, *nodes) as cluster:
             yield cluster
-        finally:
-            ray.shutdown()
-            cluster.shutdown()
-            patch.undo()
 
 
 SEARCH = (

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from raylets import raylets
 from typer.testing import CliRunner
 
 from raudio.cli.main import app
@@ -45,12 +46,7 @@ class Faulty(CNN):
         return super().forward(features, frames)
 '''
 
-NODE = {
-    "num_cpus": 2,
-    "memory": 4 * 10**9,
-    "object_store_memory": 10**8,
-    "node_ip_address": "127.0.0.1",
-}
+NODE = {"num_cpus": 2, "memory": 4 * 10**9}
 COMMON = (
     "model=faulty",
     "features.n_mels=16",
@@ -63,26 +59,8 @@ COMMON = (
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     """Two nodes, of two CPUs and of one."""
-    import ray
-    from ray.cluster_utils import Cluster
-
-    patch = pytest.MonkeyPatch()
-    # A driver takes loopback for another name of the machine's address, where nothing listens.
-    patch.setattr("ray._private.services.resolve_ip_for_localhost", lambda host: host)
-    cluster = Cluster(initialize_head=True, head_node_args=NODE)
-    try:
-        cluster.add_node(**{**NODE, "num_cpus": 1})
-        ray.init(
-            address=cluster.address,
-            _node_ip_address="127.0.0.1",
-            log_to_driver=False,
-            logging_level="CRITICAL",
-        )
+    with raylets(NODE, {**NODE, "num_cpus": 1}) as cluster:
         yield cluster
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
-        patch.undo()
 
 
 @pytest.fixture(scope="module")

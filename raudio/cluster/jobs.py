@@ -19,6 +19,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from raudio.cluster import token
+from raudio.cluster.capacity import SAFE
 from raudio.cluster.package import Package, copy_raudio, write
 from raudio.core.errors import ConfigError, RaudioError
 from raudio.core.secrets import without_credentials
@@ -29,8 +30,6 @@ DEFAULT = "http://127.0.0.1:8265"
 _VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 #: Seconds that a job is given to stop gently before it is killed.
 GRACE = 120
-#: The resource of machines that are not taken away.
-SAFE = "safe"
 #: Loggers of Ray that tell of every package.
 _TALKATIVE = (
     "ray.dashboard.modules.dashboard_sdk",

@@ -1,0 +1,42 @@
+"""Ray clusters of several nodes on this machine, all on loopback."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+#: Of every node, unless it says otherwise.
+SMALL = {"node_ip_address": "127.0.0.1", "object_store_memory": 10**8}
+
+
+@contextmanager
+def raylets(head: Mapping[str, Any], *nodes: Mapping[str, Any], join: bool = True) -> Iterator[Any]:
+    """A `ray.cluster_utils.Cluster` for the length of a `with` block.
+
+    Args:
+        head: of `Cluster.add_node`, as each of `nodes`, which are then the cluster's `others`.
+        join: whether this process is its driver.
+    """
+    import ray
+    from ray.cluster_utils import Cluster
+
+    with pytest.MonkeyPatch.context() as patch:
+        # A driver takes loopback for another name of the machine's address, where nothing listens.
+        patch.setattr("ray._private.services.resolve_ip_for_localhost", lambda host: host)
+        cluster = Cluster(initialize_head=True, head_node_args={**SMALL, **head})
+        try:
+            cluster.others = [cluster.add_node(**{**SMALL, **node}) for node in nodes]
+            if join:
+                ray.init(
+                    address=cluster.address,
+                    _node_ip_address="127.0.0.1",
+                    log_to_driver=False,
+                    logging_level="CRITICAL",
+                )
+            yield cluster
+        finally:
+            ray.shutdown()
+            cluster.shutdown()

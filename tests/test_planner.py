@@ -394,6 +394,11 @@ def slots_on(nodes: tuple[Node, ...], resources: Resources, feed: str) -> int:
         return 0
 
 
+def test_machines_that_are_alike_count_each_wherever_they_are_named() -> None:
+    apart = (Node(2), Node(4), Node(2))
+    assert slots_on(apart, Resources(), "resident") == 8
+
+
 @given(ANY_NODES, ANY_RESOURCES, FEEDS)
 def test_what_is_planned_can_be_placed(
     nodes: tuple[Node, ...], resources: Resources, feed: str

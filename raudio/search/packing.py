@@ -106,7 +106,9 @@ def grown(capacity: Capacity, need: Need) -> tuple[Node, ...]:
     """
     coming = sorted(capacity.coming, key=lambda node: (not node.data, -_places(node, need)))
     room, total = capacity.room, sum(node.count for node in coming)
-    found = Counter({replace(node, count=1): node.count for node in capacity.nodes})
+    found: Counter[Node] = Counter()
+    for node in capacity.nodes:
+        found[replace(node, count=1)] += node.count
     for node in coming:
         most = math.ceil(capacity.room * node.count / total) if node.data else room
         count = min(node.count, most, room)

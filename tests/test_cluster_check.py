@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +17,7 @@ from raylets import raylets
 from typer.testing import CliRunner
 
 from raudio.cli.main import app
+from raudio.cluster import token
 from raudio.cluster.check import HINT, OK, WRONG, Finding, Node, Survey, Wanted, judge
 from raudio.cluster.growth import Group, Growth
 from raudio.core.errors import ConfigError
@@ -231,3 +234,69 @@ def test_wrong_usage() -> None:
         done = CliRunner().invoke(app, ["cluster", "check", *arguments])
         assert isinstance(done.exception, ConfigError), done.output
         assert message in str(done.exception)
+
+
+CURE = (
+    "; start one with `ray start --head`, give the HOST:PORT of a head that this machine reaches, "
+    "or leave the setting out to use this machine"
+)
+NO_ADDRESS = (
+    "HOST:PORT of a Ray head is wanted here, or auto, or local; the port is 6379 unless "
+    "`ray start --head` says another (8265 is the dashboard, for `raudio submit`)"
+)
+
+
+@pytest.mark.parametrize(
+    ("address", "why"),
+    [
+        ("127.0.0.1:1", f"no Ray cluster answers there (Connection refused){CURE}"),
+        ("http://127.0.0.1:8265", NO_ADDRESS),
+        ("nowhere", NO_ADDRESS),
+    ],
+)
+@pytest.mark.parametrize("command", ["cluster check", "search", "plan"])
+def test_nobody_answers(
+    command: str, address: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is made for a search that has nowhere to run."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RAUDIO_CACHE", str(tmp_path / "cache"))
+    done = CliRunner().invoke(app, [*command.split(), f"cluster.address={address}"])
+    assert isinstance(done.exception, ConfigError), done.output
+    assert str(done.exception) == f"cluster.address={address}: {why}"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("fault", "why"),
+    [
+        ("silent", r"nothing comes in 0\.5 s"),
+        ("other", "something else does"),
+        ("lost", "timed out"),
+    ],
+)
+def test_what_answers_is_no_cluster(fault: str, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(*_: Any) -> None:
+        raise TimeoutError("timed out")
+
+    def serve(server: socket.socket) -> None:
+        while True:
+            try:
+                connection, _ = server.accept()
+            except OSError:
+                return
+            held.append(connection)
+            if fault == "other":
+                connection.sendall(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+
+    held: list[socket.socket] = []
+    monkeypatch.setattr(token, "_PATIENCE", 0.5)
+    monkeypatch.setattr("ray._private.services.resolve_ip_for_localhost", lambda host: host)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=serve, args=(server,), daemon=True).start()
+        if fault == "lost":
+            monkeypatch.setattr(socket, "create_connection", lost)
+        with pytest.raises(ConfigError, match=rf"no Ray cluster answers there \({why}\); start"):
+            token.answers(f"127.0.0.1:{server.getsockname()[1]}")
+    for connection in held:
+        connection.close()

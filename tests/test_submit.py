@@ -343,8 +343,14 @@ def test_the_dashboard_that_is_meant(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_nobody_at_an_address() -> None:
-    with pytest.raises(ConfigError, match=r"^--address http://127\.0\.0\.1:9: nobody answers"):
-        jobs.connect(NOBODY)
+    line = ["submit", "--address", NOBODY, "--", "search", "run.dir=/r", "dataset.path=s3://b/d"]
+    done = CliRunner().invoke(app, line)
+    assert isinstance(done.exception, ConfigError), done.output
+    assert str(done.exception) == (
+        f"--address {NOBODY}: nobody answers there (Connection refused); give the dashboard of the "
+        "cluster's head, http://HEAD:8265, or make a tunnel to it: "
+        "ssh -N -L 8265:127.0.0.1:8265 HEAD"
+    )
 
 
 def test_a_token_that_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,8 +72,9 @@ def connect(address: str) -> Any:
         with socket.create_connection((parts.hostname or "", port), _PATIENCE):
             pass  # Ray's client would wait for ever
     except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error  # without the number
         raise ConfigError(
-            f"{where}: nobody answers there ({error}); give the dashboard of the cluster's head, "
+            f"{where}: nobody answers there ({reason}); give the dashboard of the cluster's head, "
             "http://HEAD:8265, or make a tunnel to it: ssh -N -L 8265:127.0.0.1:8265 HEAD"
         ) from error
     from ray.job_submission import JobSubmissionClient

@@ -1,4 +1,4 @@
-"""Ray's token authentication: what is wrong with a token, in one sentence.
+"""Whether a cluster answers, and takes this machine's token: what is wrong, in one sentence.
 
 Ray itself tells a token that is refused from a cluster that is not there only in its own log.
 """
@@ -6,13 +6,17 @@ Ray itself tells a token that is refused from a cluster that is not there only i
 from __future__ import annotations
 
 import os
+import re
+import socket
 
 from raudio.core.errors import ConfigError
 
 #: Where Ray looks for a token, in this order.
 PLACES = "RAY_AUTH_TOKEN, in the file that RAY_AUTH_TOKEN_PATH names, or in ~/.ray/auth_token"
-#: Seconds that a cluster has to answer.
+#: Seconds that a cluster has to take a connection, and again to answer.
 _PATIENCE = 10.0
+#: HOST:PORT; an address of IPv6 is in brackets.
+_HOST_PORT = re.compile(r"([\w.-]+|\[[\da-fA-F:.%]+\]):\d+", re.ASCII)
 
 
 def answers(address: str) -> None:
@@ -33,11 +37,20 @@ def answers(address: str) -> None:
     from ray.exceptions import AuthenticationError
 
     where = f"cluster.address={address}"
+    if address != "auto" and not _HOST_PORT.fullmatch(address):
+        raise ConfigError(
+            f"{where}: HOST:PORT of a Ray head is wanted here, or auto, or local; the port is 6379 "
+            "unless `ray start --head` says another (8265 is the dashboard, for `raudio submit`)"
+        )
     try:
         if address == "auto":  # Ray's rule: no token is sent by itself to a host that was named
             tokens.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
         tokens.ensure_token_if_auth_enabled(create_token_if_missing=False)
         found = services.canonicalize_bootstrap_address_or_die(address)
+        where += f" ({found})" if address == "auto" else ""
+        # First without gRPC, which has a language of its own for what fails here.
+        host, _, port = found.rpartition(":")
+        socket.create_connection((host.strip("[]"), int(port)), _PATIENCE).close()
         with init_grpc_channel(found) as channel:
             NodeInfoGcsServiceStub(channel).GetClusterId(GetClusterIdRequest(), timeout=_PATIENCE)
     except AuthenticationError as error:
@@ -45,16 +58,19 @@ def answers(address: str) -> None:
     except grpc.RpcError as error:
         if error.code() == grpc.StatusCode.UNAUTHENTICATED:
             raise ConfigError(f"{where}: {refused()}") from error
-        raise ConfigError(_nobody(where, error.details())) from error
-    except (ConnectionError, ValueError) as error:
-        raise ConfigError(_nobody(where, str(error))) from error
+        late = error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+        reason = f"nothing comes in {_PATIENCE:g} s" if late else "something else does"
+        raise ConfigError(_nobody(where, reason)) from error
+    except (OSError, OverflowError, ValueError) as error:
+        raise ConfigError(_nobody(where, getattr(error, "strerror", None) or str(error))) from error
 
 
 def _nobody(where: str, reason: str) -> str:
-    reason = reason.strip().splitlines()[0].rstrip(".")
+    reason = reason.strip().partition(". ")[0].rstrip(".")
     return (
-        f"{where}: no Ray cluster answers there ({reason}); start one with `ray start --head`, or "
-        "leave the setting out to use this machine"
+        f"{where}: no Ray cluster answers there ({reason}); start one with `ray start --head`, "
+        "give the HOST:PORT of a head that this machine reaches, or leave the setting out to use "
+        "this machine"
     )
 
 

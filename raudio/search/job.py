@@ -13,6 +13,7 @@ from typing import Any
 
 from raudio.cluster.capacity import Capacity, local_capacity
 from raudio.cluster.environment import address_of
+from raudio.cluster.token import answers
 from raudio.config import chain, compose, validate
 from raudio.config.adapters import is_adapter
 from raudio.config.axes import Interval, text
@@ -117,6 +118,9 @@ def check(overrides: Sequence[str], *, single: bool = False, echo: Callable[[str
     """
     configuration, space, plain = _composed(overrides, single)
     _check_folder(configuration)
+    address = address_of(configuration.cluster)
+    if address != "local":  # before the data, which may take long to prepare
+        answers(address)
     job = job_on_data(configuration, plain, space, echo)
     return job if single else _with_prior(job)
 

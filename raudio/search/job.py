@@ -14,37 +14,31 @@ from typing import Any
 from raudio.cluster.capacity import Capacity, local_capacity
 from raudio.cluster.environment import address_of
 from raudio.cluster.token import answers
-from raudio.config import chain, compose, validate
-from raudio.config.adapters import is_adapter
+from raudio.config import compose, validate
 from raudio.config.axes import Interval, text
 from raudio.config.goal import GPU_MEMORY, Goal, goal_of
 from raudio.config.samplers import READERS as OF_SAMPLERS
 from raudio.config.schedulers import READERS as OF_SCHEDULERS
-from raudio.config.schema import Augment, Configuration, Experiment, Search
+from raudio.config.schema import Configuration, Experiment, Search
 from raudio.core.components import TASKS
-from raudio.core.errors import ConfigError, DataError, RunError
-from raudio.core.storage import absolute, exists, is_remote, join
-from raudio.data.clips import stored_tables
+from raudio.core.errors import ConfigError
+from raudio.core.storage import absolute
 from raudio.data.folds import folds_of, on_fold
 from raudio.data.inspect import Inspection, inspect, preflight
 from raudio.data.locate import SYNTH, locate
 from raudio.data.manifest import Manifest
 from raudio.data.pipeline import choose_feed, held_ahead
 from raudio.data.resolve import resolve
-from raudio.records import RECORDS
-from raudio.search import prior, samplers
+from raudio.search import checks, prior, samplers
 from raudio.search import space_file as spaces
-from raudio.search.planner import Plan, plan, trials_in_all
+from raudio.search.planner import Plan, plan
 from raudio.search.prior import Prior
 from raudio.search.replicates import notes as replicates_notes
 from raudio.search.sampler import check_points, examples
-from raudio.search.scheduler import Scheduler, check_population, grace_period
+from raudio.search.scheduler import Scheduler, grace_period
 from raudio.search.space import Space
 from raudio.tracking import build as trackers
 from raudio.training.budget import count_epochs
-
-#: Augmentations that take recordings from a `source`.
-_WITH_SOURCE = ("background", "reverb")
 
 
 @dataclass(frozen=True)
@@ -117,7 +111,7 @@ def check(overrides: Sequence[str], *, single: bool = False, echo: Callable[[str
         UserError: it cannot work.
     """
     configuration, space, plain = _composed(overrides, single)
-    _check_folder(configuration)
+    checks.check_folder(configuration)
     address = address_of(configuration.cluster)
     if address != "local":  # before the data, which may take long to prepare
         answers(address)
@@ -185,18 +179,18 @@ def job_on_data(
     store = capacity.store if capacity is not None else None
     manifest = locate(experiment.dataset, echo)
     split = on_fold(manifest, experiment.dataset.fold)
-    _check_data(split)
+    checks.check_data(split)
     folds = folds_of(manifest) if search.folds else ()
     if search.folds:
-        _check_folds(experiment, space)
+        checks.check_folds(experiment, space)
     for param in space.params:
         for fold in param.values if param.key == "dataset.fold" else ():
             on_fold(manifest, fold)  # refuses one that there is not
-    _check_target(experiment, manifest)
+    checks.check_target(experiment, manifest)
     experiment = _on(experiment, manifest, store)
     configuration = dataclasses.replace(configuration, experiment=experiment, search=search)
     assert experiment.dataset.sample_rate is not None
-    _check_augment(experiment.augment, experiment.dataset.sample_rate)
+    checks.check_augment(experiment.augment, experiment.dataset.sample_rate)
     found = inspect(
         split,
         sample_rate=experiment.dataset.sample_rate,
@@ -258,7 +252,7 @@ def _settled(
         overrides = [*others, compose.override("plugins", plugins)]
     tracking = trackers.with_absolute_paths(configuration.tracking)
     trackers.check(tracking)
-    _check_replicates(search)
+    checks.check_replicates(search)
     if search.sampler == "grid":
         space.grid()
     elif space.constraints:
@@ -300,21 +294,6 @@ def _on(experiment: Experiment, manifest: Manifest, store: int | None) -> Experi
         path = tuple(each if each == SYNTH else absolute(each) for each in given)
     dataset = dataclasses.replace(experiment.dataset, path=path, labels=None)
     return resolve(dataclasses.replace(experiment, dataset=dataset), manifest, store)
-
-
-def _check_folder(configuration: Configuration) -> None:
-    folder = configuration.run.dir
-    if folder is None:
-        return
-    try:
-        there = exists(join(folder, RECORDS) if is_remote(folder) else Path(folder))
-    except OSError as error:
-        raise RunError(f"run.dir={folder!r}: the store cannot be read: {error}") from error
-    if there:
-        raise RunError(
-            f"run.dir={folder!r} exists already; give another folder, or go on with that run: "
-            f"raudio resume {folder}"
-        )
 
 
 def _goal(search: Search, experiment: Experiment) -> Goal:
@@ -377,85 +356,3 @@ def longest_warmup(job: Job) -> float:
         for name in ([] if searched else names)
     ] or [job.experiment]
     return max(searched or [getattr(each.schedule, "warmup", 0.0) for each in given])
-
-
-def _check_augment(augment: Augment, sample_rate: int) -> None:
-    """Whether augmentations find their recordings, which trials read, and libraries take their
-    settings. What is imported imports torch, which takes the driver seconds: only where needed."""
-    own = {
-        f"augment.{kind}": {"kind": kind, **vars(getattr(augment, kind))} for kind in _WITH_SOURCE
-    }
-    for name, step in {**own, **dict(chain.steps(augment.chain))}.items():
-        kind = step["kind"]
-        if kind in _WITH_SOURCE and step["source"] is not None:
-            from raudio.audio.augment.sounds import sound_files
-
-            sound_files(step["source"], name=name)
-        elif is_adapter(kind):
-            from raudio.audio.adapters import build_adapter
-
-            for key in chain.PATHS:
-                if step.get(key) is not None and not Path(step[key]).exists():
-                    raise ConfigError(
-                        f"{name}.{key}={step[key]!r} does not exist; give a folder or file of audio"
-                    )
-            given = {key: value for key, value in step.items() if key not in ("kind", "weight")}
-            try:
-                build_adapter(kind, given, sample_rate)
-            except ConfigError as error:
-                raise ConfigError(f"{name}: {error}") from error
-
-
-def _check_data(manifest: Manifest) -> None:
-    for split in ("train", "valid"):
-        if split not in manifest.splits or not manifest.splits[split].clips:
-            raise DataError(
-                f"dataset {manifest.path!r} has no clips in split {split!r}; a search trains on "
-                "train and compares on valid: prepare it again with both"
-            )
-    if len(manifest.labels) < 2:
-        raise DataError(
-            f"dataset {manifest.path!r} has {len(manifest.labels)} class "
-            f"({', '.join(manifest.labels)}); there is nothing to tell apart: add another"
-        )
-
-
-def _check_folds(experiment: Experiment, space: Space) -> None:
-    """Refuses a fold of one's own where each takes its turn."""
-    if any(param.key == "dataset.fold" for param in space.params):
-        raise ConfigError(
-            "search.folds=true gives every configuration each fold in turn; take dataset.fold out "
-            "of the space"
-        )
-    if experiment.dataset.fold is not None:
-        raise ConfigError(
-            f"dataset.fold={experiment.dataset.fold}: search.folds=true gives every configuration "
-            "each fold in turn; leave one of them out"
-        )
-
-
-def _check_replicates(search: Search) -> None:
-    """Refuses what cannot be repeated or confirmed."""
-    check_population(search)
-    ends = (search.epochs_budget, search.cost_budget, search.patience, trials_in_all(search))
-    if search.confirm and all(end is None for end in ends):
-        raise ConfigError(
-            f"search.confirm={search.confirm} begins when all configurations are trained, and "
-            "search.time_budget alone sets no number of them: it would end the confirmation, too; "
-            "set search.trials"
-        )
-
-
-def _check_target(experiment: Experiment, manifest: Manifest) -> None:
-    """Whether every clip has what the task learns; a task that names no column checks by itself."""
-    column = getattr(experiment.task, "TARGET", None)
-    if column is None:
-        return
-    for table in stored_tables(manifest):
-        if not table[column].null_count:
-            continue
-        has = "several labels a clip" if "labels" in table.column_names else "events"
-        raise ConfigError(
-            f"task={experiment.task.name} needs one label a clip, and dataset {manifest.path!r} "
-            f"has {has}: prepare it from a table that gives each clip one label"
-        )

@@ -6,10 +6,14 @@ The bucket is moto's, on loopback.
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +26,14 @@ from typer.testing import CliRunner
 
 from raudio.cli.main import app
 from raudio.core import storage
-from raudio.core.errors import DataError
+from raudio.core.errors import DataError, OutOfReachError
 from raudio.data.clips import load_clips, stored_tables
 from raudio.data.executors import Execution
 from raudio.data.manifest import Manifest
 from raudio.data.pipeline import materialise, resident_clips
 from raudio.data.prepare import Options, prepare
+from raudio.search import runner
+from raudio.search.job import check
 
 RATE = 8000
 
@@ -245,6 +251,25 @@ def test_shards_that_are_damaged_or_gone(made: str, local: Manifest) -> None:
         load_clips(remote, "valid", sample_rate=RATE, precision="int16")
 
 
+@pytest.mark.parametrize("file", ["dataset.json", "index.parquet"])
+def test_a_search_waits_for_the_store_of_its_dataset(
+    made: str, store: flaky.Proxy, monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
+    monkeypatch.setattr(storage, "RETRY_SECONDS", 0.0)
+    store.reset(Fault("503", times=3, path=file))
+    assert check([f"dataset.path={made}"], echo=str).manifest.clips == 40
+    store.reset(Fault("503", times=10**6, path=file))
+    done = CliRunner().invoke(app, ["plan", f"dataset.path={made}", "run.patience=0.2s"])
+    assert isinstance(done.exception, OutOfReachError)
+    message = str(done.exception)
+    assert made in message
+    assert re.search(r"reduce your request rate.*given up after \d+ tries in 0\.\d s", message)
+    assert message.endswith(
+        ": run.patience=0.2s is over; try again when the store can be used, or with a longer "
+        "run.patience"
+    )
+
+
 # --- with Ray ------------------------------------------------------------------------------------
 
 
@@ -280,3 +305,71 @@ def test_clips_decoded_by_ray_from_a_bucket(ray: Any, made: str, local: Manifest
     assert got.rows == expected.rows
     for position in range(len(expected)):
         np.testing.assert_array_equal(got.wave(position), expected.wave(position))
+
+
+@contextmanager
+def away(store: flaky.Proxy, path: str, seconds: float) -> Iterator[None]:
+    """The store answers no request of `path` for so long."""
+    store.reset(Fault("503", times=10**6, path=path))
+    back = threading.Timer(seconds, store.reset)
+    back.start()
+    try:
+        yield
+    finally:
+        back.cancel()
+        store.reset()
+
+
+@pytest.mark.ray
+def test_tasks_wait_for_a_store_as_long_as_their_driver(
+    ray: Any, made: str, store: flaky.Proxy
+) -> None:
+    manifest = Manifest.read(made)
+    settings: Any = {"splits": ["train"], "sample_rate": RATE, "precision": "int16"}
+    message = (
+        r"^shard s3://.*train-0000.\.parquet cannot be read: .*given up after \d+ tries in 0\."
+    )
+    began = time.monotonic()
+    with (
+        away(store, "/shards/train", 60),
+        storage.patient(0.9),
+        pytest.raises(OutOfReachError, match=message),
+    ):
+        materialise(manifest, **settings)
+    assert time.monotonic() - began < 30
+    with away(store, "/shards/train", 3), storage.patient(60):
+        refs = materialise(manifest, **settings)
+    assert len(resident_clips(refs["train"])) == manifest.splits["train"].clips
+
+
+@pytest.mark.ray
+def test_a_search_whose_dataset_is_out_of_reach_stops_and_goes_on(
+    ray: Any, made: str, store: flaky.Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAUDIO_CACHE", str(tmp_path / "cache"))
+    settings = (
+        f"dataset.path={made}", "dataset.feed=streamed", "dataset.cache_limit=0", "model=cnn",
+        "model.width=4", "model.depth=2", "features.n_mels=16", "training.epochs=2",
+        "run.patience=2s", "run.export=false",
+    )  # fmt: skip
+    run = tmp_path / "run"
+    with away(store, "/shards/valid", 60):  # which is read after the first epoch's steps
+        found = runner.train(*settings, f"run.dir={run}", quiet=True)
+    assert found.state == "failed"
+    assert found.history.reason is not None
+    assert re.fullmatch(
+        r"store: shard s3://.*valid-00000\.parquet cannot be read: .*given up after \d+ tries in "
+        r"[12]\.\d s\); when the store can be used again, resume the run, perhaps with a longer "
+        r"run\.patience",
+        found.history.reason,
+    )
+    with away(store, "/shards/train", 3):
+        found = runner.resume(run, "run.patience=1m", quiet=True)
+    assert found.state == "completed"
+    whole = runner.train(*settings, f"run.dir={tmp_path / 'whole'}", quiet=True)
+    losses = [
+        [report.metrics["valid/loss"] for report in result.history.trials["0000"].reports]
+        for result in (found, whole)
+    ]
+    assert losses[0] == losses[1]
+    assert len(losses[0]) == 2

@@ -156,6 +156,19 @@ def test_the_time_is_bounded(
     assert len(said) == asked - 1
 
 
+def test_a_patient_block_waits_longer_or_less(
+    store: flaky.Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "RETRY_SECONDS", 0.0)
+    storage.write_atomic("s3://sounds/x", CONTENT)
+    store.reset(Fault("503", times=4))
+    with storage.patient(60.0):
+        assert storage.read_bytes("s3://sounds/x") == CONTENT
+    store.reset(Fault("503", times=1))
+    with pytest.raises(StoreError, match=r"given up after 1 tries in 0\.\d s"):
+        storage.read_bytes("s3://sounds/x")
+
+
 @pytest.mark.parametrize(("kind", "error"), [("403", PermissionError), ("", FileNotFoundError)])
 def test_what_will_not_pass_is_not_tried_again(
     store: flaky.Proxy, kind: str, error: type[OSError]

@@ -520,7 +520,9 @@ class Run:
     dir: str | None = setting(None, "run folder, must be new; none: runs/DATE-TIME")
     export: bool = setting(True, "export the best trial into the run when the search ends")
     patience: str = setting(
-        "30m", "how long the store of a run may fail before the search stops, such as 30m"
+        "30m",
+        "how long the store of a run, or of its dataset, may fail before the search stops, such as "
+        "30m",
     )
 
 

@@ -26,6 +26,10 @@ class DataError(UserError):
     """A recording, a label file or a dataset that cannot be used."""
 
 
+class OutOfReachError(DataError):
+    """A dataset whose store has failed for too long; that says nothing of the dataset."""
+
+
 class RunError(UserError):
     """A run folder or a bundle that is missing, foreign, damaged or in use."""
 

@@ -17,17 +17,18 @@ import random
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeVar
 
 import fsspec
 
-from raudio.core.units import Seconds
+from raudio.core.units import Seconds, format_seconds
 
 T = TypeVar("T")
 
-#: How long an operation on a store is tried again after errors that may pass.
+#: How long an operation on a store is tried again after errors that may pass; see `patient`.
 RETRY_SECONDS: Seconds = 60.0
 #: The pause after the first try; each further one is twice as long, up to the longest.
 FIRST_PAUSE: Seconds = 0.5
@@ -41,6 +42,8 @@ _EXTRAS = {"gs": "gcs", "gcs": "gcs", "abfs": "azure", "abfss": "azure", "az": "
 # What is fetched at least of an object that is read in parts.
 _BLOCK = 2**20
 
+_patience: ContextVar[Seconds | None] = ContextVar("patience", default=None)
+
 _log = logging.getLogger(__name__)
 
 
@@ -53,6 +56,22 @@ class Stat(NamedTuple):
 
     size: int
     stamp: str
+
+
+@contextlib.contextmanager
+def patient(seconds: Seconds) -> Iterator[None]:
+    """What this thread does with stores in the block is tried again for so long."""
+    token = _patience.set(seconds)
+    try:
+        yield
+    finally:
+        _patience.reset(token)
+
+
+def patience() -> Seconds:
+    """How long what this thread does with a store is tried again."""
+    given = _patience.get()
+    return RETRY_SECONDS if given is None else given
 
 
 def is_remote(path: str | os.PathLike[str]) -> bool:
@@ -384,7 +403,7 @@ def _stamp(facts: dict[str, Any]) -> str:
 
 def _retrying(doing: str, path: str | os.PathLike[str], call: Callable[[], T]) -> T:
     """What `call` returns: called again, after ever longer pauses, while its error may pass."""
-    started = time.monotonic()
+    started, patient_for = time.monotonic(), patience()
     for attempt in itertools.count():
         try:
             return call()
@@ -395,9 +414,9 @@ def _retrying(doing: str, path: str | os.PathLike[str], call: Callable[[], T]) -
             pause = random.uniform(0.5, 1) * min(LONGEST_PAUSE, FIRST_PAUSE * 2**attempt)
             waited = time.monotonic() - started
             reason = str(error) or type(error).__name__
-            if waited + pause > RETRY_SECONDS:
+            if waited + pause > patient_for:
                 raise StoreError(
-                    f"{reason} (given up after {attempt + 1} tries in {waited:.0f} s)"
+                    f"{reason} (given up after {attempt + 1} tries in {format_seconds(waited)})"
                 ) from error
             _log.warning("%s %s: %s; trying again in %.1f s", doing, os.fspath(path), reason, pause)
             time.sleep(pause)

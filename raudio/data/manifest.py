@@ -17,7 +17,7 @@ from functools import cached_property
 from typing import Any
 
 from raudio.core import storage
-from raudio.core.errors import DataError, unknown
+from raudio.core.errors import DataError, OutOfReachError, unknown
 from raudio.core.units import Hertz, Seconds
 
 #: Raised when a reader of the old format could no longer read the new one, or the other way round.
@@ -113,8 +113,8 @@ class Manifest:
         """The manifest of the dataset at `path`, a local folder or a URI.
 
         Raises:
-            DataError: there is no dataset at `path`, it cannot be reached, its manifest is damaged,
-                or another version of raudio wrote it.
+            DataError: there is no dataset at `path`, it cannot be read, its manifest is damaged, or
+                another version of raudio wrote it; OutOfReachError: its store does not recover.
         """
         text = os.fspath(path)
         try:
@@ -124,6 +124,8 @@ class Manifest:
                 f"{text!r} is not a dataset: it has no {MANIFEST}; "
                 f"make one with: raudio data prepare FOLDER --out {text}"
             ) from None
+        except storage.StoreError as error:
+            raise OutOfReachError(f"cannot read the dataset at {text!r}: {error}") from error
         except (OSError, ValueError, ImportError) as error:
             raise DataError(f"cannot read the dataset at {text!r}: {error}") from error
         try:

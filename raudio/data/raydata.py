@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import pyarrow as pa
 
+from raudio.core import storage
 from raudio.core.errors import UserError
+from raudio.core.units import Seconds
 
 #: The label of nodes that decode, and do nothing else.
 DATA_NODES = {"raudio/role": "data"}
@@ -54,6 +56,8 @@ def dataset(
 ) -> Any:
     """A lazy `ray.data.Dataset` that gives `work(job, **arguments)`: a job a task, in order.
 
+    A task waits for stores as long as this thread does.
+
     Args:
         jobs: one row each.
         work: a function of a module, which goes to the workers by its name.
@@ -68,12 +72,19 @@ def dataset(
         options = lazy.context.execution_options
         options.resource_limits = options.resource_limits.copy(cpu=cpus, object_store_memory=memory)
     return lazy.map_batches(
-        work,
+        _patiently,
         batch_size=None,
         batch_format="pyarrow",
         num_cpus=num_cpus,
-        fn_kwargs=arguments,
+        fn_kwargs={"work": work, "patience": storage.patience(), "arguments": arguments},
     )
+
+
+def _patiently(
+    job: pa.Table, work: Callable[..., pa.Table], patience: Seconds, arguments: Mapping[str, Any]
+) -> pa.Table:
+    with storage.patient(patience):
+        return work(job, **arguments)
 
 
 def by_actors(

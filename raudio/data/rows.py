@@ -36,7 +36,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raudio.core import storage
-from raudio.core.errors import DataError
+from raudio.core.errors import DataError, OutOfReachError
 from raudio.data.manifest import INDEX, Manifest, Shard
 
 EVENTS = pa.list_(
@@ -169,7 +169,8 @@ def read_content(path: str, sha256: str | None = None, *, what: str = "shard") -
         what: messages call it.
 
     Raises:
-        DataError: it is missing, cannot be read, or is another than the manifest's.
+        DataError: it is missing, cannot be read, or is another than the manifest's;
+            OutOfReachError: its store does not recover.
     """
     with _reaching(path, what):
         content = storage.read_bytes(path)
@@ -221,6 +222,8 @@ def _reaching(path: str, what: str) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise DataError(f"{what} {path} is missing; prepare the dataset again") from None
+    except storage.StoreError as error:
+        raise OutOfReachError(f"{what} {path} cannot be read: {error}") from error
     except OSError as error:
         raise DataError(f"{what} {path} cannot be read: {error}") from error
 

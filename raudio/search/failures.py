@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from raudio.config.schema import Experiment
-from raudio.core.errors import ConfigError, DataError, NonFiniteError
+from raudio.core.errors import ConfigError, DataError, NonFiniteError, OutOfReachError
 from raudio.core.storage import StoreError
 from raudio.records import FAILED, STOPPED
 from raudio.training.worker import NotSharedError
@@ -41,7 +41,7 @@ MENDED_BY = {
     BAD_DATA: "restore the dataset's files, or prepare it again from the same recordings (which "
     "gives the same dataset)",
     DISK_FULL: "make room there",
-    STORE: "when it can be used again, resume the run",
+    STORE: "when the store can be used again, resume the run, perhaps with a longer run.patience",
     NOT_SHARED: "mount the run's disk there, or search anew with run.dir=s3://BUCKET/FOLDER, which "
     "needs no shared disk",
 }
@@ -59,7 +59,7 @@ def kind_of(error: Exception) -> str:
         return NON_FINITE
     if isinstance(error, NotSharedError):
         return NOT_SHARED
-    if isinstance(error, StoreError):
+    if isinstance(error, (StoreError, OutOfReachError)):
         return STORE
     if isinstance(error, DataError):
         return BAD_DATA

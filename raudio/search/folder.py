@@ -18,7 +18,7 @@ import yaml
 import raudio
 from raudio.config import compose, validate
 from raudio.core import machine
-from raudio.core.errors import ConfigError, DataError, RunError, closest
+from raudio.core.errors import ConfigError, DataError, OutOfReachError, RunError, closest
 from raudio.core.storage import write_atomic
 from raudio.data.inspect import preflight
 from raudio.data.manifest import Manifest
@@ -171,6 +171,8 @@ def recorded_job(folder: Path, overrides: Sequence[str]) -> Job:
         ) from error
     try:
         job = job_on_data(configuration, given, space, lambda text: None)
+    except OutOfReachError:
+        raise
     except DataError as error:
         raise DataError(
             f"{error}; if the dataset has moved: raudio resume RUN dataset.path=WHERE_IT_IS"

@@ -44,7 +44,7 @@ from raudio.records import (
 )
 from raudio.search.engine import Engine
 from raudio.search.folder import default_folder, make_run, recorded_job, write_search
-from raudio.search.job import Job, check, plan_on, scheduler_for
+from raudio.search.job import Job, check, plan_on, reading_data, scheduler_for
 from raudio.search.live import Display, screen
 from raudio.search.mirror import InPlace, Mirror, working_copy
 from raudio.search.planner import Plan, plan
@@ -316,13 +316,14 @@ def _trials(
             assert settings.sample_rate is not None
             if capacity.store is not None:
                 check_resident(settings, job.manifest, settings.sample_rate, capacity.store)
-            refs = materialise(
-                job.manifest,
-                sample_rate=settings.sample_rate,
-                precision=settings.precision,  # type: ignore[arg-type]
-                cache_limit=room_for_decoded(settings, job.manifest, settings.sample_rate),
-                here=address_of(configuration.cluster) != "local",
-            )
+            with reading_data(configuration.run):
+                refs = materialise(
+                    job.manifest,
+                    sample_rate=settings.sample_rate,
+                    precision=settings.precision,  # type: ignore[arg-type]
+                    cache_limit=room_for_decoded(settings, job.manifest, settings.sample_rate),
+                    here=address_of(configuration.cluster) != "local",
+                )
             data = dataclasses.replace(data, refs=refs)
         feed_seconds = time.monotonic() - started - ray_seconds
         display.say(

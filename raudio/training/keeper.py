@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from raudio import checkpoint
+from raudio.core import storage
 from raudio.core.storage import StoreError, is_remote, join, write_atomic
 from raudio.core.units import Seconds, format_seconds
 
@@ -132,7 +133,8 @@ class Keeper:
         began = time.monotonic()
         while True:
             try:
-                return call()
+                with storage.patient(storage.RETRY_SECONDS):  # it may be told to end
+                    return call()
             except OSError as error:
                 if not self._remote:
                     raise

@@ -128,7 +128,10 @@ def _distributed(
                 "keeping": keeping,
                 "goal": goal,
             },
-            torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
+            torch_config=TorchConfig(
+                backend="nccl" if gpus else "gloo",
+                timeout_s=round(TorchConfig.timeout_s + keeping.patience),  # one waits for a store
+            ),
             scaling_config=ScalingConfig(
                 num_workers=(
                     (resources.min_workers, max_workers) if elastic else resources.workers

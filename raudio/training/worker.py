@@ -13,7 +13,7 @@ from typing import Any
 from raudio.config.goal import Goal
 from raudio.config.schema import Experiment
 from raudio.core.errors import ConfigError, RaudioError
-from raudio.core.storage import exists, is_remote, join
+from raudio.core.storage import exists, is_remote, join, patient
 from raudio.core.units import Seconds
 from raudio.data.manifest import Manifest
 from raudio.records import EXPERIMENT_YAML, LAST
@@ -121,46 +121,48 @@ def train_here(
         labels=manifest.labels,
         class_counts=manifest.splits["train"].class_counts,
     )
-    costs = known_costs(system, experiment, place.device, latency=goal.measures_latency)
-    if first and not exists(join(keeping.place, LAST)):  # one that goes on was within the limits
-        check_limits(goal, costs)
-    metric, mode = next(iter(goal.objectives.items()))
-    if data.apart:
-        raydata.run_apart(True)
-    feeds = build_feeds(
-        manifest,
-        experiment,
-        encode=system.task.encode,
-        refs=refs,
-        rank=place.rank,
-        world=place.world,
-        passes=lambda steps: budget(experiment.training, steps).passes,
-        cpus=experiment.resources.data_cpus / place.world,
-    )
-    lost_every = keeping.lost_every and keeping.lost_every / place.machines
-    keeper = Keeper(keeping.place, keeping.patience) if first else None
-    try:
-        with keeper or nullcontext(), noticing(keeping.noticed) as notice:
-            train(
-                experiment,
-                system,
-                feeds["train"],
-                feeds["valid"],
-                device=torch.device(place.device),
-                keeper=keeper,
-                report=report,
-                metric=metric,
-                mode=mode,
-                rank=place.rank,
-                world=place.world,
-                dataset=manifest.fingerprint,
-                costs=costs,
-                pace=Pace(experiment.training.checkpoint_every, lost_every),
-                notice=notice,
-            )
-    finally:
-        for feed in feeds.values():
-            feed.close()
+    with patient(keeping.patience):  # whatever is read of the run, and of the dataset
+        costs = known_costs(system, experiment, place.device, latency=goal.measures_latency)
+        goes_on = first and exists(join(keeping.place, LAST))  # it was within the limits
+        if first and not goes_on:
+            check_limits(goal, costs)
+        metric, mode = next(iter(goal.objectives.items()))
+        if data.apart:
+            raydata.run_apart(True)
+        feeds = build_feeds(
+            manifest,
+            experiment,
+            encode=system.task.encode,
+            refs=refs,
+            rank=place.rank,
+            world=place.world,
+            passes=lambda steps: budget(experiment.training, steps).passes,
+            cpus=experiment.resources.data_cpus / place.world,
+        )
+        lost_every = keeping.lost_every and keeping.lost_every / place.machines
+        keeper = Keeper(keeping.place, keeping.patience) if first else None
+        try:
+            with keeper or nullcontext(), noticing(keeping.noticed) as notice:
+                train(
+                    experiment,
+                    system,
+                    feeds["train"],
+                    feeds["valid"],
+                    device=torch.device(place.device),
+                    keeper=keeper,
+                    report=report,
+                    metric=metric,
+                    mode=mode,
+                    rank=place.rank,
+                    world=place.world,
+                    dataset=manifest.fingerprint,
+                    costs=costs,
+                    pace=Pace(experiment.training.checkpoint_every, lost_every),
+                    notice=notice,
+                )
+        finally:
+            for feed in feeds.values():
+                feed.close()
 
 
 class NotSharedError(ConfigError):

@@ -26,6 +26,7 @@ from raudio.cli.main import app
 from raudio.core import storage
 from raudio.core.errors import PreemptedError
 from raudio.core.storage import StoreError
+from raudio.data.feeds import Batch
 from raudio.system import System, build_system
 from raudio.training import keeper as keepers
 from raudio.training.keeper import Keeper
@@ -172,10 +173,26 @@ def test_a_failing_store_is_asked_again_until_the_patience_is_over(
 # --- training with it ---------------------------------------------------------------------------
 
 
+class Evaluated(MemoryFeed):
+    """Counts the batches that it gives to be evaluated, two an epoch."""
+
+    def __init__(self, **share: int) -> None:
+        super().__init__(*tones(12, seed=9), **share)
+        self.batches, self.at_it = 0, False
+
+    def windows(self, batch_size: int) -> Iterator[Batch]:
+        self.at_it = True
+        for batch in super().windows(batch_size):
+            self.batches += 1
+            yield batch
+        self.at_it = False
+
+
 def run(
     settings: Any,
     place: str,
     *,
+    valid: Evaluated | None = None,
     report: Callable[[Report], None] | None = None,
     step: Callable[[int], None] = lambda step: None,
     notice: Callable[[], float | None] = lambda: None,
@@ -183,12 +200,13 @@ def run(
 ) -> tuple[System, list[Report]]:
     """Trains with checkpoints in `place`; `step` is told of each step that begins, from 1."""
     reports: list[Report] = []
-    begun = 0
+    begun, valid = 0, valid or Evaluated()
 
     def asked() -> float | None:
         nonlocal begun
-        begun += 1
-        step(begun)
+        if not valid.at_it:
+            begun += 1
+            step(begun)
         return notice()
 
     def keep(told: Report) -> None:
@@ -202,7 +220,7 @@ def run(
             settings,
             system,
             MemoryFeed(*tones(CLIPS), seed=settings.seed, batch_size=settings.training.batch_size),
-            MemoryFeed(*tones(12, seed=9)),
+            valid,
             device="cpu",
             keeper=keeper,
             report=keep,
@@ -321,6 +339,31 @@ def test_one_that_is_told_to_leave_is_at_its_last_step(tmp_path: Path) -> None:
         assert without_seconds(reports) == without_seconds(expected), stop
 
 
+@pytest.mark.parametrize("batch", [1, 2, 4, 8])
+def test_one_that_is_told_to_leave_while_it_is_evaluated_leaves_at_once(
+    tmp_path: Path, batch: int
+) -> None:
+    settings, valid = experiment(), Evaluated()
+    whole, expected = run(settings, str(tmp_path / "whole"))
+    place, told = str(tmp_path / "trial"), list[Report]()
+    with pytest.raises(PreemptedError):
+        run(
+            settings,
+            place,
+            valid=valid,
+            report=told.append,
+            notice=lambda: time.time() + 30 if valid.batches >= batch else None,
+        )
+    assert valid.batches == batch
+    before = (batch - 1) // 2  # epochs that had been evaluated
+    last = checkpoint.load(Path(place, LAST))
+    assert (last["step"], last["epoch"]) == (4 * (before + 1), before)
+    assert [report.epoch for report in told] == [1, 2, 3][:before]
+    resumed, reports = run(settings, place)
+    assert same(whole.state_dict(), resumed.state_dict())
+    assert without_seconds(reports) == without_seconds(expected)
+
+
 def test_a_machine_that_is_gone_before_the_store_took_it_costs_one_checkpoint(gate: Gate) -> None:
     settings = experiment()
     whole, expected = run(settings, STORE + "-whole", step=lambda step: gate.open.set())
@@ -396,15 +439,18 @@ def test_the_plan_proposes_it_from_this_experiment_s_state() -> None:
 
 
 def _rank(rank: int, world: int, folder: Path) -> None:
-    """One of two processes; the machine of the second is taken away after the third step."""
+    """One of two processes; the machine of the second is taken away after the third step, and then
+    in the first evaluation."""
     torch.set_num_threads(1)
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world
     )
     place = str(folder / "trial")
-    with pytest.raises(PreemptedError):
-        _ranked(rank, world, place, notice_at=3 if rank else 10**6)
-    assert checkpoint.load(Path(place, LAST))["step"] == 3
+    for look, step in ((3, 3), (2, 4)):
+        with pytest.raises(PreemptedError):
+            _ranked(rank, world, place, notice_at=look if rank else 10**6)
+        last = checkpoint.load(Path(place, LAST))
+        assert (last["step"], last["epoch"]) == (step, 0)
     if rank == 0:
         shutil.copytree(place, folder / "alone")
     torch.distributed.barrier()

@@ -5,17 +5,18 @@ Shapes: N clips of the split, C outputs.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, distributed
 
-from raudio.core.errors import NonFiniteError
+from raudio.core.errors import NonFiniteError, PreemptedError
 from raudio.system import System
 
 if TYPE_CHECKING:
-    from raudio.data.feeds import Feed
+    from raudio.data.feeds import Batch, Feed
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,13 @@ class Evaluation:
 
 
 def evaluate(
-    system: System, feed: Feed, *, batch_size: int, device: torch.device | str, world: int = 1
+    system: System,
+    feed: Feed,
+    *,
+    batch_size: int,
+    device: torch.device | str,
+    world: int = 1,
+    leaving: Callable[[], bool] = lambda: False,
 ) -> Evaluation:
     """Scores and metrics of a split; each rank gives its clips and gets the whole.
 
@@ -54,19 +61,41 @@ def evaluate(
         batch_size: windows computed at once, on each rank.
         device: where to compute.
         world: how many ranks there are; with more than one, the process group is up.
+        leaving: asked before each batch: whether this rank is to leave, which ends the evaluation.
 
     Raises:
+        PreemptedError: a rank is to leave; raised on all of them.
         NonFiniteError: a score is NaN or infinite.
     """
-    scores, clips = system.score(feed, batch_size, device)
+    heard: Any = _UntilLeaving(feed, leaving)
+    own = system.score(heard, batch_size, device)
+    parts: list[tuple[Tensor, Tensor] | None] = [None if heard.left else own]
     if world > 1:
-        parts: list[tuple[Tensor, Tensor]] = [(scores, clips)] * world
-        distributed.all_gather_object(parts, (scores, clips))
-        scores = torch.cat([part for part, _ in parts])
-        clips, order = torch.cat([part for _, part in parts]).sort()
-        scores = scores[order]
+        parts *= world
+        distributed.all_gather_object(parts, parts[0])
+    whole = [part for part in parts if part is not None]
+    if len(whole) < world:
+        raise PreemptedError("the machine of a rank is being taken away")
+    scores = torch.cat([part for part, _ in whole])
+    clips, order = torch.cat([part for _, part in whole]).sort()
+    scores = scores[order]
     targets = feed.targets().cpu()
     assert torch.equal(clips, torch.arange(len(targets))), "not every clip was scored once"
     if broken := int((~scores.isfinite().all(dim=1)).sum()):
         raise NonFiniteError(f"the scores of {broken} of {len(targets)} clips are not finite")
     return Evaluation(scores, targets, clips, system.task.metrics(scores, targets))
+
+
+class _UntilLeaving:
+    """The windows of a feed, until this rank is to leave; `left` says whether there were more."""
+
+    def __init__(self, feed: Feed, leaving: Callable[[], bool]) -> None:
+        self._feed, self._leaving = feed, leaving
+        self.left = False
+
+    def windows(self, batch_size: int) -> Iterator[Batch]:
+        for batch in self._feed.windows(batch_size):
+            self.left = self._leaving()
+            if self.left:
+                return
+            yield batch

@@ -31,7 +31,7 @@ from raudio import checkpoint
 from raudio.audio.augment import Examples
 from raudio.audio.build import build_augmenter
 from raudio.config.schema import Experiment
-from raudio.core.errors import ConfigError, NonFiniteError, RunError, unknown
+from raudio.core.errors import ConfigError, NonFiniteError, PreemptedError, RunError, unknown
 from raudio.system import System
 from raudio.training.budget import budget
 from raudio.training.build import build_optimizer, build_schedule
@@ -115,8 +115,8 @@ def train(
         costs: those known before training, which every report repeats; after an interruption, the
             first ones.
         pace: when `checkpoint.LAST` is saved between two epochs; None: never.
-        notice: until when this rank's machine is there, in Unix seconds (infinite where that is not
-            known); None: nobody takes it away.
+        notice: until when the machines of the ranks are there, as far as this one knows, in Unix
+            seconds (infinite where that is not said); None: nobody takes one away.
 
     Raises:
         PreemptedError: the machine of a rank is taken away; the last step is kept, if there was
@@ -202,14 +202,24 @@ def train(
             sums.add(make_step(step, number, batch), batch)
             step += 1
             saving.heed(make_step.wishes, step, going_on)
-        epoch += 1
 
         make_step.parallel.collect()
         system.to(device)  # where its weights are sharded, the whole is not kept there
         _share_buffers(system, world)
         # Where training a whole batch at once takes too much memory, so may scoring one.
         at_once = max(1, batch_size // training.accumulate)
-        evaluation = evaluate(system, valid_feed, batch_size=at_once, device=device, world=world)
+        try:
+            evaluation = evaluate(
+                system,
+                valid_feed,
+                batch_size=at_once,
+                device=device,
+                world=world,
+                leaving=saving.leaving,
+            )
+        except PreemptedError:  # what goes on from the last step evaluates again
+            saving.leave(step, going_on)
+        epoch += 1
         saving.settle()
         loss, clips, padded, samples = sums.over_all(device, world)
         metrics = {

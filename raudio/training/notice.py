@@ -1,4 +1,4 @@
-"""Whether the machine of this process is to be taken away: Ray's word for it is draining."""
+"""Whether a machine of this trial is to be taken away: Ray's word for it is draining."""
 
 from __future__ import annotations
 
@@ -14,20 +14,26 @@ INTERVAL: Seconds = 1.0
 
 
 @contextlib.contextmanager
-def noticing(on: bool) -> Iterator[Callable[[], Seconds | None]]:
-    """A function that says until when this process's node is there: Unix seconds, infinite where no
-    deadline was given; None while nobody takes it away.
+def noticing(on: bool, world: int = 1) -> Iterator[Callable[[], Seconds | None]]:
+    """A function that says until when the nodes of all ranks are there: Unix seconds, infinite
+    where no deadline was given; None while nobody takes one away.
 
     Args:
         on: whether to look; off, it is always None. A thread asks Ray, so that calling the function
             costs nothing.
+        world: how many ranks there are; with more than one, the process group is up.
     """
     if not on:
         yield lambda: None
         return
     import ray
 
-    node = ray.get_runtime_context().get_node_id()
+    nodes = [ray.get_runtime_context().get_node_id()]
+    if world > 1:
+        from torch import distributed
+
+        nodes *= world
+        distributed.all_gather_object(nodes, nodes[0])
     until: list[Seconds] = []
     ended = threading.Event()
 
@@ -35,8 +41,8 @@ def noticing(on: bool) -> Iterator[Callable[[], Seconds | None]]:
         while not until and not ended.wait(INTERVAL):
             with contextlib.suppress(Exception):  # of a cluster that ends, or is busy
                 draining = ray._private.state.state.get_draining_nodes()
-                if node in draining:
-                    until.append(draining[node] / 1000 or math.inf)
+                if going := [draining[node] for node in nodes if node in draining]:
+                    until.append(min(deadline / 1000 or math.inf for deadline in going))
 
     threading.Thread(target=watch, daemon=True).start()
     try:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from torch import distributed
 
@@ -38,8 +38,8 @@ class Saving:
         keeper: of the trial's checkpoints, on rank 0; None keeps none.
         report: the receiver of the reports; whatever it raises ends the training.
         pace: when a checkpoint between epochs is due.
-        notice: until when (Unix seconds, infinite where it is not said) this rank's machine is
-            there; None: nobody takes it away.
+        notice: until when (Unix seconds, infinite where it is not said) the machines of the ranks
+            are there, as far as this one knows; None: nobody takes one away.
         rank, world: as the loop's.
 
     Attributes:
@@ -69,7 +69,7 @@ class Saving:
         """What this rank wishes for after `step` steps, of an epoch that ends after `end`."""
         settled = self._first and self._settled()
         due = settled and self._keeper is not None and step < end and self._pace.due(step)
-        return float(settled), float(due), float(self._notice() is not None)
+        return float(settled), float(due), float(self.leaving())
 
     def heed(self, wishes: Sequence[float], step: int, last: Callable[[], Any]) -> None:
         """Does what is wished for after a step.
@@ -86,11 +86,33 @@ class Saving:
         settled, due, leaving = (wish > 0 for wish in wishes)
         if settled:
             self._tell()
-        if due or leaving:
-            began = time.perf_counter()
-            self.save(step, {checkpoint.LAST: last()}, began)
         if leaving:
-            self._leave()
+            self.leave(step, last)
+        if due:
+            self._save_last(step, last)
+
+    def leaving(self) -> bool:
+        """Whether this rank knows of a machine that is taken away."""
+        return self._notice() is not None
+
+    def leave(self, step: int, last: Callable[[], Any]) -> NoReturn:
+        """Saves the state, tells what may be told, and leaves; all ranks together.
+
+        Args:
+            step, last: as `heed`.
+
+        Raises:
+            PreemptedError: always; the state is kept, if there was time.
+        """
+        self._save_last(step, last)
+        deadline = self._notice() or math.inf  # another rank may know of it alone
+        kept = True
+        if self._keeper is not None:
+            left = max(0.0, deadline - time.time() - _TO_LEAVE)
+            kept = self._keeper.wait(left if math.isfinite(left) else None)
+        if self._agreed(kept):  # no rank leaves before the first one has kept it
+            self._tell()
+        raise PreemptedError("the machine is being taken away")
 
     def save(
         self, step: int, states: Mapping[str, Mapping[str, Any]], began: float | None = None
@@ -132,15 +154,9 @@ class Saving:
             self._report(told)
             self.paused += time.perf_counter() - began
 
-    def _leave(self) -> None:
-        deadline = self._notice() or math.inf  # another rank's machine may be meant
-        kept = True
-        if self._keeper is not None:
-            left = max(0.0, deadline - time.time() - _TO_LEAVE)
-            kept = self._keeper.wait(left if math.isfinite(left) else None)
-        if self._agreed(kept):  # no rank leaves before the first one has kept it
-            self._tell()
-        raise PreemptedError("the machine is being taken away")
+    def _save_last(self, step: int, last: Callable[[], Any]) -> None:
+        began = time.perf_counter()
+        self.save(step, {checkpoint.LAST: last()}, began)
 
     def _agreed(self, value: bool) -> bool:
         """The first rank's `value`, on all of them."""

@@ -142,7 +142,7 @@ def train_here(
         lost_every = keeping.lost_every and keeping.lost_every / place.machines
         keeper = Keeper(keeping.place, keeping.patience) if first else None
         try:
-            with keeper or nullcontext(), noticing(keeping.noticed) as notice:
+            with keeper or nullcontext(), noticing(keeping.noticed, place.world) as notice:
                 train(
                     experiment,
                     system,

@@ -23,6 +23,7 @@ import yaml
 from raudio.cli.search import show
 from raudio.cluster.capacity import local_capacity
 from raudio.config.schema import Cluster
+from raudio.config.signature import signature
 from raudio.core.errors import ConfigError, DataError, RunError
 from raudio.data.prepare import Options, prepare
 from raudio.data.synth import synth
@@ -159,6 +160,33 @@ def test_a_changed_budget_holds_for_the_sessions_after_it(
     runner.resume(run, quiet=True)
     runner.resume(run, "search.trials=none", "search.time_budget=5m", quiet=True)
     assert wanted == [2, 5, 5, None]
+
+
+@pytest.mark.parametrize("first", [(), ("training.checkpoint_every=5m",)])
+def test_how_often_trials_save_may_change(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, first: tuple[str, ...]
+) -> None:
+    """Of those that are still to be made, and in the sessions after it."""
+    seen: list[tuple[str | None, str | None]] = []
+    signatures: set[str] = set()
+
+    def no_trials(job: Any, place: Any, engine: Any, display: Any) -> tuple[str, None]:
+        trial = job.experiment_for({"optimizer.lr": 0.01})
+        seen.append((trial.training.checkpoint_every, job.configuration.cluster.lost_every))
+        signatures.add(signature(trial, ""))
+        return "stopped", None
+
+    monkeypatch.setattr(runner, "_trials", no_trials)
+    run = tmp_path / "run"
+    runner.search("space=optimizer", "search.trials=2", f"run.dir={run}", *first, quiet=True)
+    changes = ("training.checkpoint_every='7 steps'", "cluster.lost_every=4h")
+    runner.resume(run, *changes, quiet=True)
+    runner.resume(run, quiet=True)
+    runner.resume(run, "training.checkpoint_every=none", quiet=True)
+    assert seen[1:] == [("7 steps", "4h"), ("7 steps", "4h"), (None, "4h")]
+    assert len(signatures) == 1
+    with pytest.raises(ConfigError, match=r"training\.checkpoint_every='soon'"):
+        runner.resume(run, "training.checkpoint_every=soon", quiet=True)
 
 
 def test_what_cannot_change_when_a_run_goes_on(wanted: list[int | None], tmp_path: Path) -> None:

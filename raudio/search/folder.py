@@ -37,8 +37,8 @@ from raudio.search.prior import Prior
 from raudio.search.space import Space
 from raudio.search.space_file import load
 
-#: Settings of a recorded search that `resume` may change: the budget, where it runs, and where the
-#: dataset and the plugins, which have to be the same, are now.
+#: Settings of a recorded search that `resume` may change: the budget, where it runs, how often
+#: trials save, and where the dataset and the plugins, which have to be the same, are now.
 RESUMABLE = (
     "dataset.path",
     "plugins",
@@ -53,6 +53,7 @@ RESUMABLE = (
     "search.concurrency",
     "search.keep",
     "search.max_failures",
+    "training.checkpoint_every",
     "run.export",
     "run.patience",
     "cluster.address",
@@ -61,6 +62,8 @@ RESUMABLE = (
     "tracking",
 )
 TRACKING = "tracking."
+#: Those of `RESUMABLE` that trials' experiments are composed with; `plugins` apart.
+_OF_TRIALS = ("dataset.path", "training.checkpoint_every")
 
 
 def default_folder() -> str:
@@ -137,8 +140,8 @@ def recorded_job(folder: Path, overrides: Sequence[str]) -> Job:
             if not key.startswith(TRACKING):
                 (mapping if group in mapping else mapping["experiment"])[group][name] = value
         validate.use_plugins(mapping["experiment"].get("plugins") or ())
-        own = [item for item in plain if item.partition("=")[0].partition(".")[0] == "tracking"]
-        tracked = compose.tracking(own, mapping.get("tracking") or {})
+        tracking = [item for item in plain if _key(item).partition(".")[0] == "tracking"]
+        tracked = compose.tracking(tracking, mapping.get("tracking") or {})
         mapping["tracking"] = validate.to_mapping(tracked)
     except (OSError, yaml.YAMLError, TypeError, KeyError) as error:
         raise RunError(f"{str(path)!r} is missing or damaged; this run cannot go on") from error
@@ -149,9 +152,8 @@ def recorded_job(folder: Path, overrides: Sequence[str]) -> Job:
         )
     version = recorded.get("version", "of an earlier version")
     check_format(recorded.get("format", 1), version)
-    if "dataset.path" in changed:
-        moved = [item for item in plain if item.startswith("dataset.path=")]
-        given = [item for item in given if not item.startswith("dataset.path=")] + moved
+    of_trials = {_key(item): item for item in plain if _key(item) in _OF_TRIALS}
+    given = [item for item in given if _key(item) not in of_trials] + list(of_trials.values())
     try:
         configuration = validate.configuration_from(mapping, plugins=True)
     except ConfigError as error:
@@ -183,6 +185,10 @@ def recorded_job(folder: Path, overrides: Sequence[str]) -> Job:
             "trials could not be compared with new ones: start a new search"
         )
     return dataclasses.replace(job, prior=Prior.load(folder))
+
+
+def _key(override: str) -> str:
+    return override.partition("=")[0]
 
 
 def _absolute(plugins: str | Sequence[str]) -> list[str]:

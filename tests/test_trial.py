@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 import torch
-from ray.exceptions import ActorDiedError
+from ray.exceptions import ActorDiedError, RayActorError
+from ray.train import PreemptionError, PreemptionInfo, UserCallback
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
 from raudio.config import compose
@@ -24,7 +25,7 @@ from raudio.records import EXPERIMENT_YAML
 from raudio.search import trial
 from raudio.search.engine import TrialSpec
 from raudio.search.failures import MENDED_BY
-from raudio.training.launch import LeftAloneError, LostWorkerError, end_of
+from raudio.training.launch import LeftAloneError, LostWorkerError, end_of, launch
 from raudio.training.worker import Data, Keeping, check_shared
 
 Run = Callable[..., list[dict[str, Any]]]
@@ -95,6 +96,8 @@ def test_an_error_is_reported_by_its_kind_and_reason(
         ([ValueError("x"), NonFiniteError("nan"), LeftAloneError("reset")], NonFiniteError),
         ([LeftAloneError("closed by peer"), ActorDiedError()], LostWorkerError),
         ([MemoryError(), ActorDiedError()], LostWorkerError),
+        ([PreemptedError("leaving"), ActorDiedError()], PreemptedError),
+        ([LeftAloneError("reset"), RayActorError(preempted=True)], PreemptedError),
         ([WorkerHealthCheckFailedError("failed", ActorDiedError())], LostWorkerError),
         ([WorkerHealthCheckFailedError("failed", TypeError("no pickle"))], TypeError),
         ([LeftAloneError("closed by peer"), LeftAloneError("reset")], LostWorkerError),
@@ -102,6 +105,37 @@ def test_an_error_is_reported_by_its_kind_and_reason(
 )
 def test_the_worker_that_failed_ends_the_trial(failures: list[Exception], end: type) -> None:
     assert type(end_of(failures)) is end
+
+
+def test_ray_train_leaves_it_to_tune_to_go_on_after_a_notice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given: dict[str, Any] = {}
+
+    class Drained:
+        def __init__(self, worker: Any, **settings: Any) -> None:
+            given.update(settings)
+
+        def fit(self) -> None:
+            raise PreemptionError(PreemptionInfo(None, {"a node": [1]}), drain_timed_out=True)
+
+    place = types.SimpleNamespace(get_node_id=lambda: "another node")
+    monkeypatch.setattr("ray.get_runtime_context", lambda: place)
+    monkeypatch.setattr("ray.train.torch.TorchTrainer", Drained)
+    monkeypatch.setattr("ray.tune.integration.ray_train.TuneReportCallback", UserCallback)
+    with pytest.raises(PreemptedError):
+        launch(
+            compose.compose(["resources.workers=2"]).experiment,
+            Data("", None),
+            gpus=0,
+            memory=0,
+            max_workers=2,
+            keeping=Keeping("", 1.0),
+            goal=Goal({"m": "max"}),
+            report=lambda report: None,
+        )
+    assert given["run_config"].failure_config.max_preemption_failures == 0
+    assert given["train_loop_config"]["driver"] == "another node"
 
 
 @pytest.mark.parametrize("error", [LostWorkerError("gone"), PreemptedError("going")])

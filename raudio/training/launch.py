@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from raudio.config.goal import Goal
 from raudio.config.schema import Experiment
 from raudio.config.validate import experiment_from, to_mapping
-from raudio.core.errors import RaudioError
+from raudio.core.errors import PreemptedError, RaudioError
 from raudio.data.raydata import OTHER_NODES
 from raudio.training.worker import Data, Keeping, Place, device_of, train_here
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 #: Ray Train reserves their resources.
 PLACES = "places"
 REQUESTER = "requester"
+
+_PREEMPTED = "the machine of a worker was taken away"
 
 
 class LostWorkerError(RaudioError):
@@ -64,6 +66,7 @@ def launch(
 
     Raises:
         LostWorkerError: a worker of a distributed trial is gone.
+        PreemptedError: its machine, or another of the trial, is or was taken away with notice.
         Errors of `train_here`, the loop and the feeds, as they raise them.
     """
     from ray.train import ScalingConfig
@@ -106,7 +109,14 @@ def _distributed(
     keeping: Keeping,
     goal: Goal,
 ) -> None:
-    from ray.train import RunConfig, ScalingConfig, WorkerGroupError
+    import ray
+    from ray.train import (
+        FailureConfig,
+        PreemptionError,
+        RunConfig,
+        ScalingConfig,
+        WorkerGroupError,
+    )
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
 
@@ -127,6 +137,7 @@ def _distributed(
                 "data": data,
                 "keeping": keeping,
                 "goal": goal,
+                "driver": ray.get_runtime_context().get_node_id(),
             },
             torch_config=TorchConfig(
                 backend="nccl" if gpus else "gloo",
@@ -144,22 +155,34 @@ def _distributed(
                 },
                 label_selector=OTHER_NODES if data.apart else None,
             ),
-            run_config=RunConfig(storage_path=scratch, callbacks=[Reports()]),
+            run_config=RunConfig(
+                storage_path=scratch,
+                callbacks=[Reports()],
+                # Who starts the trial anew is Tune, whatever has become of it.
+                failure_config=FailureConfig(max_preemption_failures=0),
+            ),
         )
         try:
             trainer.fit()
         except WorkerGroupError as error:
             raise end_of(list(error.worker_failures.values())) from error
+        except PreemptionError as error:
+            raise PreemptedError(_PREEMPTED) from error
 
 
 def end_of(failures: Sequence[BaseException]) -> BaseException:
     """What ends a trial of several workers, of what they ran into, as Ray Train has it.
 
-    What one of them ran into comes before what others make of its absence.
+    A machine that is taken away comes before all else, and what one of them ran into before what
+    others make of its absence.
     """
     from ray.exceptions import RayActorError
 
     causes = [_cause(failure) for failure in failures]
+    if any(
+        isinstance(each, PreemptedError) or getattr(each, "preempted", False) for each in causes
+    ):
+        return PreemptedError(_PREEMPTED)
     gone = [each for each in causes if isinstance(each, RayActorError)]
     own = [each for each in causes if not isinstance(each, LeftAloneError)]
     if gone or not own:  # Ray may not know yet that it is gone
@@ -187,6 +210,7 @@ def _worker(config: Mapping[str, Any]) -> None:
         context.get_world_size(),
         str(get_device()),
         machines=-(-context.get_world_size() // context.get_local_world_size()),
+        driver=config["driver"],
     )
     try:
         train_here(

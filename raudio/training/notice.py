@@ -14,14 +14,17 @@ INTERVAL: Seconds = 1.0
 
 
 @contextlib.contextmanager
-def noticing(on: bool, world: int = 1) -> Iterator[Callable[[], Seconds | None]]:
-    """A function that says until when the nodes of all ranks are there: Unix seconds, infinite
-    where no deadline was given; None while nobody takes one away.
+def noticing(
+    on: bool, world: int = 1, driver: str | None = None
+) -> Iterator[Callable[[], Seconds | None]]:
+    """A function that says until when the nodes of a trial are there: Unix seconds, infinite where
+    no deadline was given; None while nobody takes one away.
 
     Args:
         on: whether to look; off, it is always None. A thread asks Ray, so that calling the function
             costs nothing.
         world: how many ranks there are; with more than one, the process group is up.
+        driver: id of the node of the process that waits for them; None: this one.
     """
     if not on:
         yield lambda: None
@@ -34,6 +37,8 @@ def noticing(on: bool, world: int = 1) -> Iterator[Callable[[], Seconds | None]]
 
         nodes *= world
         distributed.all_gather_object(nodes, nodes[0])
+    if driver is not None:
+        nodes.append(driver)
     until: list[Seconds] = []
     ended = threading.Event()
 

@@ -44,12 +44,14 @@ class Place:
         rank, world: which of how many.
         device: in torch's words.
         machines: that the trial's workers are on.
+        driver: id of the node of the process that waits for the workers; None: this process.
     """
 
     rank: int = 0
     world: int = 1
     device: str = "cpu"
     machines: int = 1
+    driver: str | None = None
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ def train_here(
         OverLimitError: the trial breaks a limit before it has begun.
         NotSharedError: the run is on a disk that this machine does not have.
         StoreError: its store failed for too long.
+        PreemptedError: a machine of the trial is being taken away.
     """
     import torch
 
@@ -141,8 +144,9 @@ def train_here(
         )
         lost_every = keeping.lost_every and keeping.lost_every / place.machines
         keeper = Keeper(keeping.place, keeping.patience) if first else None
+        notices = noticing(keeping.noticed, place.world, place.driver)
         try:
-            with keeper or nullcontext(), noticing(keeping.noticed, place.world) as notice:
+            with keeper or nullcontext(), notices as notice:
                 train(
                     experiment,
                     system,

@@ -343,24 +343,41 @@ def test_tasks_wait_for_a_store_as_long_as_their_driver(
 
 
 @pytest.mark.ray
+@pytest.mark.parametrize(
+    ("feed", "kind", "cure"),
+    [
+        pytest.param(  # before the first trial
+            "resident",
+            "",
+            ": run.patience=2s is over; try again when the store can be used, or with a longer "
+            "run.patience",
+            id="resident",
+        ),
+        pytest.param(  # after the steps of its first epoch
+            "streamed",
+            "store: ",
+            "; when the store can be used again, resume the run, perhaps with a longer "
+            "run.patience",
+            id="streamed",
+        ),
+    ],
+)
 def test_a_search_whose_dataset_is_out_of_reach_stops_and_goes_on(
-    ray: Any, made: str, store: flaky.Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ray: Any, made: str, store: flaky.Proxy, tmp_path: Path, feed: str, kind: str, cure: str
 ) -> None:
-    monkeypatch.setenv("RAUDIO_CACHE", str(tmp_path / "cache"))
     settings = (
-        f"dataset.path={made}", "dataset.feed=streamed", "dataset.cache_limit=0", "model=cnn",
+        f"dataset.path={made}", f"dataset.feed={feed}", "dataset.cache_limit=0", "model=cnn",
         "model.width=4", "model.depth=2", "features.n_mels=16", "training.epochs=2",
         "run.patience=2s", "run.export=false",
     )  # fmt: skip
     run = tmp_path / "run"
-    with away(store, "/shards/valid", 60):  # which is read after the first epoch's steps
+    with away(store, "/shards/valid", 60):
         found = runner.train(*settings, f"run.dir={run}", quiet=True)
     assert found.state == "failed"
     assert found.history.reason is not None
     assert re.fullmatch(
-        r"store: shard s3://.*valid-00000\.parquet cannot be read: .*given up after \d+ tries in "
-        r"[12]\.\d s\); when the store can be used again, resume the run, perhaps with a longer "
-        r"run\.patience",
+        rf"{kind}shard s3://.*valid-00000\.parquet cannot be read: .*given up after \d+ tries in "
+        rf"[12]\.\d s\){re.escape(cure)}",
         found.history.reason,
     )
     with away(store, "/shards/train", 3):

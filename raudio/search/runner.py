@@ -23,7 +23,7 @@ from raudio.cluster.growth import Growth
 from raudio.cluster.session import SessionError, present_capacity, session
 from raudio.config.schema import Configuration
 from raudio.config.signature import signature
-from raudio.core.errors import RunError
+from raudio.core.errors import OutOfReachError, RunError
 from raudio.core.storage import is_remote
 from raudio.core.units import parse_seconds
 from raudio.data import raydata
@@ -216,7 +216,7 @@ def _run(job: Job, place: InPlace | Mirror, *, quiet: bool, resumed: bool) -> Se
             reason: str | None = "the driver was ended by an error"
             try:
                 state, reason = _trials(job, place, engine, display)
-            except SessionError as error:
+            except (SessionError, OutOfReachError) as error:
                 reason = str(error)
             except KeyboardInterrupt:
                 state, reason = "stopped", "interrupted"

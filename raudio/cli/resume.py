@@ -18,7 +18,8 @@ def resume(
     """Go on with a run that was interrupted, or give it a larger budget.
 
     Finished trials are not run again; the others go on from their last checkpoints. The budget
-    (search.trials, search.time_budget, ...) may change, the experiment and its space may not.
+    (search.trials, search.time_budget, ...) may change, and so may how often trials save
+    (training.checkpoint_every); what changes a result may not.
 
     Example: raudio resume runs/fsdd search.trials=64
     """

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from raudio.cluster.session import MALLOC, SessionError, session
+from raudio.cluster.alive import SessionError
+from raudio.cluster.session import MALLOC, session
 from raudio.config.schema import Cluster
 from raudio.core.errors import ConfigError
 

@@ -11,15 +11,17 @@ import os
 import signal
 import threading
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from raudio.cluster import alive
+from raudio.cluster.alive import SessionError
 from raudio.cluster.capacity import Capacity, cluster_capacity, local_capacity
 from raudio.cluster.environment import address_of, runtime_env
 from raudio.cluster.growth import NONE, Growth, growth
 from raudio.cluster.token import answers, problem
 from raudio.config.schema import Cluster
-from raudio.core.errors import ConfigError, RaudioError
+from raudio.core.errors import ConfigError
 from raudio.data import raydata
 
 #: glibc's default thresholds make processes that allocate and free batch-sized buffers fall, at
@@ -40,21 +42,15 @@ _ENVIRONMENT = {
     **MALLOC,
 }
 
-#: Processes without which there is no Ray.
-_VITAL = ("gcs_server", "raylet")
-#: The signal that tells the main thread that one has died.
-_DIED = signal.SIGUSR1
-#: Seconds between two looks at them, and from one signal to the next.
-_LOOK, _PATIENCE = 0.5, 5.0
-
-
-class SessionError(RaudioError):
-    """Ray on this machine did not start, or has died."""
-
 
 @contextlib.contextmanager
 def session(
-    settings: Cluster, log: Path, *, dashboard: bool = False, plugins: Sequence[str] = ()
+    settings: Cluster,
+    log: Path,
+    *,
+    dashboard: bool = False,
+    plugins: Sequence[str] = (),
+    last_words: Callable[[str], None] = alive.error,
 ) -> Iterator[Capacity]:
     """A Ray session for the length of a `with` block; ended with it when it was started by it.
 
@@ -65,20 +61,27 @@ def session(
         dashboard: start it with a local cluster, on loopback. Ray Train asks it which trial drivers
             are alive, and without it never frees the workers' places of one that has crashed.
         plugins: Python files that the processes of a cluster are to find.
+        last_words: called with the reason where Ray has died and the main thread cannot say so, as
+            it waits for an answer of Ray that will not come; then the process ends with status 1.
 
     Raises:
         ConfigError: no cluster answers at the address, or it takes another token.
-        SessionError: Ray on this machine did not start, or died during the block.
+        SessionError: Ray on this machine did not start, or the session's died during the block.
     """
-    set_here = {name: value for name, value in _ENVIRONMENT.items() if name not in os.environ}
+    local, silence = address_of(settings) == "local", alive.silence()
+    environment = _ENVIRONMENT if local else {**_ENVIRONMENT, **alive.ENVIRONMENT}
+    set_here = {name: value for name, value in environment.items() if name not in os.environ}
     os.environ.update(set_here)
     import ray
 
     started = not ray.is_initialized()
+    watched: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
     try:
         if started:
             _connect(settings, log, dashboard, plugins)
-        with _logs_in(log), _watched() if started else contextlib.nullcontext():
+            look, looks = alive.own() if local else alive.joined(silence)
+            watched = alive.watched(look, looks, last_words)
+        with _logs_in(log), watched:
             capacity = _reached(settings)
             apart = capacity.has_data_nodes and started
             try:
@@ -95,54 +98,6 @@ def session(
             os.environ.pop(name, None)
 
 
-@contextlib.contextmanager
-def _watched() -> Iterator[None]:
-    """Ends the block in a SessionError when a vital process of a local Ray dies.
-
-    Ray itself may wait for it without a word, or end the driver after a minute. So the main thread
-    is interrupted: by a signal of its own, as a job in the background may ignore that of Ctrl-C.
-    """
-    from ray._private import worker
-
-    node, ended, ending = worker._global_node, threading.Event(), threading.Lock()
-
-    def dead() -> str:
-        processes = [] if node is None else node.dead_processes()
-        return " and ".join(name for name, _ in processes if name in _VITAL)
-
-    def watch() -> None:
-        while not ended.wait(_LOOK):
-            if dead():
-                with ending:  # after the block, nobody handles the signal
-                    if not ended.is_set():
-                        signal.pthread_kill(main.ident or 0, _DIED)  # which also ends its sleep
-                ended.wait(_PATIENCE)
-
-    main = threading.main_thread()  # signals reach no other
-    in_main = threading.current_thread() is main
-    before = signal.signal(_DIED, signal.default_int_handler) if in_main else None
-    if in_main:
-        threading.Thread(target=watch, daemon=True).start()
-    try:
-        yield
-    except BaseException as error:
-        if name := dead():
-            raise SessionError(_died(name)) from error
-        raise
-    finally:
-        with ending:
-            ended.set()
-        if in_main:
-            signal.signal(_DIED, before)
-
-
-def _died(process: str) -> str:
-    return (
-        f"Ray's process {process} on this machine has died (perhaps the system ended it for want "
-        "of memory: see its log)"
-    )
-
-
 def _connect(settings: Cluster, log: Path, dashboard: bool, plugins: Sequence[str]) -> None:
     import ray
 
@@ -153,7 +108,9 @@ def _connect(settings: Cluster, log: Path, dashboard: bool, plugins: Sequence[st
         try:
             # A cluster's processes have their own environment: what must be set before one starts
             # is set by Ray. (A local cluster's processes inherit ours.)
-            ray.init(address=address, runtime_env=runtime_env(MALLOC, plugins), **common)
+            ray.init(
+                address=address, runtime_env=runtime_env(MALLOC, plugins), **common
+            )
         except (ConnectionError, ValueError, RuntimeError) as error:
             reason = str(error).strip().splitlines()[0]
             raise ConfigError(
@@ -233,14 +190,21 @@ def _logs_in(log: Path) -> Iterator[None]:
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(logging.INFO)
     logging.captureWarnings(True)
-    # What goes wrong in a cluster, Ray prints on standard output, whoever reads that.
-    printed = worker.print_to_stdstream
+    # What goes wrong in a cluster, Ray prints on standard output, whoever reads that; and what
+    # goes wrong in a thread of its own, Python prints.
+    printed, failed = worker.print_to_stdstream, threading.excepthook
     worker.print_to_stdstream = lambda data, ignore_prefix: loggers[0].warning(
         "\n".join(data["lines"])
+    )
+    threading.excepthook = lambda args: (
+        loggers[0].warning("%s: %r", args.thread.name, args.exc_value)
+        if args.thread is not None and args.thread.name.startswith("ray_")
+        else failed(args)
     )
     try:
         yield
     finally:
+        threading.excepthook = failed
         worker.print_to_stdstream = printed
         logging.captureWarnings(False)
         for logger, (handlers, propagate, level) in zip(loggers, before, strict=True):

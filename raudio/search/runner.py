@@ -9,7 +9,8 @@ import dataclasses
 import shutil
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -17,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import raudio
+from raudio.cluster.alive import SessionError
 from raudio.cluster.capacity import Capacity
 from raudio.cluster.environment import address_of
 from raudio.cluster.growth import Growth
-from raudio.cluster.session import SessionError, present_capacity, session
+from raudio.cluster.session import present_capacity, session
 from raudio.config.schema import Configuration
 from raudio.config.signature import signature
 from raudio.core.errors import OutOfReachError, RunError
@@ -120,17 +122,22 @@ def resume(run: str | Path, *overrides: str, quiet: bool = False) -> SearchResul
     """
     if not is_remote(run):
         check_run(run)
-    with working_copy(run, new=False, say=_display(quiet).say) as place:
-        return _run(recorded_job(place.folder, overrides), place, quiet=quiet, resumed=True)
+    with terminable(), ExitStack() as closing:
+        place = working_copy(run, new=False, say=_display(quiet).say)
+        closing.enter_context(place)
+        job = recorded_job(place.folder, overrides)
+        return _run(job, place, closing, quiet=quiet, resumed=True)
 
 
 def _new(overrides: Sequence[str], *, quiet: bool, single: bool) -> SearchResult:
     display = _display(quiet)
     job = check(overrides, single=single, echo=display.say)
     run = job.configuration.run.dir or default_folder()
-    with working_copy(run, new=True, say=display.say) as place:
+    with terminable(), ExitStack() as closing:
+        place = working_copy(run, new=True, say=display.say)
+        closing.enter_context(place)
         make_run(job, place.folder)
-        return _run(job, place, quiet=quiet, resumed=False)
+        return _run(job, place, closing, quiet=quiet, resumed=False)
 
 
 def _as_overrides(groups: Mapping[str, Any]) -> list[str]:
@@ -150,91 +157,108 @@ def _display(quiet: bool) -> Display:
     return Display(screen(), quiet=quiet)
 
 
-def _run(job: Job, place: InPlace | Mirror, *, quiet: bool, resumed: bool) -> SearchResult:
+def _run(
+    job: Job, place: InPlace | Mirror, closing: ExitStack, *, quiet: bool, resumed: bool
+) -> SearchResult:
+    """Runs the trials, and exports the best.
+
+    Args:
+        closing: closes what the search has open when it is at its end.
+    """
     configuration, experiment, folder = job.configuration, job.experiment, place.folder
     place.patience = parse_seconds(configuration.run.patience)
     epochs = count_epochs(experiment.training)
-    with (
-        RunLock(folder),
-        terminable(),
-        _display(quiet) as display,
+    closing.enter_context(RunLock(folder))
+    display = closing.enter_context(_display(quiet))
+    trackers = closing.enter_context(
         Trackers(
             folder,
             configuration.tracking,
             plugins=experiment.plugins,
             name=place.name,
             say=display.say,
-        ) as trackers,
-    ):
-        past = read_records(folder) if resumed else ()
-        history = read_history(folder) if resumed else History()
-        if resumed:
-            _check_records(folder, history)
-            write_search(job, folder)
-        if _minor(history.version) not in ("", _minor(raudio.__version__)):
-            display.say(f"made by raudio {history.version}; going on with {raudio.__version__}")
-        for note in job.notes:
-            display.say(note)
-        display.say(f"run {place.name}")
+        )
+    )
+    past = read_records(folder) if resumed else ()
+    history = read_history(folder) if resumed else History()
+    if resumed:
+        _check_records(folder, history)
+        write_search(job, folder)
+    if _minor(history.version) not in ("", _minor(raudio.__version__)):
+        display.say(f"made by raudio {history.version}; going on with {raudio.__version__}")
+    for note in job.notes:
+        display.say(note)
+    display.say(f"run {place.name}")
 
-        def watch(record: Mapping[str, Any]) -> None:
-            display.watch(record)
-            trackers.look()
+    def watch(record: Mapping[str, Any]) -> None:
+        display.watch(record)
+        trackers.look()
 
-        with RecordWriter(folder / RECORDS) as records:
-            budget = configuration.search.time_budget
-            engine = Engine(
-                folder,
+    with RecordWriter(folder / RECORDS) as records:
+        budget = configuration.search.time_budget
+        engine = Engine(
+            folder,
+            configuration.search,
+            sampler=Sampler(
+                job.space,
                 configuration.search,
-                sampler=Sampler(
-                    job.space,
-                    configuration.search,
-                    tuple(job.goal.objectives.values()),
-                    folder / JOURNAL,
-                    job.prior.trials,
-                ),
-                scheduler=scheduler_for(job),
-                replicates=Replicates(
-                    repeat=configuration.search.repeat,
-                    folds=job.folds,
-                    confirm=configuration.search.confirm,
-                    confirm_seeds=configuration.search.confirm_seeds,
-                ),
-                experiment_for=job.experiment_for,
-                signature=lambda trained: signature(trained, job.manifest.fingerprint),
-                records=records,
-                history=history,
-                past=past,
-                answers=job.prior.answers,
-                place=place,
-                time_budget=None if budget is None else parse_seconds(budget),
-                watch=watch,
-            )
-            engine.begin(raudio.__version__, job.metric, job.mode, epochs, job.goal)
-            display.show(engine)
-            state: str = "failed"
-            reason: str | None = "the driver was ended by an error"
-            try:
-                state, reason = _trials(job, place, engine, display)
-            except (SessionError, OutOfReachError) as error:
-                reason = str(error)
-            except KeyboardInterrupt:
-                state, reason = "stopped", "interrupted"
-                display.say(f"interrupted; go on with it: raudio resume {place.name}")
-                raise
-            except Exception as error:
-                reason = f"{type(error).__name__}: {error}".splitlines()[0]
-                raise
-            finally:
-                engine.close(state, reason)
-        if state == "failed":
-            display.say(f"the search stopped: {reason}; go on with it: raudio resume {place.name}")
-        bundle, unexported = None, None
-        if configuration.run.export and state != "failed":
-            try:
-                bundle = _export(place)
-            except RunError as error:  # no trial has finished an epoch, or a checkpoint is damaged
-                unexported = str(error)
+                tuple(job.goal.objectives.values()),
+                folder / JOURNAL,
+                job.prior.trials,
+            ),
+            scheduler=scheduler_for(job),
+            replicates=Replicates(
+                repeat=configuration.search.repeat,
+                folds=job.folds,
+                confirm=configuration.search.confirm,
+                confirm_seeds=configuration.search.confirm_seeds,
+            ),
+            experiment_for=job.experiment_for,
+            signature=lambda trained: signature(trained, job.manifest.fingerprint),
+            records=records,
+            history=history,
+            past=past,
+            answers=job.prior.answers,
+            place=place,
+            time_budget=None if budget is None else parse_seconds(budget),
+            watch=watch,
+        )
+        engine.begin(raudio.__version__, job.metric, job.mode, epochs, job.goal)
+        display.show(engine)
+
+        def failed(reason: str | None) -> None:
+            go_on = f"go on with it: raudio resume {place.name}"
+            display.say(f"the search stopped: {reason}; {go_on}")
+
+        def last_words(reason: str) -> None:
+            """What the main thread would do, were it not waiting for a Ray that has died."""
+            engine.close("failed", reason)
+            failed(reason)
+            closing.close()
+
+        state: str = "failed"
+        reason: str | None = "the driver was ended by an error"
+        try:
+            state, reason = _trials(job, place, engine, display, last_words)
+        except (SessionError, OutOfReachError) as error:
+            reason = str(error)
+        except KeyboardInterrupt:
+            state, reason = "stopped", "interrupted"
+            display.say(f"interrupted; go on with it: raudio resume {place.name}")
+            raise
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise
+        finally:
+            engine.close(state, reason)
+    if state == "failed":
+        failed(reason)
+    bundle, unexported = None, None
+    if configuration.run.export and state != "failed":
+        try:
+            bundle = _export(place)
+        except RunError as error:  # no trial has finished an epoch, or a checkpoint is damaged
+            unexported = str(error)
     best = engine.history.best()
     return SearchResult(folder, place.name, engine.history, best, bundle, state, unexported)
 
@@ -261,7 +285,11 @@ def _minor(version: str) -> str:
 
 
 def _trials(
-    job: Job, place: InPlace | Mirror, engine: Engine, display: Display
+    job: Job,
+    place: InPlace | Mirror,
+    engine: Engine,
+    display: Display,
+    last_words: Callable[[str], None],
 ) -> tuple[str, str | None]:
     """Starts Ray and the feed, and runs the engine's trials; how the search ended, and why."""
     if engine.broken:  # its driver was killed before it could say so
@@ -281,6 +309,7 @@ def _trials(
         folder / LOG,
         dashboard=distributed,
         plugins=experiment.plugins,
+        last_words=last_words,
     ) as capacity:
         imports.join()  # two threads can't import parts of one package: each finds halves of it
         from ray import tune
@@ -318,7 +347,7 @@ def _trials(
                 check_resident(settings, job.manifest, settings.sample_rate, capacity.store)
             with reading_data(configuration.run):
                 refs = materialise(
-                    job.manifest,
+                    job.manifest.anywhere(),
                     sample_rate=settings.sample_rate,
                     precision=settings.precision,  # type: ignore[arg-type]
                     cache_limit=room_for_decoded(settings, job.manifest, settings.sample_rate),

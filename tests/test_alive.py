@@ -1,0 +1,138 @@
+"""How a process ends when its Ray has died, and that it does not while Ray may come back."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from raudio.cluster import alive
+from raudio.cluster.alive import SessionError, watched
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(alive, "_LOOK", 0.01)
+
+
+def no_words(reason: str) -> None:
+    raise AssertionError(reason)
+
+
+def test_so_many_looks_in_a_row_end_the_block() -> None:
+    said = iter([*["gone"] * 4, "", *["gone"] * 4, "", *["gone"] * 5])
+    looks = 0
+
+    def look() -> str:
+        nonlocal looks
+        looks += 1
+        return next(said)
+
+    with pytest.raises(SessionError, match=r"^gone$"), watched(look, 5, no_words):
+        time.sleep(60)
+    assert looks == 15
+
+
+def test_what_was_raised_because_ray_is_gone_says_so() -> None:
+    with (
+        pytest.raises(SessionError, match=r"^gone$") as raised,
+        watched(lambda: "gone", 1000, no_words),
+    ):
+        raise OSError("Socket closed")
+    assert isinstance(raised.value.__cause__, OSError)
+
+
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_another_error_stays_what_it_is(error: type[BaseException]) -> None:
+    before = signal.getsignal(signal.SIGUSR1)
+    with pytest.raises(error), watched(lambda: "", 1, no_words):
+        raise error
+    assert signal.getsignal(signal.SIGUSR1) is before
+
+
+def test_a_main_thread_that_no_signal_reaches_is_ended_with_last_words() -> None:
+    """As it is while it waits for a GCS."""
+    program = """
+import signal, time
+from raudio.cluster import alive
+
+def last_words(reason):
+    print("the last words:", reason, end="")
+    raise alive.SessionError("and the store fails")
+
+alive._LOOK, alive._PATIENCE = 0.01, 0.5
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+with alive.watched(lambda: "gone", 1, last_words):
+    time.sleep(60)
+"""
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert time.monotonic() - began < 50
+    assert done.returncode == 1
+    assert (done.stdout, done.stderr) == (
+        "the last words: gone",
+        "error: and the store fails\n",
+    )
+
+
+# --- a cluster's head --------------------------------------------------------------------------
+
+
+class Gcs:
+    """That of a cluster of one node; answers what it is told to."""
+
+    address = "10.0.0.1:6379"
+
+    def __init__(self, answers: Iterator[Any]) -> None:
+        self._answers = answers
+
+    def check_alive(self, nodes: list[str], timeout: float) -> list[bool]:
+        assert nodes == ["this"]
+        assert timeout == 5
+        answer = next(self._answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return [answer]
+
+
+def test_how_a_cluster_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray._private import worker
+    from ray.exceptions import RpcError
+
+    answers = iter([True, RpcError("Timed out while waiting for GCS to become available."), False])
+    joined = SimpleNamespace(gcs_client=Gcs(answers), current_node_id="this")
+    monkeypatch.setattr(worker, "global_worker", joined)
+    look, _ = alive.joined(45)
+    assert look() == ""
+    assert look().startswith("the head of the cluster, 10.0.0.1:6379, does not answer any more")
+    assert look() == "the cluster has lost the Ray of this machine"
+
+
+def test_ray_never_ends_the_process_before_it_has_ended_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its own limit is at least what the looks and the end take; a user's is heeded."""
+    from ray._private import worker
+
+    monkeypatch.undo()
+    joined = SimpleNamespace(gcs_client=None, current_node_id=None)
+    monkeypatch.setattr(worker, "global_worker", joined)
+    name = "RAY_gcs_rpc_server_reconnect_timeout_s"
+    for given in (None, "60", "600"):
+        if given is None:
+            monkeypatch.delenv(name, raising=False)
+        else:
+            monkeypatch.setenv(name, given)
+        silence = alive.silence()
+        _, looks = alive.joined(silence)
+        assert silence == {None: 45, "60": 45, "600": 450}[given]
+        limit = float(given or alive.ENVIRONMENT[name])
+        assert silence <= looks * (5 + 1) <= looks * (5 + 1 + 0.5) + 5 < limit

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ray.core.generated.common_pb2 import ActorDiedErrorContext
+from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
 from search_kit import EPOCHS, METRIC, Clock, KilledError, Session, files, outcome, possible
 
 from raudio.config import compose
 from raudio.config.schema import Experiment
 from raudio.core.errors import ConfigError
 from raudio.records import BEST, LAST, read_history, read_records, trial_folder
-from raudio.search.failures import with_half_the_memory
+from raudio.search.failures import loss_of, with_half_the_memory
+from raudio.training.launch import LostWorkerError, end_of
 
 SAME = [("error", f"RuntimeError: step {n} of 1.5e-{n:02d} at {n / 7}") for n in range(6)]
 NON_FINITE = [("non-finite loss", f"the loss is nan at step {n} of 9") for n in range(6)]
@@ -176,6 +180,69 @@ def test_what_no_trial_would_escape_stops_the_search_and_when_it_is_mended_nothi
     assert (stopped.state, stopped.kind) == ("stopped", kind)
     Session(run, clock).finish()
     assert outcome(run) == outcome(tmp_path / "whole")
+
+
+# --- lost ----------------------------------------------------------------------------------------
+
+#: As Ray 2.60 says it.
+NODE_DIED = (
+    "The actor died because its node has died. Node Id: 81c9 Node Ip address: 10.0.0.7. The "
+    "actor's node was terminated unexpectedly: health check failed due to missing heartbeats"
+)
+WORKER_DIED = (
+    "The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR Worker "
+    "exit detail: Worker unexpectedly exits with a connection error code 2. End of file."
+)
+RESET = (
+    "The actor is temporarily unavailable: RpcError: RPC error: recvmsg:Connection reset by peer "
+    "rpc_code: 14"
+)
+
+
+def actor_died(message: str) -> ActorDiedError:
+    context = ActorDiedErrorContext(
+        error_message=message, actor_id=b"1" * 16, class_name="ImplicitFunc", pid=7
+    )
+    return ActorDiedError(context)
+
+
+def creation_failed() -> ActorDiedError:
+    try:
+        raise ImportError("no module named torch")
+    except ImportError as error:
+        said = traceback.format_exc()
+        return ActorDiedError(RayTaskError("ImplicitFunc.__init__", said, error, actor_id="0a"))
+
+
+@pytest.mark.parametrize(
+    ("error", "reason", "blameless"),
+    [
+        (actor_died(NODE_DIED), "its machine is gone", True),
+        (ActorUnavailableError(RESET, b"1" * 16), "its machine does not answer", True),
+        (actor_died(WORKER_DIED), "killed, crashed, or out of memory", False),
+        (creation_failed(), "its process did not start: ImportError: no module named torch", True),
+        (None, "its process or machine is gone", False),
+        (LostWorkerError("closed by peer\nand more"), "closed by peer", False),
+        (ValueError(), "ValueError", False),
+    ],
+)
+def test_a_lost_machine_is_told_from_a_process_that_died(
+    error: Exception | None, reason: str, blameless: bool
+) -> None:
+    assert loss_of(error) == (reason, blameless)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason", "blameless"),
+    [
+        (actor_died(NODE_DIED), "its machine is gone", True),
+        (actor_died(WORKER_DIED), "killed, crashed, or out of memory", False),
+    ],
+)
+def test_the_same_of_a_worker_of_several(error: Exception, reason: str, blameless: bool) -> None:
+    end = end_of([error])
+    assert isinstance(end, LostWorkerError)
+    assert loss_of(end) == (f"a worker of the trial is gone: {reason}", blameless)
 
 
 # --- out of memory -------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from raudio.cluster.session import present_capacity, session
 from raudio.config import compose
 from raudio.config.schema import Cluster, Resources, Search
 from raudio.core.errors import ConfigError
-from raudio.records import History
+from raudio.records import History, read_records
 from raudio.search import slots as module
 from raudio.search.planner import Plan, plan
 from raudio.search.slots import Slots, gpu_share
@@ -306,3 +306,6 @@ def test_slots_grow_with_a_node_that_comes_and_shrink_when_it_goes(
 
         assert run(tick) == ("completed", "seen it all")
         assert len(history.trials) == 2  # the one that lost its node waits for a place
+    lost = [record["reason"] for record in read_records(tmp_path) if record["event"] == "lost"]
+    # Which, depends on whether Ray was started in this process before: see session.DEATHS.
+    assert set(lost) <= {"its machine is gone", "its machine does not answer"}

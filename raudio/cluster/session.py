@@ -28,6 +28,10 @@ from raudio.data import raydata
 #: random, into a mode that faults every page anew, up to twice slower. Fixed thresholds do not.
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(256 << 20), "MALLOC_TRIM_THRESHOLD_": str(512 << 20)}
 
+#: Milliseconds that Ray waits to hear why a process is gone, when nobody has told; else 1000. It is
+#: told at once of one that dies on a machine that lives, and within 20 s that a machine is gone.
+DEATHS = {"RAY_timeout_ms_task_wait_for_death_info": "40000"}
+
 #: Ray's switches that the environment alone can set; a user's own value wins.
 _ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",  # Tune's own progress table
@@ -40,6 +44,7 @@ _ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_TRAIN_METRICS_ENABLED": "0",
     **MALLOC,
+    **DEATHS,
 }
 
 
@@ -109,7 +114,7 @@ def _connect(settings: Cluster, log: Path, dashboard: bool, plugins: Sequence[st
             # A cluster's processes have their own environment: what must be set before one starts
             # is set by Ray. (A local cluster's processes inherit ours.)
             ray.init(
-                address=address, runtime_env=runtime_env(MALLOC, plugins), **common
+                address=address, runtime_env=runtime_env({**MALLOC, **DEATHS}, plugins), **common
             )
         except (ConnectionError, ValueError, RuntimeError) as error:
             reason = str(error).strip().splitlines()[0]

@@ -24,6 +24,7 @@ from raudio.config.schema import Experiment
 from raudio.core.errors import ConfigError, DataError, NonFiniteError, OutOfReachError
 from raudio.core.storage import StoreError
 from raudio.records import FAILED, STOPPED
+from raudio.training.launch import MACHINE_GONE, MACHINE_SILENT, why_gone
 from raudio.training.worker import NotSharedError
 
 OUT_OF_MEMORY = "out of memory"
@@ -79,6 +80,26 @@ def reason_of(error: Exception) -> str:
     if isinstance(error, (NonFiniteError, DataError, ConfigError, StoreError)):
         return message
     return f"{type(error).__name__}: {message}"
+
+
+def loss_of(error: Exception | None) -> tuple[str, bool]:
+    """Why a trial's process is lost, in a few words; and whether that says nothing of the trial.
+
+    Args:
+        error: that Tune has of it; None where it has none.
+    """
+    from ray.exceptions import RayActorError
+
+    if error is None:
+        return "its process or machine is gone", False
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    if not isinstance(error, RayActorError):
+        reason = lines[0]
+    elif error.actor_init_failed:
+        return f"its process did not start: {lines[-1]}", True
+    else:
+        reason = why_gone(error)
+    return reason, reason.endswith((MACHINE_GONE, MACHINE_SILENT))
 
 
 def with_half_the_memory(experiment: Experiment) -> dict[str, Any] | None:

@@ -30,6 +30,7 @@ from raudio.config.validate import to_mapping
 from raudio.core.errors import PreemptedError
 from raudio.search.demand import Demand, trial_bundles
 from raudio.search.engine import Engine, TrialSpec
+from raudio.search.failures import loss_of
 from raudio.search.planner import Plan
 from raudio.search.signals import interruptible
 from raudio.search.slots import Slots
@@ -38,8 +39,6 @@ from raudio.training.launch import PLACES, REQUESTER
 
 #: Seconds after which what controlled the workers of a trial that was ended is gone for certain.
 _GONE_AFTER = 5.0
-#: How Ray says that a process did not die by itself.
-_WITH_ITS_MACHINE = "its node has died"
 #: Seconds between two looks while nothing runs, and nothing can.
 _IDLE = 0.1
 #: Ray's actor, and namespace, that keeps the reservations.
@@ -354,10 +353,7 @@ class _Watcher(tune.Callback):  # type: ignore[misc]
         if isinstance(error, PreemptedError) or getattr(error, "preempted", False):
             self._engine.preempted(trial.config["id"], "its machine is being taken away")
             return
-        what = str(error or "its process or machine is gone").strip()
-        machine = _WITH_ITS_MACHINE in what
-        reason = "its machine is gone" if machine else what.splitlines()[0]
-        blameless = machine or getattr(error, "actor_init_failed", False)
+        reason, blameless = loss_of(error)
         if not self._engine.lost(trial.config["id"], reason, blameless=blameless):
             trial.config[GIVEN_UP] = True
 

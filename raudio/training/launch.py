@@ -32,6 +32,12 @@ REQUESTER = "requester"
 _PREEMPTED = "the machine of a worker was taken away"
 
 
+#: What has become of a process that Ray has lost, for users; the first two are nobody's fault.
+MACHINE_GONE = "its machine is gone"
+MACHINE_SILENT = "its machine does not answer"
+PROCESS_DIED = "killed, crashed, or out of memory"
+
+
 class LostWorkerError(RaudioError):
     """A training process or its machine is gone; the trial can go on from its last checkpoint."""
 
@@ -186,8 +192,19 @@ def end_of(failures: Sequence[BaseException]) -> BaseException:
     gone = [each for each in causes if isinstance(each, RayActorError)]
     own = [each for each in causes if not isinstance(each, LeftAloneError)]
     if gone or not own:  # Ray may not know yet that it is gone
-        return LostWorkerError(f"a worker of the trial is gone: {(gone or causes)[0]}")
+        why = why_gone(gone[0]) if gone else str(causes[0])
+        return LostWorkerError(f"a worker of the trial is gone: {why}")
     return min(own, key=lambda each: not isinstance(each, RaudioError))
+
+
+def why_gone(error: BaseException) -> str:
+    """What has become of a process, from the `RayActorError` in which Ray tells it at length."""
+    from ray.exceptions import ActorUnavailableError
+
+    if "its node has died" in str(error):
+        return MACHINE_GONE
+    # A process that dies on a machine that lives is known to have died: see cluster.session.
+    return MACHINE_SILENT if isinstance(error, ActorUnavailableError) else PROCESS_DIED
 
 
 def _cause(error: BaseException) -> BaseException:

@@ -6,8 +6,7 @@ Whatever the user can mend is found here, before Ray starts and before anything 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,11 +19,10 @@ from raudio.config.axes import Interval, text
 from raudio.config.goal import GPU_MEMORY, Goal, goal_of
 from raudio.config.samplers import READERS as OF_SAMPLERS
 from raudio.config.schedulers import READERS as OF_SCHEDULERS
-from raudio.config.schema import Configuration, Experiment, Run, Search
+from raudio.config.schema import Configuration, Experiment, Search
 from raudio.core.components import TASKS
-from raudio.core.errors import ConfigError, OutOfReachError
-from raudio.core.storage import absolute, patient
-from raudio.core.units import parse_seconds
+from raudio.core.errors import ConfigError
+from raudio.core.storage import absolute
 from raudio.data.folds import folds_of, on_fold
 from raudio.data.inspect import Inspection, inspect, preflight
 from raudio.data.locate import SYNTH, locate
@@ -166,23 +164,6 @@ def _with_prior(job: Job) -> Job:
     return dataclasses.replace(job, prior=known, notes=(*job.notes, *known.notes))
 
 
-@contextmanager
-def reading_data(run: Run) -> Iterator[None]:
-    """What the driver reads of the dataset in the block waits for its store, for `run.patience`.
-
-    Raises:
-        OutOfReachError: the store has failed for longer, with the cure.
-    """
-    try:
-        with patient(parse_seconds(run.patience)):
-            yield
-    except OutOfReachError as error:
-        raise OutOfReachError(
-            f"{error}: run.patience={run.patience} is over; try again when the store can be used, "
-            "or with a longer run.patience"
-        ) from error
-
-
 def job_on_data(
     configuration: Configuration,
     overrides: Sequence[str],
@@ -190,16 +171,6 @@ def job_on_data(
     echo: Callable[[str], None],
 ) -> Job:
     """The job of a configuration, checked on its dataset; errors as `check`."""
-    with reading_data(configuration.run):
-        return _on_data(configuration, overrides, space, echo)
-
-
-def _on_data(
-    configuration: Configuration,
-    overrides: Sequence[str],
-    space: Space,
-    echo: Callable[[str], None],
-) -> Job:
     configuration, overrides, goal = _settled(configuration, overrides, space)
     search, experiment = configuration.search, configuration.experiment
     local = address_of(configuration.cluster) == "local"

@@ -26,7 +26,7 @@ from raudio.cluster.session import present_capacity, session
 from raudio.config.schema import Configuration
 from raudio.config.signature import signature
 from raudio.core.errors import OutOfReachError, RunError
-from raudio.core.storage import is_remote
+from raudio.core.storage import is_remote, patient
 from raudio.core.units import parse_seconds
 from raudio.data import raydata
 from raudio.data.kept import room_for_decoded
@@ -46,7 +46,7 @@ from raudio.records import (
 )
 from raudio.search.engine import Engine
 from raudio.search.folder import default_folder, make_run, recorded_job, write_search
-from raudio.search.job import Job, check, plan_on, reading_data, scheduler_for
+from raudio.search.job import Job, check, plan_on, scheduler_for
 from raudio.search.live import Display, screen
 from raudio.search.mirror import InPlace, Mirror, working_copy
 from raudio.search.planner import Plan, plan
@@ -345,7 +345,7 @@ def _trials(
             assert settings.sample_rate is not None
             if capacity.store is not None:
                 check_resident(settings, job.manifest, settings.sample_rate, capacity.store)
-            with reading_data(configuration.run):
+            with patient(parse_seconds(configuration.run.patience)):
                 refs = materialise(
                     job.manifest.anywhere(),
                     sample_rate=settings.sample_rate,

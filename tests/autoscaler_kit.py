@@ -35,6 +35,8 @@ from ray.autoscaler.tags import (
     TAG_RAY_NODE_STATUS,
     TAG_RAY_USER_NODE_TYPE,
 )
+from ray.core.generated.gcs_pb2 import GcsNodeInfo
+from raylets import PROGRAM
 
 from raudio.cluster.growth import of_head
 
@@ -49,14 +51,6 @@ _LISTS = (
     "head_start_ray_commands",
     "worker_start_ray_commands",
 )
-#: Ray takes loopback for another name of the machine's address.
-_LOOPBACK = "services.resolve_ip_for_localhost = lambda host: host"
-_HEAD = f"""
-from ray._private import services
-{_LOOPBACK}
-from ray.scripts.scripts import main
-main()
-"""
 
 
 class Provider(FakeMultiNodeProvider):  # type: ignore[misc]
@@ -66,9 +60,7 @@ class Provider(FakeMultiNodeProvider):  # type: ignore[misc]
         self, node_config: Any, tags: Any, count: int, resources: Any, labels: Any
     ) -> None:
         with open(self.provider_config["asked"], "a") as file:
-            file.write(json.dumps([tags[TAG_RAY_USER_NODE_TYPE], count]) + "\n")
-        if tags[TAG_RAY_USER_NODE_TYPE] in self.provider_config["never"]:
-            raise RuntimeError("no quota")
+            file.write(f"{count}\n")
         for _ in range(count):
             self._start(tags, dict(resources), labels)
 
@@ -114,10 +106,17 @@ class Autoscaled:
         self._asked = asked
 
     @property
-    def asked(self) -> list[tuple[str, int]]:
-        """The group and the number of nodes of each call to the provider, in their order."""
-        lines = self._asked.read_text().splitlines() if self._asked.exists() else []
-        return [tuple(json.loads(line)) for line in lines]  # type: ignore[misc]
+    def asked(self) -> list[int]:
+        """The number of nodes of each call to the provider, in their order."""
+        return [int(line) for line in self._asked.read_text().splitlines()]
+
+    @property
+    def workers(self) -> int:
+        """Nodes that are there beside the head."""
+        from ray._raylet import GcsClient
+
+        nodes = GcsClient(address=self.address).get_all_node_info(timeout=10).values()
+        return sum(node.state == GcsNodeInfo.ALIVE for node in nodes) - 1
 
 
 @contextmanager
@@ -128,7 +127,6 @@ def autoscaled(
     cpus: int = 0,
     idle: float = 3.0,
     v2: bool = False,
-    never: tuple[str, ...] = (),
 ) -> Iterator[Autoscaled]:
     """A head with an autoscaler for the length of a `with` block.
 
@@ -138,10 +136,10 @@ def autoscaled(
         cpus: of the head.
         idle: seconds after which a node goes on which nothing runs.
         v2: the second version of the autoscaler.
-        never: groups of which no node ever comes.
     """
     folder = Path(tempfile.mkdtemp(prefix="raudio-"))  # names of sockets are short
     asked, config = folder / "asked", folder / "cluster.yaml"
+    asked.touch()
     config.write_text(
         json.dumps(
             {
@@ -157,7 +155,6 @@ def autoscaled(
                     "disable_node_updaters": True,
                     "disable_launch_config_check": True,
                     "asked": str(asked),
-                    "never": list(never),
                 },
                 "auth": {},
                 "file_mounts": {},
@@ -191,7 +188,14 @@ def autoscaled(
         ),
     }
     command = [
-        *(sys.executable, "-c", _HEAD, "start", "--head", "--block"),
+        *(
+            sys.executable,
+            "-c",
+            PROGRAM.format("ray.scripts.scripts"),
+            "start",
+            "--head",
+            "--block",
+        ),
         *("--port=0", "--node-ip-address=127.0.0.1"),
         *(f"--num-cpus={cpus}", f"--memory={4 * GB}", f"--object-store-memory={10**8}"),
         *("--include-dashboard=false", "--min-worker-port=0", "--max-worker-port=0"),

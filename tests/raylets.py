@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -10,6 +12,21 @@ import pytest
 
 #: Of every node, unless it says otherwise.
 SMALL = {"node_ip_address": "127.0.0.1", "object_store_memory": 10**8}
+
+#: A program of Ray, or one that joins a cluster: it would take loopback for another name of the
+#: machine's address, where nothing listens.
+PROGRAM = """
+from ray._private import services
+services.resolve_ip_for_localhost = lambda host: host
+from {} import main
+main()
+"""
+
+
+def raudio(*arguments: object) -> subprocess.Popen[str]:
+    """A command line of raudio in a process of its own."""
+    command = [sys.executable, "-c", PROGRAM.format("raudio.cli.main"), *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 @contextmanager
@@ -24,7 +41,7 @@ def raylets(head: Mapping[str, Any], *nodes: Mapping[str, Any], join: bool = Tru
     from ray.cluster_utils import Cluster
 
     with pytest.MonkeyPatch.context() as patch:
-        # A driver takes loopback for another name of the machine's address, where nothing listens.
+        # As in PROGRAM.
         patch.setattr("ray._private.services.resolve_ip_for_localhost", lambda host: host)
         cluster = Cluster(initialize_head=True, head_node_args={**SMALL, **head})
         try:

@@ -1,96 +1,110 @@
-"""A search on a cluster that grows and shrinks: Ray's own autoscaler, on nodes of this machine."""
+"""A search on a cluster that grows and shrinks: Ray's own autoscaler, on nodes of this machine.
+
+What is searched waits until the test has seen the machines that it came for.
+"""
 
 from __future__ import annotations
 
 import time
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from autoscaler_kit import GB, autoscaled
-from search_kit import METRIC, Session
+from raylets import raudio
 
-from raudio.cluster.session import present_capacity, session
-from raudio.config import compose
-from raudio.config.schema import Cluster, Resources, Search
-from raudio.data import raydata
-from raudio.data.pipeline import materialise
-from raudio.data.synth import synth
-from raudio.search import slots as slots_module
-from raudio.search.planner import Plan, plan
-from raudio.search.slots import Slots
+from raudio.records import RECORDS, History, read_history, read_records
 
-SMALL = {"resources": {"CPU": 1, "memory": GB}, "labels": {"kind": "small"}, "max_workers": 3}
+PLUGIN = '''
+import time
+from pathlib import Path
+
+import raudio
+from raudio.models.cnn import CNN
+
+
+@raudio.register.model("patient")
+class Patient(CNN):
+    """Goes on when it is told to: the trial with number 5, or the others."""
+
+    def __init__(self, *, n_features: int, n_outputs: int, number: int = 0):
+        super().__init__(n_features=n_features, n_outputs=n_outputs, width=4, depth=2)
+        self.told = Path("HERE", "last" if number == 5 else "others")
+
+    def forward(self, features, frames):
+        while not self.told.exists():
+            time.sleep(0.1)
+        return super().forward(features, frames)
+'''
+
+#: CPUs of a trial, which are those of a node.
+CPUS = {"resident": 1, "streamed": 2}
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("v2", [False, True], ids=["v1", "v2"])
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(("v2", "feed"), [(False, "resident"), (True, "streamed")])
 def test_machines_come_at_once_and_go_when_there_is_nothing_left_for_them(
-    v2: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    v2: bool, feed: str, tmp_path: Path
 ) -> None:
-    import ray
-
-    from raudio.search.demand import Demand
-    from raudio.search.tune import SearchEnded, run_trials
-
-    def train(config: dict[str, Any]) -> None:
-        """The first trials end soon, the last does not."""
-        from ray import tune
-
-        last = config["id"] == "0005"
-        for epoch in range(1, 10**6 if last else 5):
-            time.sleep(0.4)
-            final = epoch == 4 and not last
-            metrics = {METRIC: 0.5, "started": time.time() - 0.4 * epoch}
-            tune.report({"epoch": epoch, "metrics": metrics, "loop_seconds": 0.4, "final": final})
-
-    monkeypatch.setattr("ray._private.services.resolve_ip_for_localhost", lambda host: host)
-    monkeypatch.setattr(slots_module, "INTERVAL", 0.5)
-    resources, search = Resources(), Search(trials=6)
-    experiment = compose.compose([]).experiment
-    driver = Session(
-        tmp_path,
-        time.monotonic,  # type: ignore[arg-type]
-        experiment_for=lambda params: experiment,
-        scheduler="none",
-        reuse=False,  # all trials are the same experiment
-        trials=6,
+    (tmp_path / "patient.py").write_text(PLUGIN.replace("HERE", str(tmp_path)))
+    (tmp_path / "space.yaml").write_text("params:\n  model.number: choice(0, 1, 2, 3, 4, 5)\n")
+    run = tmp_path / "run"
+    settings = (
+        f"plugins=[{tmp_path / 'patient.py'}]",
+        "model=patient",
+        f"space={tmp_path / 'space.yaml'}",
+        f"dataset.path={tmp_path / 'data'}",
+        f"dataset.feed={feed}",
+        f"run.dir={run}",
+        "run.export=false",
+        "features.n_mels=16",
+        "training.epochs=2",
+        "search.sampler=grid",
+        "search.scheduler=none",
     )
-    manifest = synth(str(tmp_path / "data"), 60)
-    with autoscaled({"small": SMALL}, v2=v2, idle=10) as cluster:
-        settings = Cluster(address=cluster.address)
-        with session(settings, tmp_path / "ray.log") as capacity:
-            raydata.settle_here()
-            refs = materialise(manifest, sample_rate=8000, precision="int16", here=True)
-            decoded = len(cluster.asked)
 
-            def now() -> Plan:
-                present = present_capacity(settings, capacity.growth)
-                return plan(present, resources, search, "resident")
+    def found() -> History:
+        return read_history(run) if (run / RECORDS).exists() else History()
 
-            assert capacity.nodes[0].cpus == 0
-            slots, waited, most = Slots(now(), now), list[int](), list[int]()
-            assert slots.plan.most == 3
+    def states() -> Counter[str]:
+        return Counter(trial.state for trial in found().trials.values())
 
-            def tick() -> None:
-                running = driver.engine.running
-                most.append(len(running))
-                workers = sum(node["Alive"] for node in ray.nodes()) - 1
-                if len(driver.engine.history.trials) == 6 and len(running) == workers == 1:
-                    raise SearchEnded("completed", "seen it all")
+    made = raudio("data", "synth", tmp_path / "data", "--clips", "100")
+    small = {"resources": {"CPU": CPUS[feed], "memory": 2 * GB}, "max_workers": 3}
+    with autoscaled({"small": small}, v2=v2, idle=5) as cluster:
+        assert made.wait() == 0
+        where = f"cluster.address={cluster.address}"
+        planned, _ = (plan := raudio("plan", *settings, where)).communicate()
+        assert plan.returncode == 0, planned
+        assert "0 at once on what is there, 3 when it has grown" in planned
+        assert cluster.asked == []
 
-            demand = Demand(driver.engine, slots, changed=waited.append)
-            assert run_trials(driver.engine, train, slots, demand=demand, tick=tick) == (
-                "completed",
-                "seen it all",
-            )
-            assert refs  # which no worker's node holds, or it would not have gone
-        asked = cluster.asked[decoded:]
-    driver.records.close()
-    assert waited[0] >= 2  # all but what has decoded, if that is still there
-    assert asked[0] == ("small", waited[0])
-    assert waited[-1] == 0
-    assert max(most) == 3
-    # Nobody's time has begun before its machine was there.
-    trials = driver.engine.history.trials.values()
-    assert sorted(trial.epochs for trial in trials)[:5] == [4] * 5
+        search = raudio("search", *settings, where)
+
+        def until(seen: Callable[[], bool]) -> None:
+            deadline = time.monotonic() + 120
+            while not seen():
+                assert search.poll() is None, search.communicate()
+                assert time.monotonic() < deadline, (states(), cluster.workers, cluster.asked)
+                time.sleep(0.2)
+
+        try:
+            until(lambda: states()["running"] == cluster.workers == 3)
+            waited = [each["waiting"] for each in read_records(run) if each["event"] == "cluster"]
+            # For all at once, but for the one that has decoded for a resident feed.
+            assert max(waited) >= (2 if feed == "resident" else 3)
+            (tmp_path / "others").touch()
+            until(lambda: states() == {"completed": 5, "running": 1} and cluster.workers == 1)
+            (tmp_path / "last").touch()
+            said, _ = search.communicate(timeout=120)
+        finally:
+            search.kill()
+        assert search.returncode == 0, said
+        assert found().state == "completed"
+        assert states() == {"completed": 6}
+        deadline = time.monotonic() + 60
+        while cluster.workers:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)

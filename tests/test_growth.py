@@ -278,10 +278,14 @@ def test_bundles() -> None:
     found = planned(Capacity((DATA, TRAINS)), "streamed", data_cpus=2)
     own = {"CPU": 1, "GPU": 1.0, "memory": found.memory}
     other = {"raudio/role": "!data"}
-    assert trial_bundles(found) == ([own], [other])
-    assert all_bundles(found) == (
-        [own, {"CPU": 1.0}, {"CPU": 1.0}],
-        [other, {"raudio/role": "data"}, {"raudio/role": "data"}],
+    # What decodes for a trial of one worker has its CPUs from the start.
+    assert (
+        trial_bundles(found)
+        == all_bundles(found)
+        == (
+            [own, {"CPU": 1.0}, {"CPU": 1.0}],
+            [other, {"raudio/role": "data"}, {"raudio/role": "data"}],
+        )
     )
     spread = planned(Capacity((replace(TRAINS, safe=True, count=2),)), workers=2, gpus=0)
     driver, worker = {"memory": 256 << 20, "safe": 0.001}, {"CPU": 1, "memory": 5 * 10**8}

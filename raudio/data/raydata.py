@@ -23,6 +23,9 @@ DATA_NODES = {"raudio/role": "data"}
 #: Of all others, in Ray's words.
 OTHER_NODES = {"raudio/role": "!data"}
 
+#: Where the tasks of this process's datasets run; None: wherever there is a CPU.
+_group: Any = None
+
 
 def run_apart(apart: bool) -> None:
     """Has the tasks of this process's datasets run on `DATA_NODES` alone, or on any node.
@@ -33,6 +36,12 @@ def run_apart(apart: bool) -> None:
     from ray.data import DataContext
 
     DataContext.get_current().execution_options.label_selector = DATA_NODES if apart else None
+
+
+def run_in(group: Any) -> None:
+    """Has the tasks of this process's datasets run in a placement group that holds their CPUs."""
+    global _group
+    _group = group
 
 
 def settle_here() -> None:
@@ -64,19 +73,27 @@ def dataset(
         limits: CPUs, and bytes of blocks that nobody has taken yet; None: Ray Data's own.
         arguments: of `work`.
     """
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
     lazy = _lazy(jobs)
     num_cpus = 1.0
+    options: dict[str, Any] = {}
+    if _group is not None:
+        options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(_group)
     if limits is not None:
         cpus, memory = limits
         num_cpus = min(1.0, cpus)
-        options = lazy.context.execution_options
-        options.resource_limits = options.resource_limits.copy(cpu=cpus, object_store_memory=memory)
+        execution = lazy.context.execution_options
+        execution.resource_limits = execution.resource_limits.copy(
+            cpu=cpus, object_store_memory=memory
+        )
     return lazy.map_batches(
         _patiently,
         batch_size=None,
         batch_format="pyarrow",
         num_cpus=num_cpus,
         fn_kwargs={"work": work, "patience": storage.patience(), "arguments": arguments},
+        **options,
     )
 
 

@@ -36,22 +36,25 @@ _SOME = 0.001
 
 
 def trial_bundles(plan: Plan) -> tuple[list[dict[str, float]], list[dict[str, str]]]:
-    """What the process that Tune starts for a trial takes, and the labels of its node."""
-    if not plan.distributed:
-        own: dict[str, float] = {"CPU": plan.cpus, "GPU": plan.gpus, "memory": plan.memory}
-        return [own], [OTHER_NODES] if plan.data_nodes else []
-    own = {"memory": DRIVER_MEMORY}
-    return [{**own, SAFE: _SOME} if plan.safe_nodes else own], []
+    """What is held for a trial with the process that Tune starts for it, which is the first, and
+    the labels: all that it takes, but for workers, whose places Ray Train looks for itself.
+
+    What decodes for a trial has its CPUs there. Without, they would be free between two tasks for
+    whatever waits for a place, and the trial waits for them then.
+    """
+    bundles, labels = all_bundles(plan)
+    own = 1 if plan.distributed else len(bundles)
+    return bundles[:own], labels[:own]
 
 
 def all_bundles(plan: Plan) -> tuple[list[dict[str, float]], list[dict[str, str]]]:
     """What a trial takes in all: its process, its workers, what decodes for it; and the labels."""
-    bundles, _ = trial_bundles(plan)
-    labels: list[dict[str, str]] = [{} if plan.distributed else OTHER_NODES]
+    worker: dict[str, float] = {"CPU": plan.cpus, "GPU": plan.gpus, "memory": plan.memory}
+    bundles, labels = [worker] * plan.workers, [OTHER_NODES] * plan.workers
     if plan.distributed:
-        worker = {"CPU": plan.cpus, "GPU": plan.gpus, "memory": plan.memory}
-        bundles += [worker] * plan.workers
-        labels += [OTHER_NODES] * plan.workers
+        driver: dict[str, float] = {"memory": DRIVER_MEMORY}
+        bundles.insert(0, {**driver, SAFE: _SOME} if plan.safe_nodes else driver)
+        labels.insert(0, {})
     bundles += [{"CPU": plan.data_cpus / plan.decoders} for _ in range(plan.decoders)]
     labels += [DATA_NODES] * plan.decoders
     taken = [{name: count for name, count in each.items() if count} for each in bundles]

@@ -17,7 +17,7 @@ from raudio.config.goal import Goal
 from raudio.config.schema import Experiment
 from raudio.config.validate import experiment_from, to_mapping
 from raudio.core.errors import PreemptedError, RaudioError
-from raudio.data.raydata import OTHER_NODES
+from raudio.data import raydata
 from raudio.training.worker import Data, Keeping, Place, device_of, train_here
 
 if TYPE_CHECKING:
@@ -75,6 +75,7 @@ def launch(
         PreemptedError: its machine, or another of the trial, is or was taken away with notice.
         Errors of `train_here`, the loop and the feeds, as they raise them.
     """
+    import ray
     from ray.train import ScalingConfig
     from ray.train.torch import TorchTrainer
 
@@ -82,6 +83,7 @@ def launch(
         place = Place(device=device_of(gpus))
 
         def inline() -> None:
+            raydata.run_in(ray.util.get_current_placement_group())
             train_here(
                 experiment,
                 data,
@@ -159,7 +161,7 @@ def _distributed(
                     "memory": memory,
                     **({"GPU": gpus} if gpus else {}),
                 },
-                label_selector=OTHER_NODES if data.apart else None,
+                label_selector=raydata.OTHER_NODES if data.apart else None,
             ),
             run_config=RunConfig(
                 storage_path=scratch,

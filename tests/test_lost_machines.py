@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 SMALL = (
     "model=cnn", "model.depth=3", "model.width=8", "features.n_mels=32", "training.batch_size=4",
     "training.epochs=4", "search.scheduler=none", "search.reuse=false", "run.export=false",
-    "optimizer.lr=choice(0.01,0.001)",
+    "optimizer.lr=choice(0.01,0.001)", "search.trials=2",
 )  # fmt: skip
 #: `raudio`, on the machine whose address comes first.
 RAUDIO = """
@@ -59,9 +59,11 @@ class Machines:
         self.address, self._processes = json.loads(self._process.stdout.readline())
 
     def kill(self, machine: str, *kinds: str) -> None:
-        """Processes of a machine; all of them, where none are named."""
-        for kind in kinds or self._processes[machine]:
-            for pid in self._processes[machine][kind]:
+        """Processes of a machine; where none are named, all of them and what they have started."""
+        there = self._processes[machine]
+        of = [pid for kind in kinds or there for pid in there[kind]]
+        for pid in of if kinds else [*of, *(child for each in of for child in below(each))]:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
     def ask(self, what: str) -> None:
@@ -85,17 +87,24 @@ def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
     machines.close()
 
 
+def below(pid: int) -> list[int]:
+    """What a process has started, itself or through others."""
+    lists = [file.read_text() for file in Path(f"/proc/{pid}/task").glob("*/children")]
+    children = [int(child) for each in lists for child in each.split()]
+    return [*children, *(child for each in children for child in below(each))]
+
+
 class Search:
     """A search of two trials on a cluster, in the background."""
 
-    def __init__(self, folder: Path, machines: Machines, machine: str) -> None:
+    def __init__(self, folder: Path, machines: Machines, machine: str, *settings: str) -> None:
         self.run, self.log = folder / "run", folder / "log.txt"
         synth(str(folder / "data"), 400)
         where = f"cluster.address={machines.address}"
         arguments = ("search", f"run.dir={self.run}", "dataset.path=data", where)
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", RAUDIO, machine, *arguments, *SMALL, "search.trials=2"],
+                [sys.executable, "-c", RAUDIO, machine, *arguments, *SMALL, *settings],
                 cwd=folder,
                 stdout=log,
                 stderr=log,
@@ -115,7 +124,10 @@ class Search:
 
 @pytest.fixture
 def search(tmp_path: Path, machines: Machines, request: pytest.FixtureRequest) -> Iterator[Search]:
-    search = Search(tmp_path, machines, request.param)
+    machine, *settings = request.param.split()
+    if "resources.workers=2" in settings:
+        machines.ask("add")
+    search = Search(tmp_path, machines, machine, *settings)
     yield search
     with contextlib.suppress(ProcessLookupError):
         os.killpg(search.process.pid, signal.SIGKILL)
@@ -192,3 +204,13 @@ def test_a_lost_machine_is_no_failure_of_what_ran_on_it(
     reasons = [record["reason"] for record in read_records(search.run) if record["event"] == "lost"]
     assert reasons == ["its machine is gone"]
     assert [trial.state for trial in read_history(search.run).trials.values()] == ["completed"] * 2
+
+
+@pytest.mark.parametrize("search", ["127.0.0.2 resources.workers=2"], indirect=True)
+def test_nor_of_a_trial_that_had_a_worker_there(machines: Machines, search: Search) -> None:
+    """Although the worker that is left alone knows of it first, and not why."""
+    search.until(is_report)
+    machines.kill("other")
+    search.until(lambda record: record["event"] == "lost")
+    (lost,) = (record for record in read_records(search.run) if record["event"] == "lost")
+    assert lost["reason"] == "a worker of the trial is gone: its machine is gone"

@@ -23,9 +23,9 @@ def main(folder: str) -> None:
     out, sys.stdout = sys.stdout, sys.stderr
     storage = {"gcs_storage": "rocksdb", "gcs_storage_path": os.path.join(folder, "gcs")}
     small: dict[str, Any] = {"object_store_memory": 100 << 20, "include_dashboard": False}
+    steers = {"num_cpus": 0, "resources": {"safe": 1}, "node_ip_address": HEAD}
     cluster = Cluster(
-        initialize_head=True,
-        head_node_args={**small, "num_cpus": 0, "node_ip_address": HEAD, "_system_config": storage},
+        initialize_head=True, head_node_args={**small, **steers, "_system_config": storage}
     )
     head, wanted = cluster.head_node, "add"
     while wanted:

@@ -10,6 +10,7 @@ come, those that remain go on from the last checkpoint: the batches are the same
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from raudio.config.goal import Goal
 from raudio.config.schema import Experiment
 from raudio.config.validate import experiment_from, to_mapping
 from raudio.core.errors import PreemptedError, RaudioError
+from raudio.core.units import Seconds
 from raudio.data import raydata
 from raudio.training.worker import Data, Keeping, Place, device_of, train_here
 
@@ -36,6 +38,10 @@ _PREEMPTED = "the machine of a worker was taken away"
 MACHINE_GONE = "its machine is gone"
 MACHINE_SILENT = "its machine does not answer"
 PROCESS_DIED = "killed, crashed, or out of memory"
+
+#: What a rank that was left alone waits before it says so. Whoever left it is heard first then: by
+#: an error of its own, or by Ray, which takes up to 20 s to know that a machine is gone.
+_OTHERS_FIRST: Seconds = 45.0
 
 
 class LostWorkerError(RaudioError):
@@ -243,5 +249,6 @@ def _worker(config: Mapping[str, Any]) -> None:
         )
     except RuntimeError as error:
         if is_left_alone(error):
+            time.sleep(_OTHERS_FIRST)
             raise LeftAloneError(str(error)) from error
         raise

@@ -57,7 +57,7 @@ class Course:
         drivers: started in all.
         ended_badly: what drivers said that ended though nobody ended them.
         orphans: processes of trials that outlived their driver.
-        stored: bytes and objects in the object stores of all machines after the end.
+        stored: what the object stores of all machines hold after the end.
         requests: to the store, by their method.
         steps: that were made.
     """

@@ -97,14 +97,19 @@ class Machines:
                 _signal(process, signal.SIGKILL)
 
     def stored(self) -> dict[str, int]:
-        """What all object stores hold."""
+        """What all object stores hold: all of it, what of that is pinned, and what is on disks.
+
+        Ray pins the first copy of an object, for as long as its owner lives. Copies of it on other
+        machines may outlive an owner that is lost with its machine: they go when room is needed.
+        """
         from ray._private.internal_api import get_memory_info_reply
 
         stats = get_memory_info_reply(self._cluster.global_state).store_stats
         return {
             "objects": stats.num_local_objects,
             "bytes": stats.object_store_bytes_used,
-            "spilled": stats.spilled_bytes_total - stats.restored_bytes_total,
+            "pinned bytes": stats.object_store_bytes_primary_copy,
+            "spilled bytes": stats.spilled_bytes_total - stats.restored_bytes_total,
         }
 
     def shutdown(self) -> None:

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 import torch
-from ray.exceptions import ActorDiedError, RayActorError
-from ray.train import PreemptionError, PreemptionInfo, UserCallback
+from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError
+from ray.train import PreemptionError, PreemptionInfo, UserCallback, WorkerGroupError
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
 from raudio.config import compose
@@ -107,6 +107,20 @@ def test_the_worker_that_failed_ends_the_trial(failures: list[Exception], end: t
     assert type(end_of(failures)) is end
 
 
+def _launch() -> None:
+    """A trial of two workers."""
+    launch(
+        compose.compose(["resources.workers=2"]).experiment,
+        Data("", None),
+        gpus=0,
+        memory=0,
+        max_workers=2,
+        keeping=Keeping("", 1.0),
+        goal=Goal({"m": "max"}),
+        report=lambda report: None,
+    )
+
+
 def test_ray_train_leaves_it_to_tune_to_go_on_after_a_notice(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -123,19 +137,40 @@ def test_ray_train_leaves_it_to_tune_to_go_on_after_a_notice(
     monkeypatch.setattr("ray.get_runtime_context", lambda: place)
     monkeypatch.setattr("ray.train.torch.TorchTrainer", Drained)
     monkeypatch.setattr("ray.tune.integration.ray_train.TuneReportCallback", UserCallback)
+    monkeypatch.setattr("raudio.training.launch._look_around", set)
     with pytest.raises(PreemptedError):
-        launch(
-            compose.compose(["resources.workers=2"]).experiment,
-            Data("", None),
-            gpus=0,
-            memory=0,
-            max_workers=2,
-            keeping=Keeping("", 1.0),
-            goal=Goal({"m": "max"}),
-            report=lambda report: None,
-        )
+        _launch()
     assert given["run_config"].failure_config.max_preemption_failures == 0
     assert given["train_loop_config"]["driver"] == "another node"
+
+
+@pytest.mark.parametrize(
+    ("failure", "alive", "why"),
+    [
+        (LeftAloneError("reset"), False, "its machine is gone"),
+        (LeftAloneError("reset"), True, "it has left them in the middle of a step"),
+        (ActorUnavailableError("", None), False, "its machine is gone"),
+        (ActorUnavailableError("", None), True, "its machine does not answer"),
+        (ActorDiedError(), False, "killed, crashed, or out of memory"),  # and that is known
+    ],
+)
+def test_a_trial_is_told_of_its_machine_when_ray_knows(
+    failure: Exception, alive: bool, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Lost:
+        def __init__(self, worker: Any, **settings: Any) -> None: ...
+
+        def fit(self) -> None:
+            raise WorkerGroupError("", {0: failure})
+
+    monkeypatch.setattr("ray.get_runtime_context", lambda: types.SimpleNamespace(get_node_id=str))
+    monkeypatch.setattr("ray.nodes", lambda: [{"NodeID": "a", "Alive": alive}])
+    monkeypatch.setattr("ray.train.torch.TorchTrainer", Lost)
+    monkeypatch.setattr("ray.tune.integration.ray_train.TuneReportCallback", UserCallback)
+    monkeypatch.setattr("raudio.training.launch._look_around", lambda: {"a"})
+    monkeypatch.setattr("raudio.training.launch._NOTICED", 0.0)
+    with pytest.raises(LostWorkerError, match=f"^a worker of the trial is gone: {why}$"):
+        _launch()
 
 
 @pytest.mark.parametrize("error", [LostWorkerError("gone"), PreemptedError("going")])

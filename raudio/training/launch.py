@@ -30,8 +30,13 @@ if TYPE_CHECKING:
 #: Ray Train reserves their resources.
 PLACES = "places"
 REQUESTER = "requester"
+#: Seconds in which Ray notices that a machine is gone, if it does.
+_NOTICED = 20.0
 
 _PREEMPTED = "the machine of a worker was taken away"
+_LOST = "a worker of the trial is gone"
+#: What the others say of it.
+_UNKNOWN = "it has left them in the middle of a step"
 
 
 #: What has become of a process that Ray has lost, for users; the first two are nobody's fault.
@@ -176,12 +181,41 @@ def _distributed(
                 failure_config=FailureConfig(max_preemption_failures=0),
             ),
         )
+        nodes = _look_around()
         try:
             trainer.fit()
         except WorkerGroupError as error:
-            raise end_of(list(error.worker_failures.values())) from error
+            end = end_of(list(error.worker_failures.values()))
+            if str(end).endswith((MACHINE_SILENT, _UNKNOWN)) and _one_goes(nodes):
+                end = LostWorkerError(f"{_LOST}: {MACHINE_GONE}")
+            raise end from error
         except PreemptionError as error:
             raise PreemptedError(_PREEMPTED) from error
+
+
+def _look_around() -> set[str]:
+    """The nodes that are there, which Ray's coordinator of resources knows then as well. By itself
+    it looks every 20 seconds, and Ray Train would wait a minute for workers on one that is gone."""
+    import ray
+    from ray.data._internal.cluster_autoscaler import get_or_create_autoscaling_coordinator
+
+    coordinator = get_or_create_autoscaling_coordinator()
+    looked = coordinator.get_reserved_resources.remote("raudio", recompute=True)
+    ray.wait([looked], timeout=_NOTICED)
+    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+
+
+def _one_goes(nodes: set[str]) -> bool:
+    """Whether one of these nodes is gone, or Ray soon finds it so: before, a trial that goes on
+    would be given a place on it."""
+    import ray
+
+    deadline = time.monotonic() + _NOTICED
+    while nodes <= {node["NodeID"] for node in ray.nodes() if node["Alive"]}:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.5)
+    return True
 
 
 def end_of(failures: Sequence[BaseException]) -> BaseException:
@@ -200,8 +234,7 @@ def end_of(failures: Sequence[BaseException]) -> BaseException:
     gone = [each for each in causes if isinstance(each, RayActorError)]
     own = [each for each in causes if not isinstance(each, LeftAloneError)]
     if gone or not own:  # Ray may not know yet that it is gone
-        why = why_gone(gone[0]) if gone else str(causes[0])
-        return LostWorkerError(f"a worker of the trial is gone: {why}")
+        return LostWorkerError(f"{_LOST}: {why_gone(gone[0]) if gone else _UNKNOWN}")
     return min(own, key=lambda each: not isinstance(each, RaudioError))
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import traceback
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from ray.core.generated.common_pb2 import ActorDiedErrorContext
-from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
+from ray.exceptions import ActorDiedError, ActorUnavailableError, OutOfMemoryError, RayTaskError
 from search_kit import EPOCHS, METRIC, Clock, KilledError, Session, files, outcome, possible
 
 from raudio.config import compose
@@ -18,7 +20,8 @@ from raudio.config.schema import Experiment
 from raudio.core.errors import ConfigError
 from raudio.records import BEST, LAST, read_history, read_records, trial_folder
 from raudio.search.failures import loss_of, with_half_the_memory
-from raudio.training.launch import LostWorkerError, end_of
+from raudio.search.tune import RayActorManager
+from raudio.training.launch import NO_MEMORY, LostWorkerError, end_of
 
 SAME = [("error", f"RuntimeError: step {n} of 1.5e-{n:02d} at {n / 7}") for n in range(6)]
 NON_FINITE = [("non-finite loss", f"the loss is nan at step {n} of 9") for n in range(6)]
@@ -197,6 +200,10 @@ RESET = (
     "The actor is temporarily unavailable: RpcError: RPC error: recvmsg:Connection reset by peer "
     "rpc_code: 14"
 )
+LOW = (
+    "3 worker(s) were killed due to the node running low on memory. Memory on the node (IP: "
+    "10.0.0.7) was 23.4GB used / 23.5GB limit (0.99)"
+)
 
 
 def actor_died(message: str) -> ActorDiedError:
@@ -237,12 +244,26 @@ def test_a_lost_machine_is_told_from_a_process_that_died(
     [
         (actor_died(NODE_DIED), "its machine is gone", True),
         (actor_died(WORKER_DIED), "killed, crashed, or out of memory", False),
+        (OutOfMemoryError(LOW), NO_MEMORY, False),
     ],
 )
 def test_the_same_of_a_worker_of_several(error: Exception, reason: str, blameless: bool) -> None:
     end = end_of([error])
     assert isinstance(end, LostWorkerError)
     assert loss_of(end) == (f"a worker of the trial is gone: {reason}", blameless)
+
+
+def test_a_process_that_ray_ends_for_want_of_memory_has_died_for_tune() -> None:
+    """Tune itself ends the search by a RuntimeError."""
+    seen: list[Exception] = []
+    actor = SimpleNamespace(actor_id=1, _on_error=lambda actor, error: seen.append(error))
+    task = SimpleNamespace(_tracked_actor=actor, _on_error=None)
+    manager: Any = SimpleNamespace(_failed_actor_ids=set(), _cleanup_actor=lambda **actor: None)
+    failed = partial(RayActorManager._actor_task_failed, manager)
+    failed(tracked_actor_task=task, exception=OutOfMemoryError(LOW))
+    assert [loss_of(error) for error in seen] == [(NO_MEMORY, False)]
+    with pytest.raises(RuntimeError, match="Caught unexpected"):
+        failed(tracked_actor_task=task, exception=ValueError("else"))
 
 
 # --- out of memory -------------------------------------------------------------------------------

@@ -143,7 +143,9 @@ def wanted(monkeypatch: pytest.MonkeyPatch) -> list[int | None]:
     """The trials that each session wants in all; none is run, and Ray is not started."""
     seen: list[int | None] = []
 
-    def no_trials(job: Any, place: Any, engine: Any, display: Any) -> tuple[str, None]:
+    def no_trials(
+        job: Any, place: Any, engine: Any, display: Any, last_words: Any
+    ) -> tuple[str, None]:
         seen.append(engine.trials_wanted)
         return "stopped", None
 
@@ -170,7 +172,9 @@ def test_how_often_trials_save_may_change(
     seen: list[tuple[str | None, str | None]] = []
     signatures: set[str] = set()
 
-    def no_trials(job: Any, place: Any, engine: Any, display: Any) -> tuple[str, None]:
+    def no_trials(
+        job: Any, place: Any, engine: Any, display: Any, last_words: Any
+    ) -> tuple[str, None]:
         trial = job.experiment_for({"optimizer.lr": 0.01})
         seen.append((trial.training.checkpoint_every, job.configuration.cluster.lost_every))
         signatures.add(signature(trial, ""))
@@ -308,8 +312,9 @@ def test_nothing_is_imported_beside_the_thread_that_imports(
     monkeypatch.setattr(runner, "session", lambda *_, **__: contextlib.nullcontext(here))
     monkeypatch.setattr(runner, "plan_on", plan)
     place = InPlace("run", tmp_path)
+    engine: Any = SimpleNamespace(broken=None, exhausted=False)
     with pytest.raises(InterruptedError, match=r"raudio\.search\.tune"):
-        runner._trials(job, place, SimpleNamespace(broken=None, exhausted=False), None)  # type: ignore[arg-type]
+        runner._trials(job, place, engine, None, print)
 
 
 def test_a_run_says_where_it_ran(

@@ -24,7 +24,7 @@ from raudio.config.schema import Experiment
 from raudio.core.errors import ConfigError, DataError, NonFiniteError, OutOfReachError
 from raudio.core.storage import StoreError
 from raudio.records import FAILED, STOPPED
-from raudio.training.launch import MACHINE_GONE, MACHINE_SILENT, why_gone
+from raudio.training import launch
 from raudio.training.worker import NotSharedError
 
 OUT_OF_MEMORY = "out of memory"
@@ -98,8 +98,8 @@ def loss_of(error: Exception | None) -> tuple[str, bool]:
     elif error.actor_init_failed:
         return f"its process did not start: {lines[-1]}", True
     else:
-        reason = why_gone(error)
-    return reason, reason.endswith((MACHINE_GONE, MACHINE_SILENT))
+        reason = launch.why_gone(error)
+    return reason, reason.endswith((launch.MACHINE_GONE, launch.MACHINE_SILENT))
 
 
 def with_half_the_memory(experiment: Experiment) -> dict[str, Any] | None:

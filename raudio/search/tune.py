@@ -19,6 +19,8 @@ from typing import Any
 import ray
 import ray.air.integrations.wandb  # tune.run counts callbacks by it: here, it is while Ray starts
 from ray import tune
+from ray.air.execution._internal.actor_manager import RayActorManager
+from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.tune.execution import class_cache
 from ray.tune.experiment import Trial
 from ray.tune.progress_reporter import TrialProgressCallback
@@ -35,7 +37,7 @@ from raudio.search.planner import Plan
 from raudio.search.signals import interruptible
 from raudio.search.slots import Slots
 from raudio.search.trial import GIVEN_UP
-from raudio.training.launch import PLACES, REQUESTER
+from raudio.training.launch import PLACES, REQUESTER, why_gone
 
 #: Seconds after which what controlled the workers of a trial that was ended is gone for certain.
 _GONE_AFTER = 5.0
@@ -48,6 +50,19 @@ _COORDINATOR = "AutoscalingCoordinator"
 # Tune would pass credentials on in a runtime environment, which Ray shows, and writes into the logs
 # of each node. Trials have them without: see cluster.environment.
 class_cache.ENV_VARS_TO_PROPAGATE.difference_update(STORE)
+
+_task_failed = RayActorManager._actor_task_failed
+
+
+def _task_failed_or_out_of_memory(self: Any, tracked_actor_task: Any, exception: Exception) -> None:
+    """Tune ends the search where Ray ends a process for want of memory, as Ray's error for that is
+    none of those for processes that have died."""
+    if isinstance(exception, OutOfMemoryError):
+        exception = RayActorError(error_msg=why_gone(exception))
+    _task_failed(self, tracked_actor_task, exception)
+
+
+RayActorManager._actor_task_failed = _task_failed_or_out_of_memory
 
 
 class SearchEnded(BaseException):

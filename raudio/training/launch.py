@@ -43,6 +43,7 @@ _UNKNOWN = "it has left them in the middle of a step"
 MACHINE_GONE = "its machine is gone"
 MACHINE_SILENT = "its machine does not answer"
 PROCESS_DIED = "killed, crashed, or out of memory"
+NO_MEMORY = "ended by Ray, as its machine had no memory left (resources.memory gives trials more)"
 
 #: What a rank that was left alone waits before it says so. Whoever left it is heard first then: by
 #: an error of its own, or by Ray, which takes up to 20 s to know that a machine is gone.
@@ -224,14 +225,14 @@ def end_of(failures: Sequence[BaseException]) -> BaseException:
     A machine that is taken away comes before all else, and what one of them ran into before what
     others make of its absence.
     """
-    from ray.exceptions import RayActorError
+    from ray.exceptions import OutOfMemoryError, RayActorError
 
     causes = [_cause(failure) for failure in failures]
     if any(
         isinstance(each, PreemptedError) or getattr(each, "preempted", False) for each in causes
     ):
         return PreemptedError(_PREEMPTED)
-    gone = [each for each in causes if isinstance(each, RayActorError)]
+    gone = [each for each in causes if isinstance(each, (RayActorError, OutOfMemoryError))]
     own = [each for each in causes if not isinstance(each, LeftAloneError)]
     if gone or not own:  # Ray may not know yet that it is gone
         return LostWorkerError(f"{_LOST}: {why_gone(gone[0]) if gone else _UNKNOWN}")
@@ -239,9 +240,11 @@ def end_of(failures: Sequence[BaseException]) -> BaseException:
 
 
 def why_gone(error: BaseException) -> str:
-    """What has become of a process, from the `RayActorError` in which Ray tells it at length."""
-    from ray.exceptions import ActorUnavailableError
+    """What has become of a process, from the error in which Ray tells it at length."""
+    from ray.exceptions import ActorUnavailableError, OutOfMemoryError
 
+    if isinstance(error, OutOfMemoryError) or NO_MEMORY in str(error):
+        return NO_MEMORY
     if "its node has died" in str(error):
         return MACHINE_GONE
     # A process that dies on a machine that lives is known to have died: see cluster.session.

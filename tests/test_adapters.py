@@ -67,6 +67,7 @@ def needed(kind: str, sounds: Path) -> dict[str, Any]:
     return found | more.get(kind, {})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_whole_catalogue_gives_a_clip_the_same_in_every_batch(kind: str, sounds: Path) -> None:
     adapter = build(kind, **needed(kind, sounds))

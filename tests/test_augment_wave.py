@@ -88,6 +88,7 @@ def test_noise_has_the_ratio_drawn_over_the_valid_part(color: str) -> None:
     assert abs(float(first @ last)) < (0.1 if color == "white" else 0.6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("color", "slope"), [("white", 0), ("pink", -3.01), ("brown", -6.02)])
 def test_the_color_of_noise_is_its_slope_in_decibels_an_octave(color: str, slope: float) -> None:
     noise = Noise(sample_rate=RATE, p=1.0, color=color, min_snr=0, max_snr=0)

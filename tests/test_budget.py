@@ -116,6 +116,7 @@ def test_a_budget_ends_the_search_and_a_larger_one_goes_on(
     assert spec.id in running
 
 
+@pytest.mark.slow
 def test_a_search_killed_at_any_record_ends_by_the_same_budget(
     tmp_path: Path, clock: Clock
 ) -> None:

@@ -253,6 +253,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return run, here / "data"
 
 
+@pytest.mark.slow
 def test_an_ensemble_is_measured_as_evaluate_does(
     measured: tuple[Path, Path], tmp_path: Path
 ) -> None:
@@ -269,6 +270,7 @@ def test_an_ensemble_is_measured_as_evaluate_does(
     assert str(data).encode() not in content, "where the data lay is nobody's business"
 
 
+@pytest.mark.slow
 def test_a_smaller_precision_is_measured_before_and_after(
     measured: tuple[Path, Path], tmp_path: Path
 ) -> None:

@@ -100,6 +100,7 @@ def test_a_bug_in_writing_is_not_hidden(tmp_path: Path) -> None:
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
+@pytest.mark.slow
 def test_processes_that_make_the_same_file_at_once_all_get_it(tmp_path: Path) -> None:
     code = (
         "import sys, time; from pathlib import Path; from raudio.data.cache import Cache\n"

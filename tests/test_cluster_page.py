@@ -53,6 +53,7 @@ def test_every_command_of_the_page_could_work() -> None:
         could_work(words[1:])
 
 
+@pytest.mark.slow
 def test_ray_has_the_commands_of_the_page() -> None:
     from ray.scripts.scripts import cli
 

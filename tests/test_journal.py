@@ -86,6 +86,7 @@ def test_a_window_holds_the_last_the_best_and_the_running(
     assert len(study.trials) == 60  # the file has them all
 
 
+@pytest.mark.slow
 def test_memory_holds_what_is_seen_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journal, "BEST", 4)
 

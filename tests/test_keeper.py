@@ -128,6 +128,7 @@ def front() -> Iterator[flaky.Proxy]:
         yield front
 
 
+@pytest.mark.slow
 def test_a_failing_store_is_asked_again_until_the_patience_is_over(
     front: flaky.Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -165,6 +165,7 @@ def test_a_copy_is_made_in_the_store(store: flaky.Proxy) -> None:
 # --- going on ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objects", [0, 1, 2, 3, 4, 6, 9])
 def test_a_driver_that_dies_between_two_objects_is_taken_over_by_another_machine(
     objects: int, tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch

@@ -142,6 +142,7 @@ def test_the_best_trial_keeps_the_limits(tmp_path: Path, clock: Clock) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("goal", "settings"),
     [

@@ -322,6 +322,7 @@ def replace_time(record: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in record.items() if key != "time"}
 
 
+@pytest.mark.slow
 def test_killed_with_several_slots_a_population_loses_nothing(tmp_path: Path, clock: Clock) -> None:
     for deadline in range(3, 60, 7):
         run = tmp_path / str(deadline)

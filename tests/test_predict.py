@@ -290,6 +290,7 @@ def test_no_bundle_leaves_no_output_file(tmp_path: Path) -> None:
     assert not (tmp_path / "out.csv").exists()
 
 
+@pytest.mark.slow
 def test_only_what_is_needed_is_imported(bundle: Path, files: dict[str, Path]) -> None:
     code = (
         "import sys, raudio.cli.main as main\n"

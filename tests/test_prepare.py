@@ -426,6 +426,7 @@ module.prepare(sys.argv[1], sys.argv[2], execution=Execution(workers=1), progres
 """
 
 
+@pytest.mark.slow
 def test_goes_on_after_a_kill(folder: Path, tmp_path: Path) -> None:
     for number in range(60):
         write(folder / "cat" / f"more {number}.wav", sound(100 + number, 20000))

@@ -292,6 +292,7 @@ def outcome(history: History) -> list[tuple[Any, ...]]:
     return [(t.id, t.state, t.epochs, sorted(t.params.items())) for t in history.ranked()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "every", [37, pytest.param(1, marks=[pytest.mark.slow, pytest.mark.timeout(1200)])]
 )

@@ -421,6 +421,7 @@ def result(run: Path) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("slots", [2, 3])
 def test_killed_with_several_slots_nothing_is_lost_and_nothing_runs_twice(
     tmp_path: Path, clock: Clock, slots: int

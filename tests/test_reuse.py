@@ -80,6 +80,7 @@ def test_what_failed_or_is_still_running_answers_nothing(tmp_path: Path) -> None
     assert {t.same_as for t in list(engine.history.trials.values())[3:]} == {second.id}
 
 
+@pytest.mark.slow
 def test_killed_at_any_record_the_answers_are_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

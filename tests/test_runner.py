@@ -92,6 +92,7 @@ def test_a_trial_s_process_finds_the_plugins_from_its_own_folder(tmp_path: Path)
     assert python(TRIAL, experiment, cwd=there) == "Mine(name='mine', width=64)\n"
 
 
+@pytest.mark.slow
 def test_a_run_of_another_machine_goes_on_with_the_plugins_of_this_one(tmp_path: Path) -> None:
     for folder in ("there", "here"):
         (tmp_path / folder).mkdir()
@@ -124,6 +125,7 @@ def test_a_run_of_another_machine_goes_on_with_the_plugins_of_this_one(tmp_path:
     assert found == f"{mine} {mine}\n"
 
 
+@pytest.mark.slow
 def test_plugins_of_one_name_are_two(tmp_path: Path) -> None:
     for folder in ("one", "two"):
         (tmp_path / folder).mkdir()

@@ -143,6 +143,7 @@ module.prepare(sys.argv[1], sys.argv[2], execution=Execution(workers=1), progres
 """
 
 
+@pytest.mark.slow
 def test_goes_on_after_a_kill(folder: Path, local: Manifest, store: flaky.Proxy) -> None:
     out = "s3://sounds/killed"
     run = subprocess.run([sys.executable, "-c", _KILLED, folder, out], check=False)
@@ -183,6 +184,7 @@ def test_bad_files_are_mended_and_the_work_kept(
 # --- a store that fails --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["503", "reset"])
 def test_a_dataset_is_made_while_the_store_fails(
     made: str, local: Manifest, store: flaky.Proxy, kind: str
@@ -202,6 +204,7 @@ def test_a_dataset_is_made_while_the_store_fails(
     assert comparable(f"s3://sounds/while-{kind}") == comparable(local.path)
 
 
+@pytest.mark.slow
 def test_a_store_that_does_not_recover(
     made: str, store: flaky.Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -78,6 +78,7 @@ def test_killed_at_every_one_of_200_points_the_search_is_the_same(
         shutil.rmtree(run)
 
 
+@pytest.mark.slow
 def test_killed_at_some_points_the_search_is_the_same(tmp_path: Path, clock: Clock) -> None:
     points = {58, 121}
     searched(tmp_path / "whole", clock, tmp_path, points)
@@ -87,6 +88,7 @@ def test_killed_at_some_points_the_search_is_the_same(tmp_path: Path, clock: Clo
         assert fate(run) == fate(tmp_path / "whole"), f"killed after record {point}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("slots", [2, 4])
 def test_with_several_slots_no_report_is_lost_no_trial_runs_twice_and_the_rungs_are_whole(
     tmp_path: Path, clock: Clock, slots: int
@@ -113,6 +115,7 @@ def test_with_several_slots_no_report_is_lost_no_trial_runs_twice_and_the_rungs_
             assert trials == len(reached), f"rung at epoch {epoch}, killed at {point}"
 
 
+@pytest.mark.slow
 def test_cut_at_every_byte_the_record_is_whole_up_to_there(tmp_path: Path, clock: Clock) -> None:
     """What the kernel had of a record when the power went."""
     session = Session(tmp_path, clock, trials=2)

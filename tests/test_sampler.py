@@ -43,6 +43,9 @@ SPACE = Space(
 STARTUP_TRIALS = Search().tpe.startup
 GRID = Space("grid", params=(SPACE.params[0], SPACE.params[2], SPACE.params[3]))
 
+GP_IS_SLOW = pytest.param("gp", marks=pytest.mark.slow)
+KINDS = [*(kind for kind in SAMPLERS if kind != "gp"), GP_IS_SLOW]
+
 
 @pytest.fixture(autouse=True)
 def no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,7 +241,7 @@ def test_quasi_random_points_are_scipys(tmp_path: Path) -> None:
         assert params["x"] == pytest.approx(second)
 
 
-@pytest.mark.parametrize("kind", ["cmaes", "gp", "nsga2"])
+@pytest.mark.parametrize("kind", ["cmaes", GP_IS_SLOW, "nsga2"])
 def test_learns(tmp_path: Path, kind: str) -> None:
     """On a bowl, later trials are far better than the first ones, which are random."""
     keys = ("x", "y")
@@ -314,7 +317,7 @@ def test_cmaes_needs_a_number_that_every_trial_has() -> None:
     check(Search(sampler="gp"), words)
 
 
-@pytest.mark.parametrize("kind", [*SAMPLERS])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("known", [1, 7, 11])
 def test_a_rebuilt_study_draws_what_the_uninterrupted_one_would_have(
     tmp_path: Path, kind: str, known: int
@@ -382,12 +385,7 @@ class Everything(optuna.storages.InMemoryStorage):  # type: ignore[misc]
         return [t for t in found if t.number in seen or not t.state.is_finished()]
 
 
-_SLOW = [pytest.param("gp", marks=pytest.mark.slow)]
-
-
-@pytest.mark.parametrize(
-    "kind", [*(kind for kind in SAMPLERS if kind != "gp"), "tpe of two objectives", *_SLOW]
-)
+@pytest.mark.parametrize("kind", [*KINDS, "tpe of two objectives"])
 def test_what_is_let_go_changes_no_draw(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
@@ -524,6 +522,7 @@ def test_one_draw_in_two_thousand_is_found_each_time(tmp_path: Path, kind: str) 
     assert rebuilt.ask("3") == found[3]
 
 
+@pytest.mark.slow
 def test_draws_without_a_study_are_as_random_as_optuna_s() -> None:
     """Each axis of a space has the distribution that Optuna's random sampler draws."""
     space = Space(

@@ -299,6 +299,7 @@ def test_random_bytes_never_break_it(client: TestClient) -> None:
     assert client.get("/health").status_code == 200
 
 
+@pytest.mark.slow
 def test_too_many_at_once_are_sent_away(predictor: Predictor, monkeypatch: Any) -> None:
     """One computes, one waits, the third is told to come again; one that takes too long as well."""
     go_on, begun = threading.Event(), threading.Event()

@@ -188,6 +188,7 @@ def test_nobody_there(monkeypatch: pytest.MonkeyPatch, store: flaky.Proxy) -> No
     fsspec.get_filesystem_class("s3").clear_instance_cache()
 
 
+@pytest.mark.slow
 def test_no_credentials(monkeypatch: pytest.MonkeyPatch, store: flaky.Proxy) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")

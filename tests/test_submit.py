@@ -512,6 +512,7 @@ def test_what_pip_installs_is_what_is_here() -> None:
     assert not {"mlflow-skinny", "pytest"} & set(pins)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("versions", "status", "said"),
     [

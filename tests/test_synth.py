@@ -86,6 +86,7 @@ def test_knocks_are_even_or_hasten() -> None:
     assert all(distances[0] > 1.3 * distances[1] for distances in hasty if len(distances) > 1)
 
 
+@pytest.mark.slow
 def test_level_says_nothing_of_the_class() -> None:
     levels = {
         label: np.mean(

@@ -93,6 +93,7 @@ def test_a_password_in_a_uri_is_refused_and_not_shown() -> None:
     assert "hunter22" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_password_is_not_shown_by_another_mistake_either() -> None:
     mistake = "tracking.mlflow.url=https://me:hunter22@host"
     command = [sys.executable, "-m", "raudio.cli.main", "search", mistake]

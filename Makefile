@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup search test test-quick lint types contracts check clean
+.PHONY: setup search test test-quick test-long lint types contracts check clean
 
 setup: $(VENV)/installed
 
@@ -17,14 +17,18 @@ search: setup  ## search on the embedded data; ARGS="search.trials=32" adds over
 
 PYTEST := $(BIN)/python -m pytest
 TWO := $(PYTEST) -n 2 --dist loadfile
-QUICK := $(TWO) -m 'not ray and not slow'
+QUICK := $(TWO) -m 'not ray and not slow and not long'
 
-# Two at a time also where each starts Ray, which waits more than it works; benchmarks are alone, and
-# so is the autoscaler's Ray, in a process that has known no other.
-test: setup  ## all tests that a CPU can run, the quick ones first
+# Two at a time also where each starts Ray, which waits more than it works; benchmarks are alone.
+test: setup  ## all tests that take less than minutes each, the quick ones first
 	$(QUICK)
-	$(TWO) -m 'ray or slow' --ignore tests/test_benchmarks.py --ignore tests/test_autoscaler.py
-	$(PYTEST) -m 'ray or slow' tests/test_benchmarks.py
+	$(TWO) -m '(ray or slow) and not long' --ignore tests/test_benchmarks.py
+	$(PYTEST) -m '(ray or slow) and not long' tests/test_benchmarks.py
+
+# One at a time, as they look at how long a search waits. The autoscaler's Ray has a process of its
+# own, which has known no other.
+test-long: setup  ## those that take minutes each: machines that come, go and are lost
+	$(PYTEST) -m long --ignore tests/test_autoscaler.py
 	$(PYTEST) tests/test_autoscaler.py
 
 test-quick: setup  ## those that take seconds and start no Ray

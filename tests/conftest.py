@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import hypothesis
@@ -14,6 +15,9 @@ hypothesis.settings.load_profile("any machine")
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # a process for each core: one thread for each process
     os.environ["OMP_NUM_THREADS"] = "1"
+
+# Commands are those of this environment, whether it is activated or not.
+os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 
 FSDD = Path(__file__).parents[2] / "shared" / "data" / "fsdd"
 

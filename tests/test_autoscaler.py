@@ -43,6 +43,7 @@ CPUS = {"resident": 1, "streamed": 2}
 
 
 @pytest.mark.ray
+@pytest.mark.long
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(("v2", "feed"), [(False, "resident"), (True, "streamed")])
 def test_machines_come_at_once_and_go_when_there_is_nothing_left_for_them(

@@ -45,7 +45,7 @@ class Counting(CNN):
 #: Seconds until a trial goes on without a node that was lost, and with one that has come.
 BOUND = 150
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(900)]
 
 
 def test_an_elastic_trial_shrinks_and_grows_with_its_cluster(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -19,7 +20,7 @@ import pytest
 from raudio.data.synth import synth
 from raudio.records import read_history, read_records
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(600)]
 
 #: An epoch of a second or so.
 SMALL = (
@@ -80,11 +81,13 @@ class Machines:
 
 
 @pytest.fixture
-def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
-    # A socket's path is not long.
-    machines = Machines(Path(os.path.relpath(tmp_path_factory.mktemp("m") / "r")).resolve())
-    yield machines
-    machines.close()
+def machines() -> Iterator[Machines]:
+    with tempfile.TemporaryDirectory(
+        prefix="ray"
+    ) as folder:  # short: its sockets' names are limited
+        machines = Machines(Path(folder))
+        yield machines
+        machines.close()
 
 
 def below(pid: int) -> list[int]:

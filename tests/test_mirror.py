@@ -340,7 +340,9 @@ def test_a_search_and_every_command_take_the_uri(
 ) -> None:
     wanted: list[int | None] = []
 
-    def no_trials(job: Any, place: Any, engine: Any, display: Any) -> tuple[str, None]:
+    def no_trials(
+        job: Any, place: Any, engine: Any, display: Any, last_words: Any
+    ) -> tuple[str, None]:
         wanted.append(engine.trials_wanted)
         return "stopped", None
 

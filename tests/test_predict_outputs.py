@@ -427,7 +427,13 @@ print(next(line.split()[1] for line in status if line.startswith("VmHWM:")), fil
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
-    ("kind", "minutes"), [("flac", 180), ("wav", 60), ("mp3", 30), ("ogg", 30)]
+    ("kind", "minutes"),
+    [
+        pytest.param("flac", 180, marks=pytest.mark.long),
+        ("wav", 60),
+        pytest.param("mp3", 30, marks=pytest.mark.long),
+        ("ogg", 30),
+    ],
 )
 def test_hours_of_stereo_take_little_memory(
     bundle: Path, tmp_path: Path, kind: str, minutes: int

@@ -294,7 +294,7 @@ def outcome(history: History) -> list[tuple[Any, ...]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "every", [37, pytest.param(1, marks=[pytest.mark.slow, pytest.mark.timeout(1200)])]
+    "every", [37, pytest.param(1, marks=[pytest.mark.long, pytest.mark.timeout(1200)])]
 )
 def test_killed_at_a_record_and_resumed_the_search_is_the_same(tmp_path: Path, every: int) -> None:
     """At each of the first 200 records, with one worker: the same trials, ends and ranking."""

@@ -414,6 +414,7 @@ def test_a_killed_trial_and_then_a_killed_driver_change_nothing(
     assert {name: trial.lost for name, trial in history.trials.items() if trial.lost} == {"0001": 1}
 
 
+@pytest.mark.long
 def test_killed_at_random_moments_again_and_again(
     place: Path, whole: Path, orphans: list[Process]
 ) -> None:
@@ -595,7 +596,7 @@ def other_cluster() -> Iterator[None]:
         process.kill()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(600)  # each trial starts eight processes
 @pytest.mark.usefixtures("other_cluster")
 def test_two_workers_train_a_trial_and_measure_all_clips(place: Path) -> None:
@@ -620,7 +621,7 @@ def test_two_workers_train_a_trial_and_measure_all_clips(place: Path) -> None:
         assert value == pytest.approx(recorded[f"valid/{name}"], abs=1e-6), name
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(600)  # each trial starts eight processes
 @pytest.mark.usefixtures("other_cluster")
 def test_elastic_trials_train_to_their_end_one_after_the_other(place: Path) -> None:

@@ -98,6 +98,7 @@ def assert_same(found: TrialHistory, expected: TrialHistory) -> None:
             assert one.metrics[name] == pytest.approx(other.metrics[name], rel=0.02)
 
 
+@pytest.mark.long
 def test_whatever_becomes_of_a_worker_the_losses_are_those_of_one(
     cluster: Any, place: Path
 ) -> None:

@@ -19,7 +19,7 @@ from raudio.data.synth import synth
 from raudio.records import LAST, RecordReader, trial_folder
 from raudio.search import runner
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(600)]
 
 MEMORY = {"memory": 4 * 10**9}
 WORKS = {**MEMORY, "num_cpus": 1}

@@ -1,4 +1,4 @@
-"""Ray clusters of several nodes on this machine, all on loopback."""
+"""Rays of this machine, all on loopback: of one node, and clusters of several."""
 
 from __future__ import annotations
 
@@ -57,3 +57,22 @@ def raylets(head: Mapping[str, Any], *nodes: Mapping[str, Any], join: bool = Tru
         finally:
             ray.shutdown()
             cluster.shutdown()
+
+
+@contextmanager
+def one_node() -> Iterator[Any]:
+    """A Ray of two CPUs that this process is the driver of, for the length of a `with` block."""
+    import ray
+
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="CRITICAL",
+        _node_ip_address="127.0.0.1",
+    )
+    try:
+        yield ray
+    finally:
+        ray.shutdown()

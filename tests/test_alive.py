@@ -14,6 +14,7 @@ import pytest
 
 from raudio.cluster import alive
 from raudio.cluster.alive import SessionError, watched
+from raudio.core.errors import ConfigError
 
 
 @pytest.fixture(autouse=True)
@@ -136,3 +137,11 @@ def test_ray_never_ends_the_process_before_it_has_ended_itself(
         assert silence == {None: 45, "60": 45, "600": 450}[given]
         limit = float(given or alive.ENVIRONMENT[name])
         assert silence <= looks * (5 + 1) <= looks * (5 + 1 + 0.5) + 5 < limit
+
+
+@pytest.mark.parametrize("given", ["soon", "-60", "0", ""])
+def test_a_limit_that_is_none(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "RAY_gcs_rpc_server_reconnect_timeout_s"
+    monkeypatch.setenv(name, given)
+    with pytest.raises(ConfigError, match=rf"^{name}='{given}': give whole seconds"):
+        alive.silence()

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pytest
 import soundfile
 import torch
+from raylets import one_node
 
 from raudio.audio.augment import Examples
 from raudio.audio.build import build_augmenter
@@ -535,17 +536,8 @@ def test_resolve(dataset: Manifest) -> None:
 
 @pytest.fixture(scope="module")
 def ray() -> Iterator[Any]:
-    ray = pytest.importorskip("ray")
-    ray.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        _node_ip_address="127.0.0.1",
-        log_to_driver=False,
-        logging_level="ERROR",
-    )
-    yield ray
-    ray.shutdown()
+    with one_node() as ray:
+        yield ray
 
 
 def streamed(dataset: Manifest, **settings: Any) -> StreamedFeed:

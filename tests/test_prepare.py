@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 from numpy.typing import NDArray
+from raylets import one_node
 
 from raudio.audio.decode import decode
 from raudio.config.schema import Dataset
@@ -344,14 +345,8 @@ def threads(workers: int) -> Execution:
 @pytest.fixture(scope="module")
 def ray() -> Iterator[Any]:
     """A Ray of two CPUs for the tests of this module."""
-    import ray
-
-    ray.init(
-        address="local", num_cpus=2, include_dashboard=False, log_to_driver=False,
-        logging_level="CRITICAL", _node_ip_address="127.0.0.1",
-    )  # fmt: skip
-    yield ray
-    ray.shutdown()
+    with one_node() as ray:
+        yield ray
 
 
 def test_same_bytes_with_any_number_of_threads(tmp_path: Path) -> None:

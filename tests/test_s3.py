@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 import soundfile
 from flaky import Fault
+from raylets import one_node
 from typer.testing import CliRunner
 
 from raudio.cli.main import app
@@ -276,17 +277,11 @@ def test_a_store_that_fails_before_a_search_has_begun(
 @pytest.fixture(scope="module")
 def ray(front: flaky.Proxy) -> Iterator[Any]:
     """A Ray of two CPUs whose workers reach the bucket."""
-    import ray
-
     with pytest.MonkeyPatch.context() as patch:
         for name, value in flaky.environment(front).items():
             patch.setenv(name, value)
-        ray.init(
-            address="local", num_cpus=2, include_dashboard=False, log_to_driver=False,
-            logging_level="CRITICAL", _node_ip_address="127.0.0.1",
-        )  # fmt: skip
-        yield ray
-        ray.shutdown()
+        with one_node() as ray:
+            yield ray
 
 
 @pytest.mark.ray

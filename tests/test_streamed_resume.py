@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from raylets import one_node
 from test_loop import same, without_costs
 
 from raudio import checkpoint
@@ -31,14 +32,8 @@ SMALL = (
 
 @pytest.fixture(scope="module", autouse=True)
 def ray() -> Iterator[Any]:
-    import ray
-
-    ray.init(
-        address="local", num_cpus=2, include_dashboard=False, log_to_driver=False,
-        logging_level="CRITICAL", _node_ip_address="127.0.0.1",
-    )  # fmt: skip
-    yield ray
-    ray.shutdown()
+    with one_node() as ray:
+        yield ray
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator
 
-from raudio.core.errors import RaudioError
+from raudio.core.errors import ConfigError, RaudioError
 from raudio.core.units import Seconds
 
 #: Processes without which there is no Ray.
@@ -136,9 +136,17 @@ def own() -> tuple[Callable[[], str], int]:
 
 
 def silence() -> Seconds:
-    """How long a cluster's head may be silent: 45 s, or three quarters of what Ray was told."""
+    """How long a cluster's head may be silent: 45 s, or three quarters of what Ray was told.
+
+    Raises:
+        ConfigError: what Ray was told is no number of seconds.
+    """
     given = os.environ.get(_RAYS)
-    return _SILENCE if given is None else 0.75 * float(given)
+    if given is None:
+        return _SILENCE
+    if not given.isdecimal() or not int(given):
+        raise ConfigError(f"{_RAYS}={given!r}: give whole seconds, or leave it out for 60")
+    return 0.75 * int(given)
 
 
 def joined(silence: Seconds) -> tuple[Callable[[], str], int]:

@@ -4,14 +4,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,15 +17,12 @@ import typer
 import yaml
 
 from raudio.cli.search import show
-from raudio.cluster.capacity import local_capacity
-from raudio.config.schema import Cluster
 from raudio.config.signature import signature
 from raudio.core.errors import ConfigError, DataError, RunError
 from raudio.data.prepare import Options, prepare
 from raudio.data.synth import synth
 from raudio.search import runner
 from raudio.search.job import check, longest_warmup
-from raudio.search.mirror import InPlace
 
 PLUGIN = """
 import torch
@@ -292,31 +285,6 @@ def test_what_augmentations_lack_is_found_before_a_trial(
     soundfile.write(tmp_path / "noise.wav", np.ones(8), 8000)
     job = check([f"augment.reverb.source={tmp_path}"], single=True, echo=print)
     assert job.experiment.augment.reverb.source == str(tmp_path)
-
-
-def test_nothing_is_imported_beside_the_thread_that_imports(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Where Ray runs already, its start gives the thread no time."""
-    for module in ("raudio.search.trial", "raudio.search.tune"):
-        importlib.import_module(module)  # so that what follows takes no time here
-    done: list[str] = []
-
-    def slow(name: str) -> None:
-        time.sleep(0.2)
-        done.append(name)
-
-    def plan(*_: Any, **__: Any) -> None:
-        raise InterruptedError(*done)
-
-    job, here = check([], single=True, echo=print), local_capacity(Cluster())
-    monkeypatch.setattr(runner, "import_module", slow)
-    monkeypatch.setattr(runner, "session", lambda *_, **__: contextlib.nullcontext(here))
-    monkeypatch.setattr(runner, "plan_on", plan)
-    place = InPlace("run", tmp_path)
-    engine: Any = SimpleNamespace(broken=None, exhausted=False)
-    with pytest.raises(InterruptedError, match=r"raudio\.search\.tune"):
-        runner._trials(job, place, engine, None, print)
 
 
 def test_a_run_says_where_it_ran(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,49 @@ from raudio.cluster.alive import SessionError
 from raudio.cluster.session import MALLOC, session
 from raudio.config.schema import Cluster
 from raudio.core.errors import ConfigError
+
+
+@pytest.fixture
+def slow_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A module that takes its time; what happens in it, as text."""
+    monkeypatch.syspath_prepend(tmp_path)
+    name = "slow_import"
+    (tmp_path / f"{name}.py").write_text(
+        "import os, signal, time\n"
+        "exec(os.environ.get('MEANWHILE', ''))\n"
+        "time.sleep(1)\n"
+        "whole = True\n"
+    )
+    yield name
+    sys.modules.pop(name, None)
+
+
+@pytest.mark.ray
+def test_who_interrupts_its_start_is_heeded_when_it_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slow_import: str
+) -> None:
+    """Interrupted in the middle of an import, or of Ray's start, one process in ten hung, or
+    crashed."""
+    monkeypatch.setenv("MEANWHILE", "os.kill(os.getpid(), signal.SIGINT)")
+    began = False
+    with (
+        pytest.raises(KeyboardInterrupt),
+        session(Cluster(cpus=1), tmp_path / "ray.log", modules=(slow_import,)),
+    ):
+        began = True
+    assert not began
+    assert sys.modules[slow_import].whole
+    import ray
+
+    assert not ray.is_initialized()
+
+
+@pytest.mark.ray
+def test_its_modules_are_whole_when_it_begins(tmp_path: Path, slow_import: str) -> None:
+    """Also where Ray runs already: its start gives them no time."""
+    settings, log = Cluster(cpus=1), tmp_path / "ray.log"
+    with session(settings, log), session(settings, log, modules=(slow_import,)):
+        assert sys.modules[slow_import].whole
 
 
 @pytest.mark.ray

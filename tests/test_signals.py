@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from raudio.search.signals import interruptible, terminable
+from raudio.cluster.signals import held, interruptible, terminable
 
 ALL = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -39,6 +39,26 @@ def test_where_nothing_runs_yet_the_first_is_the_end(number: signal.Signals) -> 
         os.kill(os.getpid(), number)
     if number != signal.SIGHUP:
         assert signal.getsignal(number) is before
+
+
+@pytest.mark.parametrize("number", ALL)
+def test_what_cannot_be_broken_off_comes_to_its_end(number: signal.Signals) -> None:
+    before, done = signal.getsignal(number), False
+    with pytest.raises(KeyboardInterrupt), held():  # noqa: PT012
+        os.kill(os.getpid(), number)
+        done = True
+    assert done
+    if number != signal.SIGHUP:
+        assert signal.getsignal(number) is before
+
+
+def test_who_insists_breaks_it_off() -> None:
+    done = False
+    with pytest.raises(KeyboardInterrupt), held():  # noqa: PT012
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        done = True
+    assert not done
 
 
 def test_a_terminal_is_closed_once_however_often_it_is_told() -> None:

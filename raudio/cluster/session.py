@@ -12,6 +12,7 @@ import signal
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
 
 from raudio.cluster import alive
@@ -19,6 +20,7 @@ from raudio.cluster.alive import SessionError
 from raudio.cluster.capacity import Capacity, cluster_capacity, local_capacity
 from raudio.cluster.environment import address_of, runtime_env
 from raudio.cluster.growth import NONE, Growth, growth
+from raudio.cluster.signals import held
 from raudio.cluster.token import answers, problem
 from raudio.config.schema import Cluster
 from raudio.core.errors import ConfigError
@@ -55,9 +57,12 @@ def session(
     *,
     dashboard: bool = False,
     plugins: Sequence[str] = (),
+    modules: Sequence[str] = (),
     last_words: Callable[[str], None] = alive.error,
 ) -> Iterator[Capacity]:
     """A Ray session for the length of a `with` block; ended with it when it was started by it.
+
+    Who interrupts its start is heeded when it has started.
 
     Args:
         settings: `address` is "local" (starts Ray on this machine), "auto" or HOST:PORT; None as
@@ -66,6 +71,7 @@ def session(
         dashboard: start it with a local cluster, on loopback. Ray Train asks it which trial drivers
             are alive, and without it never frees the workers' places of one that has crashed.
         plugins: Python files that the processes of a cluster are to find.
+        modules: imported while Ray starts, which waits for other processes.
         last_words: called with the reason where Ray has died and the main thread cannot say so, as
             it waits for an answer of Ray that will not come; then the process ends with status 1.
 
@@ -77,15 +83,18 @@ def session(
     environment = _ENVIRONMENT if local else {**_ENVIRONMENT, **alive.ENVIRONMENT}
     set_here = {name: value for name, value in environment.items() if name not in os.environ}
     os.environ.update(set_here)
-    import ray
-
-    started = not ray.is_initialized()
+    started = False
     watched: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
     try:
-        if started:
-            _connect(settings, log, dashboard, plugins)
-            look, looks = alive.own() if local else alive.joined(silence)
-            watched = alive.watched(look, looks, last_words)
+        with held():
+            import ray  # whole, before another thread imports parts of it
+
+            started = not ray.is_initialized()
+            with _importing(modules):
+                if started:
+                    _connect(settings, log, dashboard, plugins)
+                    look, looks = alive.own() if local else alive.joined(silence)
+                    watched = alive.watched(look, looks, last_words)
         with _logs_in(log), watched:
             capacity = _reached(settings)
             apart = capacity.has_data_nodes and started
@@ -101,6 +110,23 @@ def session(
             ray.shutdown()
         for name in set_here:
             os.environ.pop(name, None)
+
+
+@contextlib.contextmanager
+def _importing(modules: Sequence[str]) -> Iterator[None]:
+    """Imports beside the block, which is not to need them: of one package, two threads at once
+    find halves."""
+
+    def all_of_them() -> None:
+        for module in modules:
+            import_module(module)
+
+    thread = threading.Thread(target=all_of_them, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:  # also for a process that ends: one that is in the middle of an import crashes
+        thread.join()
 
 
 def _connect(settings: Cluster, log: Path, dashboard: bool, plugins: Sequence[str]) -> None:

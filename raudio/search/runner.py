@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ from raudio.cluster.capacity import Capacity
 from raudio.cluster.environment import address_of
 from raudio.cluster.growth import Growth
 from raudio.cluster.session import present_capacity, session
+from raudio.cluster.signals import terminable
 from raudio.config.schema import Configuration
 from raudio.config.signature import signature
 from raudio.core.errors import OutOfReachError, RunError
@@ -52,7 +51,6 @@ from raudio.search.mirror import InPlace, Mirror, working_copy
 from raudio.search.planner import Plan, plan
 from raudio.search.replicates import Replicates
 from raudio.search.sampler import Sampler
-from raudio.search.signals import terminable
 from raudio.search.slots import Slots, gpu_share
 from raudio.tracking.processes import Trackers
 from raudio.training.budget import count_epochs
@@ -299,19 +297,14 @@ def _trials(
     configuration, experiment, folder = job.configuration, job.experiment, place.folder
     started = time.monotonic()
     distributed = experiment.resources.distributed
-    import ray  # noqa: F401 - whole, before another thread imports parts of it
-
-    # Ray's start waits for other processes; in that time the driver imports what comes next.
-    imports = threading.Thread(target=import_module, args=("raudio.search.tune",), daemon=True)
-    imports.start()
     with session(
         configuration.cluster,
         folder / LOG,
         dashboard=distributed,
         plugins=experiment.plugins,
+        modules=("raudio.search.tune", "raudio.search.trial"),
         last_words=last_words,
     ) as capacity:
-        imports.join()  # two threads can't import parts of one package: each finds halves of it
         from ray import tune
 
         from raudio.search.demand import Demand

@@ -28,13 +28,13 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import SearchAlgorithm
 
 from raudio.cluster.environment import STORE
+from raudio.cluster.signals import interruptible
 from raudio.config.validate import to_mapping
 from raudio.core.errors import PreemptedError
 from raudio.search.demand import Demand, trial_bundles
 from raudio.search.engine import Engine, TrialSpec
 from raudio.search.failures import loss_of
 from raudio.search.planner import Plan
-from raudio.search.signals import interruptible
 from raudio.search.slots import Slots
 from raudio.search.trial import GIVEN_UP
 from raudio.training.launch import PLACES, REQUESTER, why_gone

@@ -39,6 +39,20 @@ def interruptible() -> Iterator[threading.Event]:
 
 
 @contextmanager
+def held() -> Iterator[None]:
+    """The first raises KeyboardInterrupt when the block ends, the second at once.
+
+    For what cannot be broken off. In an import, the exception may fall into a callback of a weak
+    reference, where Python drops it, and the lock of all imports with it; a Ray that has half
+    started takes the process down.
+    """
+    with interruptible() as interrupted:
+        yield
+    if interrupted.is_set():
+        raise KeyboardInterrupt
+
+
+@contextmanager
 def _handled(handle: Callable[[int, FrameType | None], Any]) -> Iterator[None]:
     def once(number: int, frame: FrameType | None) -> None:
         signal.signal(number, signal.SIG_IGN)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from raudio.cluster import session as module
 from raudio.cluster.alive import SessionError
 from raudio.cluster.session import MALLOC, session
 from raudio.config.schema import Cluster
@@ -40,12 +41,14 @@ def test_who_interrupts_its_start_is_heeded_when_it_is_whole(
     """Interrupted in the middle of an import, or of Ray's start, one process in ten hung, or
     crashed."""
     monkeypatch.setenv("MEANWHILE", "os.kill(os.getpid(), signal.SIGINT)")
-    began = False
+    connect, connected, began = module._connect, [], False
+    monkeypatch.setattr(module, "_connect", lambda *given: connected.append(connect(*given)))
     with (
         pytest.raises(KeyboardInterrupt),
         session(Cluster(cpus=1), tmp_path / "ray.log", modules=(slow_import,)),
     ):
         began = True
+    assert connected
     assert not began
     assert sys.modules[slow_import].whole
     import ray

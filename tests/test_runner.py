@@ -159,6 +159,23 @@ def test_a_changed_budget_holds_for_the_sessions_after_it(
     assert wanted == [2, 5, 5, None]
 
 
+def test_who_interrupts_the_export_is_told_how_to_do_it(
+    wanted: list[int | None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def interrupted(place: Any) -> Path:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner, "_export", interrupted)
+    run = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        runner.search("search.trials=2", f"run.dir={run}")
+    assert f"raudio export {run}" in capsys.readouterr().err
+    assert wanted == [2]
+
+
 @pytest.mark.parametrize("first", [(), ("training.checkpoint_every=5m",)])
 def test_how_often_trials_save_may_change(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, first: tuple[str, ...]

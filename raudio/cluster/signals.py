@@ -40,13 +40,14 @@ def interruptible() -> Iterator[threading.Event]:
 
 @contextmanager
 def held() -> Iterator[None]:
-    """The first raises KeyboardInterrupt when the block ends, the second at once.
+    """However many there are, they raise one KeyboardInterrupt when the block ends.
 
     For what cannot be broken off. In an import, the exception may fall into a callback of a weak
     reference, where Python drops it, and the lock of all imports with it; a Ray that has half
     started takes the process down.
     """
-    with interruptible() as interrupted:
+    interrupted = threading.Event()
+    with _handled(lambda number, frame: interrupted.set()):
         yield
     if interrupted.is_set():
         raise KeyboardInterrupt

@@ -257,6 +257,9 @@ def _run(
             bundle = _export(place)
         except RunError as error:  # no trial has finished an epoch, or a checkpoint is damaged
             unexported = str(error)
+        except KeyboardInterrupt:
+            display.say(f"interrupted; the best trial's bundle: raudio export {place.name}")
+            raise
     best = engine.history.best()
     return SearchResult(folder, place.name, engine.history, best, bundle, state, unexported)
 

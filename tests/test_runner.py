@@ -21,6 +21,7 @@ from raudio.config.signature import signature
 from raudio.core.errors import ConfigError, DataError, RunError
 from raudio.data.prepare import Options, prepare
 from raudio.data.synth import synth
+from raudio.records import History
 from raudio.search import runner
 from raudio.search.job import check, longest_warmup
 
@@ -374,6 +375,23 @@ def test_without_a_bundle_a_search_says_why(
     assert "bundle  none: run" in (said := capsys.readouterr().out)
     assert "best.pt any more" in said
     assert runner.search(f"run.dir={tmp_path / 'other'}", "run.export=false").unexported is None
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_the_bundle_of_a_run_in_a_store_is_named_as_it_is_there(
+    as_json: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Who follows a job has no use for a folder of the machine that it ran on."""
+    copy = tmp_path / "copy"
+    history = History()
+    result = runner.SearchResult(
+        copy, "s3://birds/run", history, history.best(), copy / "bundle", "completed"
+    )
+    with pytest.raises(typer.Exit):
+        show(result, as_json)
+    said = capsys.readouterr().out
+    assert "s3://birds/run/bundle" in said
+    assert str(copy / "bundle") not in said
 
 
 def test_a_run_and_its_dataset_may_move(

@@ -421,12 +421,16 @@ def dashboard(cut: int) -> Iterator[str]:
         return web.json_response({"version": "4", "ray_version": "2.60.0", "ray_commit": ""})
 
     async def details(request: web.Request) -> web.Response:
+        if request.match_info["id"] != "a":
+            raise web.HTTPNotFound
         over = asked > 1
         found = {"type": "SUBMISSION", "entrypoint": "x", "status": "FAILED" if over else "RUNNING"}
         return web.json_response({**found, "driver_exit_code": 2 if over else None})
 
     async def tail(request: web.Request) -> Any:
         nonlocal asked
+        if request.match_info["id"] != "a":
+            raise web.HTTPNotFound
         asked += 1
         socket = web.WebSocketResponse()
         await socket.prepare(request)
@@ -478,6 +482,18 @@ def test_a_log_goes_on_after_a_lost_connection(cut: int, monkeypatch: pytest.Mon
         assert jobs.wait(client, "a", said.append).driver_exit_code == 2
     assert "\n".join(lines) == LOG
     assert jobs.exit_status(found) == 2
+
+
+@pytest.mark.slow
+def test_a_job_that_is_not_there_is_no_lost_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    said: list[str] = []
+    with dashboard(0) as address:
+        client = jobs.connect(address)
+        for leave in (jobs.stop, lambda *job: jobs.follow(*job, said.append, said.append)):
+            with pytest.raises(ConfigError, match=r"there is no job 'nope'; `ray job list`"):
+                leave(client, "nope")
+    assert said == []
 
 
 def test_whoever_leaves_a_job_alone_is_told_how_to_find_it(

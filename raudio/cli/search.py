@@ -44,7 +44,7 @@ def show(result: SearchResult, as_json: bool) -> None:
 
         data = {
             **tables.as_data(result.name, history),
-            "bundle": result.bundle and str(result.bundle),
+            "bundle": result.bundle_name,
             "unexported": result.unexported,
         }
         typer.echo(json.dumps(data, indent=2))
@@ -56,9 +56,9 @@ def show(result: SearchResult, as_json: bool) -> None:
             out.print("\nbest configuration")
             out.print(tables.configuration(result.best.params))
         out.print(f"\nrun     {result.name}", highlight=False, markup=False)
-        if result.bundle is not None:
-            out.print(f"bundle  {result.bundle}", highlight=False, markup=False)
-            predict = f"predict with it:  raudio predict {result.bundle} FILE.wav"
+        if result.bundle_name is not None:
+            out.print(f"bundle  {result.bundle_name}", highlight=False, markup=False)
+            predict = f"predict with it:  raudio predict {result.bundle_name} FILE.wav"
             out.print(predict, highlight=False, markup=False)
         if result.unexported is not None:
             out.print(f"bundle  none: {result.unexported}", highlight=False, markup=False)

@@ -246,6 +246,9 @@ def follow(
         take: told each line, once, whatever becomes of the connection.
         say: as for `wait`.
         tick: called once a second.
+
+    Raises:
+        ConfigError: there is no such job.
     """
     return asyncio.run(_follow(client, job_id, _Lines(take), say, tick))
 
@@ -306,6 +309,7 @@ async def _follow(
         while True:
             reason = ""
             try:
+                await asyncio.to_thread(info, client, job_id)  # else no job would be a lost one
                 await tail()
                 found = await asyncio.to_thread(info, client, job_id)
             except (aiohttp.ClientError, OSError, JobError) as error:

@@ -82,6 +82,13 @@ class SearchResult:
     state: str
     unexported: str | None = None
 
+    @property
+    def bundle_name(self) -> str | None:
+        """The bundle as commands take it on any machine that reaches the run; None as `bundle`."""
+        if self.bundle is None:
+            return None
+        return f"{self.name}/{BUNDLE}" if is_remote(self.name) else str(self.bundle)
+
 
 # --- the three ways in -------------------------------------------------------------------------
 

@@ -238,7 +238,7 @@ def test_wrong_usage() -> None:
 
 CURE = (
     "; start one with `ray start --head`, give the HOST:PORT of a head that this machine reaches, "
-    "or leave the setting out to use this machine"
+    "or local to use this machine"
 )
 NO_ADDRESS = (
     "HOST:PORT of a Ray head is wanted here, or auto, or local; the port is 6379 unless "

@@ -225,6 +225,26 @@ def test_what_cannot_change_when_a_run_goes_on(wanted: list[int | None], tmp_pat
         runner.resume(run, quiet=True)
 
 
+def test_where_no_cluster_answers_nothing_goes_on(
+    wanted: list[int | None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refused before the data are looked for, and nothing is written."""
+    run = tmp_path / "run"
+    runner.search("search.trials=2", f"run.dir={run}", quiet=True)
+    recorded = yaml.safe_load((run / "search.yaml").read_text())
+    recorded["configuration"]["cluster"]["address"] = "127.0.0.1:1"
+    (run / "search.yaml").write_text(yaml.safe_dump(recorded))
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    with monkeypatch.context() as patch:
+        patch.setattr("raudio.search.job.locate", lambda *_: pytest.fail("looked for the data"))
+        for overrides in ([], ["search.trials=5"]):
+            with pytest.raises(ConfigError, match=r"^cluster\.address=127\.0\.0\.1:1: no Ray"):
+                runner.resume(run, *overrides, quiet=True)
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    runner.resume(run, "cluster.address=local", quiet=True)
+    assert wanted == [2, 2]
+
+
 def test_a_search_looks_at_its_data_and_goes_on(
     wanted: list[int | None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -69,8 +69,7 @@ def _nobody(where: str, reason: str) -> str:
     reason = reason.strip().partition(". ")[0].rstrip(".")
     return (
         f"{where}: no Ray cluster answers there ({reason}); start one with `ray start --head`, "
-        "give the HOST:PORT of a head that this machine reaches, or leave the setting out to use "
-        "this machine"
+        "give the HOST:PORT of a head that this machine reaches, or local to use this machine"
     )
 
 

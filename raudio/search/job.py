@@ -112,9 +112,6 @@ def check(overrides: Sequence[str], *, single: bool = False, echo: Callable[[str
     """
     configuration, space, plain = _composed(overrides, single)
     checks.check_folder(configuration)
-    address = address_of(configuration.cluster)
-    if address != "local":  # before the data, which may take long to prepare
-        answers(address)
     job = job_on_data(configuration, plain, space, echo)
     return job if single else _with_prior(job)
 
@@ -173,9 +170,11 @@ def job_on_data(
     """The job of a configuration, checked on its dataset; errors as `check`."""
     configuration, overrides, goal = _settled(configuration, overrides, space)
     search, experiment = configuration.search, configuration.experiment
-    local = address_of(configuration.cluster) == "local"
-    capacity = local_capacity(configuration.cluster) if local else None
-    if capacity is not None:  # before the data, which may take long to prepare
+    address = address_of(configuration.cluster)
+    capacity = local_capacity(configuration.cluster) if address == "local" else None
+    if capacity is None:  # before the data, which may take long to prepare
+        answers(address)
+    else:
         plan(capacity, experiment.resources, search, "resident")
     store = capacity.store if capacity is not None else None
     manifest = locate(experiment.dataset, echo)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -139,9 +140,49 @@ def test_ray_never_ends_the_process_before_it_has_ended_itself(
         assert silence <= looks * (5 + 1) <= looks * (5 + 1 + 0.5) + 5 < limit
 
 
-@pytest.mark.parametrize("given", ["soon", "-60", "0", ""])
+@pytest.mark.parametrize("given", ["soon", "-60", "0", "", "60s", "６０"])
 def test_a_limit_that_is_none(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
     name = "RAY_gcs_rpc_server_reconnect_timeout_s"
     monkeypatch.setenv(name, given)
     with pytest.raises(ConfigError, match=rf"^{name}='{given}': give whole seconds"):
         alive.silence()
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["search", "resume RUN", "plan", "search cluster.address=HEAD", "plan cluster.address=HEAD",
+     "cluster check", "cluster drain", "cluster render local", "predict --ray BUNDLE x.wav"],
+)  # fmt: skip
+def test_a_limit_that_is_none_is_said_before_ray_crashes(
+    command: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """By every command, which has made nothing then."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RAY_gcs_rpc_server_reconnect_timeout_s", "soon")
+    command = command.replace("HEAD", "127.0.0.1:1")
+    code = """
+import sys
+from raudio.cli.main import main
+try:
+    main()
+finally:
+    assert "ray" not in sys.modules
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, *command.split()], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: RAY_gcs_rpc_server_reconnect_timeout_s='soon': give")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_limit_that_is_none_is_said_to_python(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import raudio
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RAY_gcs_rpc_server_reconnect_timeout_s", "soon")
+    with pytest.raises(ConfigError, match="='soon': give whole seconds"):
+        raudio.search(quiet=True)
+    assert list(tmp_path.iterdir()) == []

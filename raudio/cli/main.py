@@ -28,6 +28,7 @@ from raudio.cli.status import status
 from raudio.cli.submit import submit
 from raudio.cli.track import track
 from raudio.cli.train import train
+from raudio.cluster.alive import check_limit
 from raudio.core.errors import RaudioError, UserError
 from raudio.core.secrets import without_credentials
 
@@ -75,7 +76,7 @@ def _options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="say it and exit")
     ] = False,
 ) -> None:
-    pass
+    check_limit()  # before any command imports Ray
 
 
 def main() -> None:

@@ -135,18 +135,26 @@ def own() -> tuple[Callable[[], str], int]:
     return look, 1
 
 
-def silence() -> Seconds:
-    """How long a cluster's head may be silent: 45 s, or three quarters of what Ray was told.
+def check_limit() -> None:
+    """Refuses a limit of Ray's that is no number: Ray would crash the process that imports it.
 
     Raises:
         ConfigError: what Ray was told is no number of seconds.
     """
     given = os.environ.get(_RAYS)
-    if given is None:
-        return _SILENCE
-    if not given.isdecimal() or not int(given):
+    if given is not None and not (given.isascii() and given.isdecimal() and int(given)):
         raise ConfigError(f"{_RAYS}={given!r}: give whole seconds, or leave it out for 60")
-    return 0.75 * int(given)
+
+
+def silence() -> Seconds:
+    """How long a cluster's head may be silent: 45 s, or three quarters of what Ray was told.
+
+    Raises:
+        ConfigError: as `check_limit`.
+    """
+    check_limit()
+    given = os.environ.get(_RAYS)
+    return _SILENCE if given is None else 0.75 * int(given)
 
 
 def joined(silence: Seconds) -> tuple[Callable[[], str], int]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from raudio.cluster.alive import check_limit
 from raudio.cluster.capacity import Capacity, local_capacity
 from raudio.cluster.environment import address_of
 from raudio.cluster.token import answers
@@ -168,6 +169,7 @@ def job_on_data(
     echo: Callable[[str], None],
 ) -> Job:
     """The job of a configuration, checked on its dataset; errors as `check`."""
+    check_limit()
     configuration, overrides, goal = _settled(configuration, overrides, space)
     search, experiment = configuration.search, configuration.experiment
     address = address_of(configuration.cluster)

@@ -370,6 +370,24 @@ def test_a_search_and_every_command_take_the_uri(
         runner.resume("s3://sounds/runs/none", quiet=True)
 
 
+@pytest.mark.parametrize(
+    "command", [["status"], ["report"], ["export", "--out", "bundle"], ["curves", "--out", "c.pq"]]
+)
+def test_a_run_that_is_not_there_is_named_as_it_was_given(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not by the copy of it that would be read."""
+    monkeypatch.chdir(tmp_path)
+    none = "s3://sounds/runs/none"
+    done = CliRunner().invoke(app, [command[0], none, *command[1:]])
+    assert isinstance(done.exception, RunError)
+    assert (
+        str(done.exception)
+        == f"no such run: '{none}' holds no records.jsonl; `raudio search` makes one"
+    )
+    assert not any(Path(made).exists() for made in command[2:])
+
+
 def test_a_copy_by_hand_is_a_run(clock: Clock, tmp_path: Path) -> None:
     with opened() as copy:
         Session(copy.folder, clock, place=copy, trials=3).finish()

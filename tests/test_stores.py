@@ -25,8 +25,7 @@ def google() -> Iterator[None]:
     import fsspec
     from gcp_storage_emulator.server import create_server
 
-    for name in ("gcp_storage_emulator", "gcsfs"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+    logging.getLogger("gcp_storage_emulator").setLevel(logging.CRITICAL)
     server = create_server("127.0.0.1", 0, in_memory=True, default_bucket="sounds")
     server.start()
     patch = pytest.MonkeyPatch()
@@ -42,11 +41,14 @@ def google() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("google")
-def test_google_s_store_does_what_the_others_do(tmp_path: Path) -> None:
+def test_google_s_store_does_what_the_others_do(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     uri = f"{BUCKET}/a/b.bin"
     assert not storage.exists(uri)
     with pytest.raises(FileNotFoundError):
         storage.read_bytes(uri)
+    assert not [record for record in caplog.records if record.name.startswith("gcsfs")]
     storage.write_atomic(uri, b"0123456789")
     assert storage.read_bytes(uri) == b"0123456789"
     assert storage.read_bytes(uri, (2, 3)) == b"234"

@@ -223,6 +223,7 @@ def watch_spot(
     from raudio.cluster.drain import check_node_id
     from raudio.cluster.notices import ENDPOINT, PROVIDERS, Service
     from raudio.cluster.spot import watch
+    from raudio.cluster.token import check_address
     from raudio.core.errors import ConfigError, unknown
     from raudio.core.units import parse_seconds
 
@@ -231,6 +232,8 @@ def watch_spot(
     seconds = parse_seconds(interval, "--interval")
     if node_id:
         check_node_id(node_id)
+    if address:
+        check_address(address, "--address")
     service = Service(endpoint or ENDPOINT)
     signal.signal(signal.SIGTERM, _end)
     try:

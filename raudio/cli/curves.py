@@ -18,12 +18,11 @@ def curves(
     import sys
     from pathlib import Path
 
-    from raudio.core.copies import local_run
     from raudio.core.errors import RunError
-    from raudio.records import check_run
+    from raudio.records import find_run
     from raudio.search.curves import Curves
 
-    found = Curves.record(check_run(local_run(run)))
+    found = Curves.record(find_run(run))
     try:
         found.write(Path(out))
     except OSError as error:

@@ -57,10 +57,9 @@ def status(
 
 def _folder(run: str) -> Path:
     """Where the run's records are, as they are now: of a run in a store a copy."""
-    from raudio.core.copies import local_run
-    from raudio.records import OWNER, RECORDS
+    from raudio.records import OWNER, RECORDS, find_run
 
-    return local_run(run, {RECORDS, OWNER}.__contains__)
+    return find_run(run, {RECORDS, OWNER}.__contains__)
 
 
 def _print(console: Console, reader: RecordReader, run: str, top: int) -> None:

@@ -47,13 +47,12 @@ def track(
     Example: raudio track runs/fsdd tracking=tensorboard
     """
     from raudio.config import compose, validate
-    from raudio.core.copies import local_run
     from raudio.core.errors import ConfigError
-    from raudio.records import RunLock, check_run
+    from raudio.records import RunLock, find_run
     from raudio.tracking import build
     from raudio.tracking.processes import Trackers
 
-    folder = check_run(local_run(run))
+    folder = find_run(run)
     recorded, plugins = _recorded(folder)
     given = list(overrides or ())
     for key, value in compose.values_of(given).items():

@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Sequence
 
+from raudio.cluster.token import check_address
 from raudio.core.errors import ConfigError, RaudioError
 from raudio.core.units import Seconds
 
@@ -36,7 +37,8 @@ def drain(
         The ids of the nodes.
 
     Raises:
-        ConfigError: no address is given and no cluster runs here, or its token is missing.
+        ConfigError: the address can be none, or no address is given and no cluster runs here, or
+            its token is missing.
         DrainError: the cluster does not answer, has no such node, or refuses.
     """
     import ray
@@ -47,6 +49,7 @@ def drain(
     try:
         # An address that is given is taken as it is: Ray would replace a loopback one.
         given = address or os.environ.get("RAY_ADDRESS", "auto")
+        check_address(given, "--address" if address else "RAY_ADDRESS")
         where = services.canonicalize_bootstrap_address_or_die(None) if given == "auto" else given
         if given == "auto":  # Ray's rule: no token is sent by itself to a host that was named
             tokens.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)

@@ -19,6 +19,20 @@ _PATIENCE = 10.0
 _HOST_PORT = re.compile(r"([\w.-]+|\[[\da-fA-F:.%]+\]):\d+", re.ASCII)
 
 
+def check_address(address: str, setting: str = "cluster.address") -> None:
+    """Refuses what can be no cluster's address.
+
+    Raises:
+        ConfigError: it is neither "auto" nor HOST:PORT.
+    """
+    if address != "auto" and not _HOST_PORT.fullmatch(address):
+        raise ConfigError(
+            f"{setting}={address}: HOST:PORT of a Ray head is wanted here, or auto, or local; the "
+            "port is 6379 unless `ray start --head` says another (8265 is the dashboard, for "
+            "`raudio submit`)"
+        )
+
+
 def answers(address: str) -> None:
     """Returns when a cluster answers at an address, and takes this machine's token.
 
@@ -37,11 +51,7 @@ def answers(address: str) -> None:
     from ray.exceptions import AuthenticationError
 
     where = f"cluster.address={address}"
-    if address != "auto" and not _HOST_PORT.fullmatch(address):
-        raise ConfigError(
-            f"{where}: HOST:PORT of a Ray head is wanted here, or auto, or local; the port is 6379 "
-            "unless `ray start --head` says another (8265 is the dashboard, for `raudio submit`)"
-        )
+    check_address(address)
     try:
         if address == "auto":  # Ray's rule: no token is sent by itself to a host that was named
             tokens.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)

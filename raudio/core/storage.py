@@ -46,6 +46,9 @@ _patience: ContextVar[Seconds | None] = ContextVar("patience", default=None)
 
 _log = logging.getLogger(__name__)
 
+# What a request fails with is tried again here, or raised: gcsfs prints its traceback besides.
+logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
+
 
 class StoreError(OSError):
     """A store that went on failing until the time for trying again was over."""

@@ -19,7 +19,6 @@ from raudio.config.augment import Augment
 from raudio.config.chain import PATHS
 from raudio.config.schema import Experiment
 from raudio.config.validate import to_mapping
-from raudio.core.copies import local_run
 from raudio.core.errors import ConfigError, DataError, RunError, unknown
 from raudio.core.storage import is_remote
 from raudio.data.build import window_frames
@@ -85,7 +84,7 @@ def export(
     target = Path(out)
     if os.path.lexists(target):
         raise RunError(f"{str(target)!r} exists already; remove it, or give another --out")
-    folder = records.check_run(local_run(run, _wanted(weights)))
+    folder = records.find_run(run, _wanted(weights))
     history = records.read_history(folder)
     chosen = choose.choose(folder, history, trial, top, weights)
     plan = _Plan(folder, history, chosen, weights, precision)

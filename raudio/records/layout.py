@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from raudio.core.copies import local_run
 from raudio.core.errors import RunError, closest
+from raudio.core.storage import is_remote
 
 SEARCH_YAML = "search.yaml"
 EXPERIMENT_YAML = "experiment.yaml"
@@ -72,6 +75,29 @@ def check_run(run: str | os.PathLike[str]) -> Path:
         f"{str(run)!r} is not a run folder: it holds no {RECORDS}{near}; "
         "give the folder that `raudio search` or `raudio train` wrote"
     )
+
+
+def find_run(
+    run: str | os.PathLike[str], wanted: Callable[[str], bool] = lambda file: True
+) -> Path:
+    """A run as a local folder, to read: itself, or the copy of a run in a store.
+
+    Args:
+        run: path or URI.
+        wanted: which of its files are to be there, as for `local_run`; its records among them.
+
+    Raises:
+        RunError: there is no run, or its store cannot be read.
+    """
+    folder = local_run(run, wanted)
+    if is_remote(run) and not (folder / RECORDS).is_file():
+        raise no_run(os.fspath(run))
+    return check_run(folder)
+
+
+def no_run(uri: str) -> RunError:
+    """The error of a run in a store that is not there."""
+    return RunError(f"no such run: {uri!r} holds no {RECORDS}; `raudio search` makes one")
 
 
 def check_format(found: Any, version: Any) -> None:

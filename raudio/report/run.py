@@ -13,7 +13,6 @@ from typing import Any
 import yaml
 
 from raudio import records
-from raudio.core.copies import local_run
 from raudio.records import History, TrialHistory
 
 #: The bundle that a search exports into its run, and what it says there of the trial.
@@ -214,7 +213,7 @@ def read_run(run: str | os.PathLike[str]) -> Run:
     Raises:
         RunError: not a run folder, or its records are damaged.
     """
-    folder = records.check_run(local_run(run, lambda file: not file.endswith(".pt")))
+    folder = records.find_run(run, lambda file: not file.endswith(".pt"))
     reader = records.RecordReader(folder)
     history = reader.history
     points: list[Point] = []

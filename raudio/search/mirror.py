@@ -38,6 +38,7 @@ from raudio.records import (
     TRIALS,
     check_run,
     is_locked,
+    no_run,
     owner_alive,
     trial_file,
 )
@@ -360,7 +361,5 @@ class Mirror:
             self._sent = {**self._files(), RECORDS: (len(stored), 0)}
         else:
             storage.remove(storage.join(self.name, OWNER))
-            raise RunError(
-                f"no such run: {self.name!r} holds no {RECORDS}; `raudio search` makes one"
-            )
+            raise no_run(self.name)
         check_run(self.folder)

@@ -32,7 +32,6 @@ from raudio.config.axes import Value
 from raudio.config.goal import Goal
 from raudio.config.samplers import LEARNING
 from raudio.config.schema import Search
-from raudio.core.copies import local_run
 from raudio.core.errors import ConfigError, DataError, RunError
 from raudio.core.storage import write_atomic
 from raudio.data.manifest import Manifest
@@ -49,7 +48,7 @@ from raudio.records import (
     Configuration,
     History,
     ReportRecord,
-    check_run,
+    find_run,
     read_history,
     trial_folder,
 )
@@ -223,10 +222,8 @@ class _Run:
         self.name = name
         wanted = (RECORDS, SEARCH_YAML, DATASET_JSON)
         try:
-            self.folder = check_run(
-                local_run(
-                    name, lambda file: file in wanted or file.endswith((BEST, EXPERIMENT_YAML))
-                )
+            self.folder = find_run(
+                name, lambda file: file in wanted or file.endswith((BEST, EXPERIMENT_YAML))
             )
             self.history: History = read_history(self.folder)
             self.fingerprint = Manifest.read(str(self.folder)).fingerprint

@@ -54,7 +54,12 @@ SEARCH = (
 )
 #: With one slot, the order of all reports is the undisturbed search's, and so is all that follows
 #: from it: what is drawn, and what is pruned. With several, only what follows from nothing is.
-IN_ORDER = ("search.sampler=tpe", "search.scheduler=asha", "search.grace=2")
+IN_ORDER = (
+    "search.sampler=tpe",
+    "search.scheduler=asha",
+    "search.grace=2",
+    "search.reduction_factor=2",
+)
 IN_ANY_ORDER = ("search.sampler=random", "search.scheduler=none")
 _BATCH = 16
 _LIMIT = 3600.0
@@ -65,7 +70,6 @@ def search(given: argparse.Namespace, data: str, space: Path) -> list[str]:
     return [
         *SEARCH,
         *(IN_ORDER if given.slots == 1 else IN_ANY_ORDER),
-        "search.reduction_factor=2",
         f"search.concurrency={given.slots}",
         f"space={space}",
         f"dataset.path={data}",
@@ -110,7 +114,9 @@ def courses(
     ours = fetch(f"{place}/disturbed", work / "copies" / "disturbed")
     theirs = fetch(f"{place}/undisturbed", work / "copies" / "undisturbed")
     interval = given.checkpoint_steps or epoch_steps(undisturbed, theirs)
-    checks = list(check(ours, theirs, disturbed, interval))
+    # The resident feed decodes when a driver starts, and then no more.
+    spared = (plan.DATA,) if given.feed == "resident" else ()
+    checks = list(check(ours, theirs, disturbed, interval, spared))
     recording = work / "recording.wav"
     soundfile.write(recording, np.random.default_rng(0).uniform(-0.3, 0.3, 16_000), 16_000)
     run, folder = f"{place}/disturbed", work / "elsewhere"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ def noted(folder: Path, **processes: str) -> Any:
 
 
 def test_an_interruption_costs_what_is_made_again(tmp_path: Path) -> None:
-    from campaign.steps import missing, redone
+    from campaign.steps import Redone, missing, redone
 
     # Process 2 goes on from step 2; 1, which had been given up, makes one more.
     made = noted(
@@ -44,12 +45,37 @@ def test_an_interruption_costs_what_is_made_again(tmp_path: Path) -> None:
         p4="0001: 2@15",
     )
     assert [step.again for step in made] == [False] * 4 + [True, True, False, True] + [False] * 4
-    assert redone(made) == [(8.0, 2)]
+    assert redone(made) == [Redone(time=8.0, start=2, count=2, seconds=1.0)]
     assert missing(made) == {}
     # What was written when the process was killed is no step.
     with (tmp_path / "0001.4").open("a") as file:
         file.write("4 17.0\n5")
     assert missing(noted(tmp_path)) == {"0001": [3]}
+
+
+@pytest.mark.parametrize(
+    ("start", "count", "seconds", "kind", "may"),
+    [
+        (20, 20, 2.0, "machine killed", True),
+        (20, 21, 2.0, "machine killed", False),
+        (20, 40, 4.0, "store: 503", True),  # a checkpoint was on its way
+        (20, 41, 4.0, "store: 503", False),
+        (0, 37, 3.7, "driver killed", True),  # the trial had just begun
+        (0, 37, 3.7, "machine killed", False),
+        (0, 137, 13.7, "driver killed", False),
+        (20, 37, 3.7, "driver killed", False),
+    ],
+)
+def test_what_an_interruption_may_cost(
+    start: int, count: int, seconds: float, kind: str, may: bool
+) -> None:
+    from campaign.checks import _may_be
+    from campaign.conduct import Course, Struck
+    from campaign.steps import Redone
+
+    course = Course(struck=[Struck(kind, 100.0, "it")])
+    assert _may_be(Redone(130.0, start, count, seconds), course, interval=20) is may
+    assert not _may_be(Redone(300.0, start, 21, seconds), course, interval=20)  # long ago
 
 
 def test_what_faults_cost_adds_up(tmp_path: Path) -> None:
@@ -81,6 +107,21 @@ def test_faults_are_drawn_from_the_seed_and_spread() -> None:
     part = 0.88 / len(faults)
     assert all(after - before > part for before, after in zip(places, places[2:], strict=False))
     assert {fault.kind for fault in faults} == set(plan.COUNTS)
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+def test_the_search_of_a_campaign_is_one_that_raudio_takes(slots: int) -> None:
+    from faults import search
+
+    from raudio.config.compose import compose
+
+    given = Namespace(slots=slots, feed="resident", checkpoint_steps=7, trials=20, epochs=6)
+    arguments = search(given, "s3://sounds/data", Path("space.yaml"))
+    # The plugin and its schedule, which it would register for all tests.
+    own = [each for each in arguments if not each.startswith(("plugins=", "schedule="))]
+    found = compose(own)
+    assert (found.search.concurrency, found.search.trials) == (slots, 20)
+    assert found.experiment.training.checkpoint_every == "7 steps"
 
 
 def test_a_part_in_a_process_of_its_own_answers_and_ends(tmp_path: Path) -> None:

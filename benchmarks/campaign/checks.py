@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -12,13 +12,17 @@ from typing import Any
 
 from campaign.conduct import Course
 from campaign.driver import run as raudio
-from campaign.plan import STORE
-from campaign.steps import missing, redone
+from campaign.plan import CLUSTER, DRIVER, STORE, TERMINATED
+from campaign.steps import Redone, missing, redone
 from raudio.core import storage
 from raudio.records import BEST, ENDED, LAST, TrialHistory, read_history, read_records
 
 #: Seconds that a store's fault and a trial's way to another machine take together, at most.
 _AWAY = 90.0
+#: Seconds for which a driver may keep its records to itself: `mirror.PAUSE`, and a round.
+_UNTOLD = 10.0
+#: Exit statuses of drivers that end by themselves.
+_STATUS = {TERMINATED: 130, CLUSTER: 1}
 #: What a run says of where and when it was made, which differs from run to run; and the report,
 #: which only a command of the checks makes.
 _OF_ITS_OWN = ("environment.json", "search.yaml", "ray.log", "report.html")
@@ -42,18 +46,27 @@ def fetch(run: str, folder: Path) -> Path:
     return folder
 
 
-def check(disturbed: Path, undisturbed: Path, course: Course, interval: int) -> Iterator[Check]:
+def check(
+    disturbed: Path,
+    undisturbed: Path,
+    course: Course,
+    interval: int,
+    spared: Container[str] = (),
+) -> Iterator[Check]:
     """Compares a run with one of the same search that nothing disturbed.
 
     Args:
         disturbed, undisturbed: copies of both.
         course: of the disturbed one.
         interval: steps between two checkpoints.
+        spared: kinds of faults that may not have found what to strike.
     """
     history = read_history(disturbed)
     records = list(read_records(disturbed))
     trials = history.trials
     yield Check("the search has completed", history.state == "completed", history.state)
+    wrong = [kind for kind in course.left if kind not in spared]
+    yield _check("every fault has struck", wrong, f"{len(course.struck)} faults")
 
     ends = Counter(
         record["id"]
@@ -79,8 +92,8 @@ def check(disturbed: Path, undisturbed: Path, course: Course, interval: int) -> 
     wrong = [f"{trial}: {gap}" for trial, gap in missing(course.steps).items()]
     yield _check("no step was left out", wrong, f"{len(course.steps)} steps made")
     again = redone(course.steps)
-    wrong = [f"{count} steps" for time, count in again if count > _may_cost(course, time, interval)]
-    most = max((count for _, count in again), default=0)
+    wrong = [f"{each.count} steps" for each in again if not _may_be(each, course, interval)]
+    most = max((each.count for each in again), default=0)
     yield _check(
         "no interruption cost more steps than lie between two checkpoints",
         wrong,
@@ -118,6 +131,10 @@ def check(disturbed: Path, undisturbed: Path, course: Course, interval: int) -> 
         course.ended_badly,
         f"{course.drivers} drivers",
     )
+    ended = [each for each in course.struck if each.kind in _STATUS and each.status is not None]
+    wrong = [f"{each.kind}: {each.status}" for each in ended if each.status != _STATUS[each.kind]]
+    found = ", ".join(str(each.status) for each in ended)
+    yield _check("a driver that is told to end says 130, one without a cluster 1", wrong, found)
 
 
 def commands(
@@ -142,16 +159,24 @@ def commands(
     return Check("status, report, export and predict work elsewhere", True, found)
 
 
-def _may_cost(course: Course, time: float, interval: int) -> int:
-    """Steps that an interruption may cost of which a trial has recovered at `time`.
+def _may_be(again: Redone, course: Course, interval: int) -> bool:
+    """Whether so many steps may have been lost.
 
-    Those since its last checkpoint; while a checkpoint is on its way into the store, those since
-    the one before it. It takes as good as no time, unless the store fails.
+    Those since the trial's last checkpoint; while a checkpoint is on its way into the store, those
+    since the one before it. It takes as good as no time, unless the store fails. And all of a trial
+    that had just begun when its driver was killed: that it had, the store had not been told.
     """
-    failing = any(
-        struck.kind in STORE and time - _AWAY < struck.time < time for struck in course.struck
-    )
-    return 2 * interval if failing else interval
+
+    def lately(kinds: Container[str]) -> bool:
+        """Whether one of these had struck before the trial went on."""
+        return any(
+            struck.kind in kinds and again.time - _AWAY < struck.time < again.time
+            for struck in course.struck
+        )
+
+    if again.start == 0 and again.seconds < _UNTOLD and lately((DRIVER, CLUSTER)):
+        return True
+    return again.count <= (2 * interval if lately(STORE) else interval)
 
 
 def _check(name: str, wrong: Sequence[str], found: str = "") -> Check:
@@ -168,7 +193,7 @@ def _compare(
     ours: Mapping[str, TrialHistory], theirs: Mapping[str, TrialHistory]
 ) -> Iterator[Check]:
     """The same trials, drawn alike, ended alike, with the same curves."""
-    same = list(ours) == list(theirs)
+    same = ours.keys() == theirs.keys()  # several at once start in any order
     yield Check("as many trials as undisturbed", same, f"{len(ours)} of {len(theirs)}")
     both = [(ours[name], theirs[name]) for name in ours if name in theirs]
     wrong = [mine.id for mine, other in both if mine.params != other.params]

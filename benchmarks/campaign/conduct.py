@@ -38,12 +38,13 @@ _SLOW = 1.0
 
 @dataclass
 class Struck:
-    """A fault that has struck: what, when (Unix seconds), whom, and what became of it."""
+    """A fault that has struck: what, when (Unix seconds), whom, and the exit status of the driver
+    that it ended."""
 
     kind: str
     time: float
     whom: str
-    then: str = ""
+    status: int | None = None
 
 
 @dataclass
@@ -53,7 +54,7 @@ class Course:
     Attributes:
         began, ended: Unix seconds, of the first driver's start and the last one's end.
         struck: the faults, in their order.
-        left: faults whose time never came.
+        left: the kinds of faults that never struck.
         drivers: started in all.
         ended_badly: what drivers said that ended though nobody ended them.
         orphans: processes of trials that outlived their driver.
@@ -65,7 +66,7 @@ class Course:
     began: float = 0.0
     ended: float = 0.0
     struck: list[Struck] = field(default_factory=list)
-    left: int = 0
+    left: list[str] = field(default_factory=list)
     drivers: int = 0
     ended_badly: list[str] = field(default_factory=list)
     orphans: list[str] = field(default_factory=list)
@@ -156,16 +157,18 @@ class Campaign:
                     action()
             self._look_for_orphans()
             made = sum(not step.again for step in steps(self._notes))
-            if waiting and made >= waiting[0].at * whole:
-                whom = self._strike(waiting[0])
+            # One whose time has come may have nothing to hit yet: the next one goes before it.
+            for fault in [each for each in waiting if made >= each.at * whole]:
+                whom = self._strike(fault)
                 if whom is not None:
-                    self._say(f"{waiting[0].kind}: {whom}")
-                    del waiting[0]
+                    self._say(f"{fault.kind}: {whom}")
+                    waiting.remove(fault)
+                    break
             time.sleep(0.2)
         course.ended = time.time()
         asked = self._store.ask("requests")
         course.requests = {method: asked[method] - before.get(method, 0) for method in asked}
-        course.left = len(waiting)
+        course.left = [fault.kind for fault in waiting]
         while self._due:  # what was cut off comes back
             self._due.pop(0)[1]()
         while self._watched:
@@ -205,7 +208,10 @@ class Campaign:
             return True
         if driver.status == 2:
             raise RuntimeError(f"a driver refused: {driver.last_words}")
-        if not self._killed:
+        if self._killed:
+            last = next(each for each in reversed(self.course.struck) if each.kind in kinds.ENDING)
+            last.status = driver.status
+        else:
             words = f"exit status {driver.status}: {driver.last_words}"
             self._say(f"the driver ended: {words}")
             self.course.ended_badly.append(words)
@@ -335,8 +341,8 @@ class Campaign:
         return f"{name}, for {fault.seconds:.1f} s"
 
     def _lose_cluster(self) -> str | None:
-        if self._due:
-            return None  # what is on its way happens to this cluster
+        if self._due or self._killed:
+            return None  # what is on its way happens to this cluster, and to this driver
         assert self._driver is not None
         self._machines.ask("lose")
         self._machines.__exit__(None, None, None)

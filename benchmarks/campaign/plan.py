@@ -27,6 +27,8 @@ COUNTS = {
     CLUSTER: 1,
 }
 STORE = {BUSY: "503", CUT: "cut", RESET: "reset", SLOW: "delay"}
+#: Those that end the driver.
+ENDING = (DRIVER, TERMINATED, CLUSTER)
 #: A smoke test has one of each of these.
 QUICK = (TRIAL, KILLED, DRIVER, BUSY)
 

@@ -38,14 +38,31 @@ def steps(notes: Path) -> list[Step]:
     return marked
 
 
-def redone(made: list[Step]) -> list[tuple[float, int]]:
-    """Of each interruption that cost a trial steps: when it went on (Unix seconds), and how many of
-    its steps it had to make again.
+@dataclass(frozen=True)
+class Redone:
+    """What an interruption cost a trial.
+
+    Attributes:
+        time: when the trial went on, in Unix seconds.
+        start: the step that it went on with.
+        count: of the steps that it had to make again.
+        seconds: that these had taken.
+    """
+
+    time: float
+    start: int
+    count: int
+    seconds: float
+
+
+def redone(made: list[Step]) -> list[Redone]:
+    """The interruptions that cost steps, in the order of their times.
 
     What a process makes that was given up, and does not know it yet, counts for nothing.
     """
     found = []
     last: dict[str, Step] = {}
+    times: dict[tuple[str, int], float] = {}
     given_up: set[tuple[str, int]] = set()
     for step in made:
         before = last.get(step.trial)
@@ -54,8 +71,11 @@ def redone(made: list[Step]) -> list[tuple[float, int]]:
         if before is not None and before.process != step.process:
             given_up.add((step.trial, before.process))
         if before is not None and step.number <= before.number:
-            found.append((step.time, before.number - step.number + 1))
+            seconds = before.time - times[step.trial, step.number]
+            count = before.number - step.number + 1
+            found.append(Redone(step.time, step.number, count, seconds))
         last[step.trial] = step
+        times[step.trial, step.number] = step.time
     return found
 
 

@@ -118,11 +118,14 @@ def test_when_ray_dies_the_block_ends(
 
 
 def test_when_ray_does_not_start_it_is_said_in_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    """And all that Ray itself has to say is in the log, from the first word on."""
     import ray
+    from ray._private import worker
 
     def fail(**_: Any) -> None:
+        worker.print_to_stdstream({"lines": ["of Ray"], "is_err": False}, ignore_prefix=False)
         raise Exception("The current node timed out during startup.\nMore of it.")
 
     monkeypatch.setattr(ray, "init", fail)
@@ -134,6 +137,8 @@ def test_when_ray_does_not_start_it_is_said_in_one_line(
     ):
         raise AssertionError("there is no Ray")
     assert "More of it." in log.read_text()
+    assert " ray of Ray\n" in log.read_text()
+    assert capfd.readouterr().out == ""
 
 
 def test_a_token_that_is_not_there_is_one_sentence(

@@ -85,10 +85,12 @@ def session(
     os.environ.update(set_here)
     started = False
     watched: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+    quiet = contextlib.ExitStack()
     try:
         with held():
             import ray  # whole, before another thread imports parts of it
 
+            quiet.enter_context(_prints_in(log))  # a cluster may have something to say at once
             started = not ray.is_initialized()
             with _importing(modules):
                 if started:
@@ -108,6 +110,7 @@ def session(
     finally:
         if started:
             ray.shutdown()
+        quiet.close()
         for name in set_here:
             os.environ.pop(name, None)
 
@@ -209,26 +212,19 @@ def present_capacity(settings: Cluster, growth: Growth = NONE) -> Capacity:
 
 
 @contextlib.contextmanager
-def _logs_in(log: Path) -> Iterator[None]:
-    """Sends what Ray and Optuna log, and Python's warnings, to a file instead of the screen."""
-    from ray._private import worker  # first: Ray sets its logger up when it is imported
+def _prints_in(log: Path) -> Iterator[None]:
+    """Sends what Ray prints to a file: what goes wrong in a cluster, on standard output, whoever
+    reads that; and Python, what goes wrong in a thread of Ray's."""
+    from ray._private import worker
 
-    handler = logging.FileHandler(log, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(message)s"))
-    loggers = [logging.getLogger(name) for name in ("ray", "optuna", "py.warnings")]
-    before = [(logger.handlers, logger.propagate, logger.level) for logger in loggers]
-    for logger in loggers:
-        logger.handlers, logger.propagate = [handler], False
-        logger.setLevel(logging.INFO)
-    logging.captureWarnings(True)
-    # What goes wrong in a cluster, Ray prints on standard output, whoever reads that; and what
-    # goes wrong in a thread of its own, Python prints.
+    def write(text: str) -> None:
+        handler.handle(logging.makeLogRecord({"name": "ray", "msg": text}))
+
+    handler = _handler(log)
     printed, failed = worker.print_to_stdstream, threading.excepthook
-    worker.print_to_stdstream = lambda data, ignore_prefix: loggers[0].warning(
-        "\n".join(data["lines"])
-    )
+    worker.print_to_stdstream = lambda data, ignore_prefix: write("\n".join(data["lines"]))
     threading.excepthook = lambda args: (
-        loggers[0].warning("%s: %r", args.thread.name, args.exc_value)
+        write(f"{args.thread.name}: {args.exc_value!r}")
         if args.thread is not None and args.thread.name.startswith("ray_")
         else failed(args)
     )
@@ -237,8 +233,31 @@ def _logs_in(log: Path) -> Iterator[None]:
     finally:
         threading.excepthook = failed
         worker.print_to_stdstream = printed
+        handler.close()
+
+
+@contextlib.contextmanager
+def _logs_in(log: Path) -> Iterator[None]:
+    """Sends what Ray and Optuna log, and Python's warnings, to a file instead of the screen."""
+    import_module("ray")  # first: it then sets its logger up
+    handler = _handler(log)
+    loggers = [logging.getLogger(name) for name in ("ray", "optuna", "py.warnings")]
+    before = [(logger.handlers, logger.propagate, logger.level) for logger in loggers]
+    for logger in loggers:
+        logger.handlers, logger.propagate = [handler], False
+        logger.setLevel(logging.INFO)
+    logging.captureWarnings(True)
+    try:
+        yield
+    finally:
         logging.captureWarnings(False)
         for logger, (handlers, propagate, level) in zip(loggers, before, strict=True):
             logger.handlers, logger.propagate = handlers, propagate
             logger.setLevel(level)
         handler.close()
+
+
+def _handler(log: Path) -> logging.Handler:
+    handler = logging.FileHandler(log, encoding="utf-8", delay=True)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(message)s"))
+    return handler

@@ -118,6 +118,11 @@ def test_the_summary_in_words(run: Path) -> None:
         "best valid/accuracy 0.875: trial 0000, epoch 2",
         f"failed 2 times: non-finite loss: loss is nan at step 7; traceback in {error}",
     ]
+    with RecordWriter(run / records.RECORDS) as writer:
+        writer.append("lost", id="0004", reason="its machine is gone")
+    assert tables.summary(read_history(run), run).splitlines()[1] == (
+        "processes or machines were lost 1 time; their trials went on from their checkpoints"
+    )
     assert tables.summary(History(), run) == "interrupted after 0.0 s: 0 trials"
 
 

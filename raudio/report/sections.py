@@ -17,6 +17,7 @@ from raudio.report.markup import Content, Markup, join, tag
 from raudio.report.parts import Cell
 from raudio.report.plot import STATE_SHAPES
 from raudio.report.run import Run
+from raudio.report.tables import times
 
 #: Rows of the leaderboard and of the other tables, and failed trials named at each failure.
 MOST_ROWS = 200
@@ -228,8 +229,8 @@ def cost(run: Run) -> Markup:
         "p",
         f"Wall time of the search: {format_seconds(run.history.seconds)} in {sessions} "
         f"session{'' if sessions == 1 else 's'}; trials that run at once add up. "
-        + (f"Processes or machines were lost {lost} times. " if lost else "")
-        + (f"Machines were taken away with notice {preempted} times." if preempted else ""),
+        + (f"Processes or machines were lost {times(lost)}. " if lost else "")
+        + (f"Machines were taken away with notice {times(preempted)}." if preempted else ""),
         class_="note",
     )
     plot = outcome.pareto(run)

@@ -178,11 +178,12 @@ def summary(history: History, run: str | os.PathLike[str]) -> str:
     lines = [text + (f"; {history.reason}" if history.reason else "")]
     taken = sum(trial.preemptions for trial in history.trials.values())
     lost = sum(trial.lost for trial in history.trials.values())
-    if taken or lost:
-        lines.append(
-            f"machines were taken away from trials {taken} times, processes or machines lost "
-            f"{lost} times; their trials went on from their checkpoints"
-        )
+    gone = (
+        (taken, "machines were taken away from trials"),
+        (lost, "processes or machines were lost"),
+    )
+    if told := [f"{what} {times(count)}" for count, what in gone if count]:
+        lines.append(f"{', '.join(told)}; their trials went on from their checkpoints")
     best = history.best()
     if best is not None:
         report = best.best_report(history.metric, history.mode)
@@ -210,6 +211,10 @@ def summary(history: History, run: str | os.PathLike[str]) -> str:
         if trial.state == records.FAILED:
             alike.setdefault((trial.kind, trial.reason), []).append(trial)
     for failed in sorted(alike.values(), key=len, reverse=True):
-        times = f"{len(failed)} time{'' if len(failed) == 1 else 's'}"
-        lines.append(f"failed {times}: {failure(failed[-1], run)}")
+        lines.append(f"failed {times(len(failed))}: {failure(failed[-1], run)}")
     return "\n".join(lines)
+
+
+def times(count: int) -> str:
+    """`1 time`, `2 times`."""
+    return f"{count} time{'' if count == 1 else 's'}"

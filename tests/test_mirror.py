@@ -22,6 +22,7 @@ from raudio.cli.main import app
 from raudio.core import storage
 from raudio.core.copies import copies_of, local_run
 from raudio.core.errors import RunError
+from raudio.export.make import export
 from raudio.records import RECORDS, RunLock, read_history, read_records
 from raudio.search import mirror, runner
 from raudio.search.mirror import Mirror
@@ -386,6 +387,13 @@ def test_a_run_that_is_not_there_is_named_as_it_was_given(
         == f"no such run: '{none}' holds no records.jsonl; `raudio search` makes one"
     )
     assert not any(Path(made).exists() for made in command[2:])
+
+
+def test_a_run_without_a_model_is_named_as_it_was_given(clock: Clock, tmp_path: Path) -> None:
+    with opened() as copy:
+        Session(copy.folder, clock, place=copy, trials=3).finish()
+    with pytest.raises(RunError, match=rf"run '{RUN}' has nothing to export"):
+        export(RUN, tmp_path / "bundle")
 
 
 def test_a_copy_by_hand_is_a_run(clock: Clock, tmp_path: Path) -> None:

@@ -48,12 +48,13 @@ class Trained:
 
 
 def choose(
-    run: Path, history: History, trial: str | None, top: int | None, weights: str
+    run: Path, name: str, history: History, trial: str | None, top: int | None, weights: str
 ) -> list[Trained]:
     """The trials that were asked for, the best first.
 
     Args:
         run: the run folder.
+        name: of the run, as it was given.
         history: of the run.
         trial: id of a trial ("0007" or "7"); None: the best that still has its checkpoint.
         top: the best so many, instead of one.
@@ -81,13 +82,13 @@ def choose(
         if each.state != records.FAILED and (records.trial_folder(run, each.id) / file).is_file()
     ]
     if trial is not None:
-        return [_read(run, _named(run, history, trial, file, having), file)]
+        return [_read(run, _named(run, name, history, trial, file, having), file)]
     if not having:
-        raise RunError(f"run {str(run)!r} has nothing to export: {_why_none(history, file)}")
+        raise RunError(f"run {name!r} has nothing to export: {_why_none(history, file)}")
     count = top or 1
     if len(having) < count:
         raise RunError(
-            f"--top {count}: {len(having)} trials of run {str(run)!r} have a checkpoint "
+            f"--top {count}: {len(having)} trials of run {name!r} have a checkpoint "
             f"({', '.join(each.id for each in having)}); a search keeps those of its best "
             "search.keep configurations"
         )
@@ -148,15 +149,20 @@ def _check_together(chosen: Sequence[Trained]) -> None:
 
 
 def _named(
-    run: Path, history: History, trial: str, file: str, having: Sequence[TrialHistory]
+    run: Path,
+    name: str,
+    history: History,
+    trial: str,
+    file: str,
+    having: Sequence[TrialHistory],
 ) -> TrialHistory:
-    name = records.trial_id(int(trial)) if trial.isdecimal() else trial
-    if name not in history.trials:
+    wanted = records.trial_id(int(trial)) if trial.isdecimal() else trial
+    if wanted not in history.trials:
         raise RunError(
-            f"run {str(run)!r} has no trial {trial!r}{closest(name, history.trials)}; "
-            f"see raudio status {run}"
+            f"run {name!r} has no trial {trial!r}{closest(wanted, history.trials)}; "
+            f"see raudio status {name}"
         )
-    if not (records.trial_folder(run, name) / file).is_file():
+    if not (records.trial_folder(run, wanted) / file).is_file():
         why = (
             "its last one went when the trial ended: take --weights best"
             if file == records.LAST
@@ -164,9 +170,9 @@ def _named(
         )
         kept = ", ".join(other.id for other in having) or "none"
         raise RunError(
-            f"trial {name!r} of run {str(run)!r} has no checkpoint: {why}; trials with one: {kept}"
+            f"trial {wanted!r} of run {name!r} has no checkpoint: {why}; trials with one: {kept}"
         )
-    return history.trials[name]
+    return history.trials[wanted]
 
 
 def _why_none(history: History, file: str) -> str:

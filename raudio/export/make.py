@@ -86,7 +86,7 @@ def export(
         raise RunError(f"{str(target)!r} exists already; remove it, or give another --out")
     folder = records.find_run(run, _wanted(weights))
     history = records.read_history(folder)
-    chosen = choose.choose(folder, history, trial, top, weights)
+    chosen = choose.choose(folder, os.fspath(run), history, trial, top, weights)
     plan = _Plan(folder, history, chosen, weights, precision)
 
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -19,11 +19,12 @@ PYTEST := $(BIN)/python -m pytest
 TWO := $(PYTEST) -n 2 --dist loadfile
 QUICK := $(TWO) -m 'not ray and not slow and not long'
 
-# Two at a time also where each starts Ray, which waits more than it works; benchmarks are alone.
+# Two at a time also where each starts Ray, which waits more than it works; test by test where one
+# file's share nothing.
 test: setup  ## all tests that take less than minutes each, the quick ones first
 	$(QUICK)
 	$(TWO) -m '(ray or slow) and not long' --ignore tests/test_benchmarks.py
-	$(PYTEST) -m '(ray or slow) and not long' tests/test_benchmarks.py
+	$(PYTEST) -n 2 --dist load -m '(ray or slow) and not long' tests/test_benchmarks.py
 
 # One at a time, as they look at how long a search waits. The autoscaler's Ray has a process of its
 # own, which has known no other.

@@ -43,8 +43,6 @@ HEAD = {"num_cpus": 0, "object_store_memory": 80 * 10**6}
 _MACHINE_BYTES, _TRIAL_BYTES = 150 * 10**6, 120 * 10**6
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PATIENCE = 1500.0
-#: Seconds for machines to become quiet, and of the look at them then.
-_SETTLES, _IDLE = 5.0, 20.0
 
 
 # --- one search, in a process of its own -------------------------------------------------------
@@ -123,10 +121,15 @@ def drive(
 
 
 class Watched:
-    """What the head's processes, and all machines, use."""
+    """What the head's processes, and all machines, use.
 
-    def __init__(self, machines: Served) -> None:
-        self._machines = machines
+    Args:
+        machines: the cluster.
+        idle: seconds that it is looked at while nothing is asked of it.
+    """
+
+    def __init__(self, machines: Served, idle: float) -> None:
+        self._machines, self._idle = machines, idle
 
     def head(self) -> dict[str, dict[str, float]]:
         """CPU seconds so far and bytes of GCS and raylet of the head."""
@@ -144,14 +147,14 @@ class Watched:
     def idle(self) -> dict[str, float]:
         """Bytes (PSS) of all of it, and the cores' worth that the head's processes and all others
         take, while nothing is asked of them."""
-        time.sleep(_SETTLES)
+        time.sleep(self._idle / 4)  # it comes to rest
         before, all_before = self.head(), processes.cpu_seconds(self._machines.process.pid)
-        time.sleep(_IDLE)
+        time.sleep(self._idle)
         after, all_after = self.head(), processes.cpu_seconds(self._machines.process.pid)
         return {
             "memory": processes.session_memory(self._machines.process.pid),
-            "gcs": (after["gcs_server"]["cpu"] - before["gcs_server"]["cpu"]) / _IDLE,
-            "all": (all_after - all_before) / _IDLE,
+            "gcs": (after["gcs_server"]["cpu"] - before["gcs_server"]["cpu"]) / self._idle,
+            "all": (all_after - all_before) / self._idle,
         }
 
 
@@ -172,7 +175,7 @@ def measure(given: argparse.Namespace, work: Path, console: Console) -> dict[str
     settings = json.dumps({"head": HEAD, "node": MACHINE})
     environment = {**os.environ, "RAY_TMPDIR": str(work / "ray")}
     with Served(MACHINES, settings, log=work / "machines.txt", environment=environment) as machines:
-        watched, there = Watched(machines), 0
+        watched, there = Watched(machines, given.idle), 0
         address = machines.ask("address")
         result["head alone"] = watched.idle()
         for count in given.machines:
@@ -256,6 +259,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--machines", type=int, nargs="+", default=[10, 25, 50])
     parser.add_argument("--trials", type=int, default=500)
     parser.add_argument("--epochs", type=int, nargs="+", default=[2, 12], help="of each trial")
+    parser.add_argument("--idle", type=float, default=20.0, help="seconds to look at idle machines")
     parser.add_argument("--work", type=Path, help="keeps everything; must be new, its path short")
     parser.add_argument("--out", type=Path, default=RESULTS, help="JSON file (%(default)s)")
     parser.add_argument("--quick", action="store_true", help="small: the figures mean nothing")
@@ -266,7 +270,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         given.out.write_text(json.dumps(drive(Path(run), address, *map(int, numbers))))
         return 0
     if given.quick:
-        given.machines, given.trials, given.epochs = [2], 6, [2, 3]
+        given.machines, given.trials, given.epochs, given.idle = [2], 6, [2, 3], 2.0
     console = Console(width=None if sys.stdout.isatty() else 160)
     work = given.work or Path(tempfile.mkdtemp(prefix="scale-"))
     work.mkdir(parents=True, exist_ok=True)

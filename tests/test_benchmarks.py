@@ -27,7 +27,7 @@ def test_search_overhead_runs_from_end_to_end(tmp_path: Path) -> None:
     out, work = tmp_path / "result.json", tmp_path / "work"
     command = [sys.executable, str(BENCHMARKS / "search_overhead.py"), "--quick"]
     done = subprocess.run(
-        [*command, "--peer-trials", "2", "--out", str(out), "--work", str(work)],
+        [*command, "--peer-trials", "1", "--out", str(out), "--work", str(work)],
         capture_output=True,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -50,9 +50,9 @@ def test_search_overhead_runs_from_end_to_end(tmp_path: Path) -> None:
     peers = result["details"]["peers"]
     ours, plain, pattern = (peers[n] for n in ("raudio", "plain loop", "Ray's pattern"))
     assert figures["(a) / (b)"]["value"] == ours["seconds"] / plain["seconds"]
-    assert figures["(c) / (a)"]["value"] == pattern["seconds"] * 2 / ours["seconds"]
+    assert figures["(c) / (a)"]["value"] == pattern["seconds"] * 4 / ours["seconds"]
     assert len(ours["accuracies"]) == len(plain["accuracies"]) == 4
-    assert len(pattern["accuracies"]) == 2
+    assert len(pattern["accuracies"]) == 1
     assert ours["parameters"] == plain["parameters"]
     search = result["details"]["efficiency"]
     loops = sum(trial["loop_seconds"] for trial in search["trials"])

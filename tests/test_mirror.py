@@ -389,11 +389,11 @@ def test_a_run_that_is_not_there_is_named_as_it_was_given(
     assert not any(Path(made).exists() for made in command[2:])
 
 
-def test_a_run_without_a_model_is_named_as_it_was_given(clock: Clock, tmp_path: Path) -> None:
+def test_a_run_that_lacks_a_trial_is_named_as_it_was_given(clock: Clock, tmp_path: Path) -> None:
     with opened() as copy:
         Session(copy.folder, clock, place=copy, trials=3).finish()
-    with pytest.raises(RunError, match=rf"run '{RUN}' has nothing to export"):
-        export(RUN, tmp_path / "bundle")
+    with pytest.raises(RunError, match=rf"run '{RUN}' has no trial '7'.*status {RUN}"):
+        export(RUN, tmp_path / "bundle", "7")
 
 
 def test_a_copy_by_hand_is_a_run(clock: Clock, tmp_path: Path) -> None:

@@ -274,6 +274,21 @@ WRONG = [
 ]
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("sarch dataset.path=/x", "No such command 'sarch'"),
+        ("search --nope", "No such option: --nope"),
+    ],
+)
+def test_a_command_that_there_is_not_is_not_filled_in(given: str, message: str) -> None:
+    for name in ("slurm", "kuberay-rayjob"):
+        needed = [each for each in NEEDED[name] if not each.startswith("command=")]
+        done = CliRunner().invoke(app, ["cluster", "render", name, *needed, f"command={given}"])
+        assert (done.exit_code, done.stdout) == (2, "")
+        assert message in done.stderr
+
+
 @pytest.mark.parametrize(("arguments", "message"), WRONG, ids=range(len(WRONG)))
 def test_wrong_usage_is_one_sentence(arguments: list[str], message: str, tmp_path: Path) -> None:
     out = tmp_path / "out.yaml"

@@ -47,7 +47,7 @@ def render(
         Path | None, typer.Option(metavar="FILE", help="must be new; none: standard output")
     ] = None,
 ) -> None:
-    """Fills in a cluster file, checks it against Ray's schema and prints it.
+    """Fills in a cluster file, checks it and the command in it, and prints it.
 
     The files: local, aws-spot and gcp-spot for `ray up`, kuberay-raycluster and kuberay-rayjob for
     `kubectl apply`, slurm for `sbatch`.
@@ -56,6 +56,9 @@ def render(
     service_account=NAME@mine.iam.gserviceaccount.com
     vm_image=projects/deeplearning-platform-release/global/images/family/FAMILY
     """
+    import shlex
+
+    from raudio.cli.submit import check_command
     from raudio.cluster import render as files
     from raudio.core.errors import ConfigError
     from raudio.core.storage import write_atomic
@@ -64,6 +67,9 @@ def render(
         _list_files()
         return
     text = files.render(name, settings or [])
+    given = dict(setting.split("=", 1) for setting in settings or [])
+    if "command" in given:
+        check_command(shlex.split(given["command"]))
     if out is None:
         print(text, end="")
         return

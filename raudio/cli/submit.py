@@ -157,6 +157,22 @@ def _checked(
         ConfigError, or click's UsageError: it could not work there.
     """
     from raudio.cluster import package as packages
+
+    words = check_command(command)
+    _check_settings(words)
+    folder = Path(working_dir).resolve()
+    package = packages.collect(folder, include=include, exclude=exclude)
+    words = [_sent_along(word, package, folder) for word in words]
+    _check_places(words, package, folder)
+    return words, package
+
+
+def check_command(command: Sequence[str]) -> list[str]:
+    """What raudio is told in a command line that is to run elsewhere.
+
+    Raises:
+        ConfigError, or click's UsageError: it holds a secret, or there is no such command.
+    """
     from raudio.cluster.secret_files import secret_in
     from raudio.core.errors import ConfigError
     from raudio.core.secrets import has_credentials
@@ -170,12 +186,7 @@ def _checked(
                 "their commands; give it in a variable: --env NAME"
             )
     _parse(words)
-    _check_settings(words)
-    folder = Path(working_dir).resolve()
-    package = packages.collect(folder, include=include, exclude=exclude)
-    words = [_sent_along(word, package, folder) for word in words]
-    _check_places(words, package, folder)
-    return words, package
+    return words
 
 
 def _parse(words: Sequence[str]) -> None:

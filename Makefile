@@ -16,14 +16,13 @@ search: setup  ## search on the embedded data; ARGS="search.trials=32" adds over
 	$(BIN)/raudio search $(ARGS)
 
 PYTEST := $(BIN)/python -m pytest
-TWO := $(PYTEST) -n 2 --dist loadfile
-QUICK := $(TWO) -m 'not ray and not slow and not long'
+QUICK := $(PYTEST) -n 2 --dist loadfile -m 'not ray and not slow and not long'
 
-# Two at a time also where each starts Ray, which waits more than it works; test by test where one
-# file's share nothing.
+# More than there are cores where each starts Ray, which waits more than it works. The benchmarks'
+# tests, all in one file, share nothing.
 test: setup  ## all tests that take less than minutes each, the quick ones first
 	$(QUICK)
-	$(TWO) -m '(ray or slow) and not long' --ignore tests/test_benchmarks.py
+	$(PYTEST) -n 3 --dist loadfile -m '(ray or slow) and not long' --ignore tests/test_benchmarks.py
 	$(PYTEST) -n 2 --dist load -m '(ray or slow) and not long' tests/test_benchmarks.py
 
 # One at a time, as they look at how long a search waits. The autoscaler's Ray has a process of its

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import gc
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
+import typer.testing
 
 # No example fails for being slow: the machine may have other work.
 hypothesis.settings.register_profile("any machine", deadline=None)
@@ -18,6 +22,22 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # a process for each core: one thread f
 
 # Commands are those of this environment, whether it is activated or not.
 os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+
+# A runner makes all commands anew from raudio's functions to invoke one of them, which takes longer
+# than most do. They hold no state: one making does for all tests of a process.
+typer.testing._get_command = functools.cache(typer.testing._get_command)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """What is imported and collected stays to the end: nothing looks through it for garbage."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
 
 FSDD = Path(__file__).parents[2] / "shared" / "data" / "fsdd"
 

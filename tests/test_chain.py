@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -41,16 +42,23 @@ class Mark(Augmentation):
         return Examples(examples.data + self.mark * self.times, examples.lengths, examples.targets)
 
 
-@pytest.fixture(autouse=True)
-def marks(monkeypatch: pytest.MonkeyPatch) -> None:
+def forget(patch: pytest.MonkeyPatch) -> None:
+    """What is registered from now on is forgotten when `patch` is undone."""
+    patch.setattr(AUGMENTATIONS, "_about", dict(AUGMENTATIONS._about))
+    patch.setattr(AUGMENTATIONS, "_loaded", dict(AUGMENTATIONS._loaded))
+    patch.setattr(schema, "Augment", schema.Augment)
+
+
+@pytest.fixture(autouse=True, scope="module")  # once: each new schema is composed anew
+def marks() -> Iterator[None]:
     """Augmentations that leave a mark; `features` does at the spectrogram's stage."""
-    monkeypatch.setattr(AUGMENTATIONS, "_about", dict(AUGMENTATIONS._about))
-    monkeypatch.setattr(AUGMENTATIONS, "_loaded", dict(AUGMENTATIONS._loaded))
-    monkeypatch.setattr(schema, "Augment", schema.Augment)
-    for name, mark in MARKS.items():
-        AUGMENTATIONS.register(name)(type(name, (Mark,), {"mark": mark}))
-    AUGMENTATIONS.register("features")(type("features", (Mark,), {"stage": "spectrogram"}))
-    validate.adopt()
+    with pytest.MonkeyPatch.context() as patch:
+        forget(patch)
+        for name, mark in MARKS.items():
+            AUGMENTATIONS.register(name)(type(name, (Mark,), {"mark": mark}))
+        AUGMENTATIONS.register("features")(type("features", (Mark,), {"stage": "spectrogram"}))
+        validate.adopt()
+        yield
 
 
 def augmenter(steps: dict[str, Any], seed: int = 1) -> Augmenter:
@@ -208,7 +216,9 @@ def test_the_chain_comes_after_the_flat_ones_and_in_its_order() -> None:
     assert not (turned.wave(zero, keys, 0).data == 1).any()
 
 
-def test_mixing_is_a_step_of_the_chain_and_of_nothing_inside_it() -> None:
+def test_mixing_is_a_step_of_the_chain_and_of_nothing_inside_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     mixed = augmenter({"mix": {"kind": "mixup", "alpha": 5}}).mix(
         Examples(torch.eye(6), torch.full((6,), 6), torch.eye(6)), 1
     )
@@ -219,6 +229,7 @@ def test_mixing_is_a_step_of_the_chain_and_of_nothing_inside_it() -> None:
     # A plugin's is known when it is built.
     mixing = [name for name in AUGMENTATIONS.names() if issubclass(AUGMENTATIONS.get(name), Mixing)]
     assert sorted(mixing) == sorted(MIXING)
+    forget(monkeypatch)
     AUGMENTATIONS.register("stir")(type("stir", (AUGMENTATIONS.get("mixup"),), {}))
     validate.adopt()
     with pytest.raises(ConfigError, match=r"augment\.chain\.x\.of\.mix: stir mixes"):

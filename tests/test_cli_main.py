@@ -116,6 +116,7 @@ def test_list(kind: str, name: str) -> None:
     assert len(text) == len(rows)
 
 
+@pytest.mark.slow
 def test_list_without_a_kind_names_the_kinds() -> None:
     kinds = json.loads(run(cli.app, ["list", "--json"]).output)
     for kind in kinds:

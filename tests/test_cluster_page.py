@@ -45,6 +45,7 @@ def could_work(words: list[str]) -> None:
         could_work(sent)
 
 
+@pytest.mark.slow
 def test_every_command_of_the_page_could_work() -> None:
     found = [words for words in lines() if words[0] == "raudio"]
     assert len(found) >= 10

@@ -75,7 +75,7 @@ TRUTHS = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(TRUTHS, st.integers(-3, 3), st.integers(-3, 3))
 @example("(a < a and a < -(7 / (7 - 7)))", 0, 0)
 @example("(a < a and a < 7 % (7 - 7))", 0, 0)

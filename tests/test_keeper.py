@@ -301,6 +301,7 @@ def at(wanted: int) -> Callable[[int], None]:
         pytest.param(
             experiment(steps=14, steps_per_epoch=4, checkpoint_every="3 steps", precision="fp16"),
             id="epochs that cut through passes, fp16",
+            marks=pytest.mark.slow,
         ),
     ],
 )
@@ -340,7 +341,9 @@ def test_one_that_is_told_to_leave_is_at_its_last_step(tmp_path: Path) -> None:
         assert without_seconds(reports) == without_seconds(expected), stop
 
 
-@pytest.mark.parametrize("batch", [1, 2, 4, 8])
+@pytest.mark.parametrize(
+    "batch", [1, 8, *(pytest.param(batch, marks=pytest.mark.slow) for batch in (2, 4))]
+)
 def test_one_that_is_told_to_leave_while_it_is_evaluated_leaves_at_once(
     tmp_path: Path, batch: int
 ) -> None:

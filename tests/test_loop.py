@@ -145,21 +145,20 @@ def without_costs(metrics: Mapping[str, float]) -> dict[str, float]:
         pytest.param(experiment(precision="fp16"), id="fp16"),
     ],
 )
-@pytest.mark.parametrize("epoch", [1, 2])
-def test_interrupted_equals_uninterrupted(
-    tmp_path: Path, settings: schema.Experiment, epoch: int
-) -> None:
+def test_interrupted_equals_uninterrupted(tmp_path: Path, settings: schema.Experiment) -> None:
     whole, expected = run(settings, tmp_path / "whole")
-    with pytest.raises(SystemExit):
-        run(settings, tmp_path / "parts", report=stop_after(epoch))
-    torch.manual_seed(12345)  # another process is in another random state
-    resumed, reports = run(settings, tmp_path / "parts")
-    assert same(whole.state_dict(), resumed.state_dict())
-    # Also those before the checkpoint's: with the power, records of more than one may be lost.
-    assert without_seconds(reports) == without_seconds(expected)
-    for name in (checkpoint.LAST, checkpoint.BEST):
-        first, second = (checkpoint.load(tmp_path / way / name) for way in ("whole", "parts"))
-        assert same(first["model"], second["model"]), name
+    for epoch in (1, 2):
+        place = tmp_path / f"after {epoch}"
+        with pytest.raises(SystemExit):
+            run(settings, place, report=stop_after(epoch))
+        torch.manual_seed(12345)  # another process is in another random state
+        resumed, reports = run(settings, place)
+        assert same(whole.state_dict(), resumed.state_dict()), epoch
+        # Also those before the checkpoint's: with the power, records of more than one may be lost.
+        assert without_seconds(reports) == without_seconds(expected), epoch
+        for name in (checkpoint.LAST, checkpoint.BEST):
+            first, second = (checkpoint.load(way / name) for way in (tmp_path / "whole", place))
+            assert same(first["model"], second["model"]), (epoch, name)
 
 
 def test_killed_between_epochs_repeats_the_unfinished_one(tmp_path: Path) -> None:

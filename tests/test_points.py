@@ -166,6 +166,7 @@ def test_a_grid_begins_with_the_cells_that_agree(path: str, tmp_path: Path) -> N
     assert first(space.grid(), []) == space.grid()
 
 
+@pytest.mark.slow
 def test_points_survive_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
     monkeypatch.setattr("time.time", clock)

@@ -197,7 +197,9 @@ def test_embeddings_of_everything_beside_an_output_that_is_gone_on_with(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("options", [(), ("--window", "0.25")])
+@pytest.mark.parametrize(
+    "options", [(), pytest.param(("--window", "0.25"), marks=pytest.mark.slow)]
+)
 def test_rows_that_are_there_are_kept_and_the_rest_is_computed(
     bundle: Path,
     model: Predictor,
@@ -231,7 +233,7 @@ def test_rows_that_are_there_are_kept_and_the_rest_is_computed(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("window", [None, 0.25])
+@pytest.mark.parametrize("window", [pytest.param(None, marks=pytest.mark.slow), 0.25])
 def test_whatever_is_cut_off_is_computed_again(
     model: Predictor,
     folder: Path,
@@ -275,7 +277,7 @@ def test_whatever_is_cut_off_is_computed_again(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("window", [(), ("--window", "0.25")])
+@pytest.mark.parametrize("window", [(), pytest.param(("--window", "0.25"), marks=pytest.mark.slow)])
 def test_what_could_not_be_used_is_tried_again(
     bundle: Path, model: Predictor, folder: Path, tmp_path: Path, kind: str, window: Any
 ) -> None:
@@ -294,7 +296,9 @@ def test_what_could_not_be_used_is_tried_again(
     assert equal(sorted(read(out), key=lambda row: (row["file"], row.get("start"))), wanted)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", ["csv", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("jsonl", "parquet"))]
+)
 def test_what_is_anothers_is_refused_and_left_as_it_is(
     bundle: Path, folder: Path, tmp_path: Path, kind: str
 ) -> None:
@@ -432,7 +436,8 @@ print(next(line.split()[1] for line in status if line.startswith("VmHWM:")), fil
         pytest.param("flac", 180, marks=pytest.mark.long),
         ("wav", 60),
         pytest.param("mp3", 30, marks=pytest.mark.long),
-        ("ogg", 30),
+        pytest.param("ogg", 30, marks=pytest.mark.long),
+        ("flac", 30),  # soonest written of those that are no plain samples
     ],
 )
 def test_hours_of_stereo_take_little_memory(

@@ -49,6 +49,7 @@ def _there(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(here)
 
 
+@pytest.mark.slow
 def test_its_commands_work(here: Path) -> None:
     plain = [line for line in ours() if "|" not in line and "--ray" not in line]
     assert len(plain) >= 8

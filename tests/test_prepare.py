@@ -856,6 +856,10 @@ def test_locate_datasets(folder: Path, tmp_path: Path) -> None:
     remote = locate(Dataset(path="memory://locate/data"))
     assert remote.fingerprint == made.fingerprint
     assert len(all_rows(remote)) == 20
+
+
+@pytest.mark.slow
+def test_locate_the_embedded_data() -> None:
     embedded = locate(Dataset(path="synth"))
     assert locate(Dataset(path="synth")) == embedded
     assert len(embedded.labels) >= 8

@@ -536,16 +536,21 @@ def test_only_the_records_must_be_there(tmp_path: Path) -> None:
     "content",
     [
         3,
-        [],
         {"configuration": 3, "overrides": 3},
-        {"configuration": {"experiment": 3, "search": 3}},
-        {"params": 3, "conditions": 3},
-        {"command": 3, "memory_bytes": "x", "packages": [1]},
-        {"splits": {"a": 3, "b": {"seconds": None}}, "labels": 3},
-        {"problems": [3, {"examples": 3}]},
-        {"details": {"confusion": [["a"] * 4] * 4}},
         {"details": {"confusion": [[1] * 4] * 4, "wrong": [{"true": 9}, 3]}},
-        {"details": 3},
+        *(
+            pytest.param(content, marks=pytest.mark.slow)  # seven pages each
+            for content in (
+                [],
+                {"configuration": {"experiment": 3, "search": 3}},
+                {"params": 3, "conditions": 3},
+                {"command": 3, "memory_bytes": "x", "packages": [1]},
+                {"splits": {"a": 3, "b": {"seconds": None}}, "labels": 3},
+                {"problems": [3, {"examples": 3}]},
+                {"details": {"confusion": [["a"] * 4] * 4}},
+                {"details": 3},
+            )
+        ),
     ],
 )
 def test_a_file_that_was_changed_costs_its_section_and_no_more(

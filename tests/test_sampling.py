@@ -132,6 +132,7 @@ def test_random_crops_differ_from_epoch_to_epoch_and_not_by_the_batch_size() -> 
     assert sum(starts(1)[clip] != start for clip, start in starts(0).items()) > 9
 
 
+@settings(max_examples=40, deadline=None)
 @given(lengths=st.lists(st.integers(1, 300), min_size=2, max_size=12), frames=st.integers(1, 90))
 def test_all_windows_cover_every_clip(lengths: list[int], frames: int) -> None:
     given = index([len(lengths)], lengths)

@@ -27,7 +27,9 @@ import optuna
 import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from typer.testing import CliRunner, Result
 
+from raudio.cli.main import app
 from raudio.data.manifest import Manifest
 from raudio.records import read_history, read_records
 
@@ -77,6 +79,12 @@ def command(*args: str) -> list[str]:
 
 def environment(folder: Path) -> dict[str, str]:
     return {**os.environ, "RAUDIO_CACHE": str(folder / "cache")}
+
+
+def looked_at(folder: Path, *args: str) -> Result:
+    """What a command that only reads a run says; it needs no process of its own."""
+    with contextlib.chdir(folder):
+        return CliRunner().invoke(app, args)
 
 
 def raudio(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
@@ -309,8 +317,8 @@ def nothing_left() -> Iterator[None]:
 
 
 def test_status_tells_the_whole_story(place: Path, whole: Path) -> None:
-    result = raudio(place, "status", "whole", "--json")
-    assert result.returncode == 0
+    result = looked_at(place, "status", "whole", "--json")
+    assert result.exit_code == 0
     status = json.loads(result.stdout)
     assert status["state"] == "completed"
     assert (status["metric"], status["mode"]) == ("valid/accuracy", "max")
@@ -354,8 +362,8 @@ def test_optuna_reads_the_journal(whole: Path) -> None:
 
 
 def test_the_bundle_gives_the_recorded_metrics(place: Path, whole: Path) -> None:
-    result = raudio(place, "evaluate", "whole/bundle", "data", "--split", "valid", "--json")
-    assert result.returncode == 0, result.stderr
+    result = looked_at(place, "evaluate", "whole/bundle", "data", "--split", "valid", "--json")
+    assert result.exit_code == 0, result.stderr
     found = json.loads(result.stdout)
     history = read_history(whole)
     best = history.best()
@@ -400,7 +408,8 @@ def test_a_killed_trial_and_then_a_killed_driver_change_nothing(
     orphans += family
     assert outlive(without_agents(family), SOON) == []
     print(f"the processes of a killed driver were gone after {time.monotonic() - killed:.1f} s")
-    assert json.loads(raudio(place, "status", "killed", "--json").stdout)["state"] == "interrupted"
+    status = json.loads(looked_at(place, "status", "killed", "--json").stdout)
+    assert status["state"] == "interrupted"
 
     result = raudio(place, "resume", "killed")
     assert result.returncode == 0, result.stderr
@@ -544,7 +553,7 @@ def test_a_trial_that_diverges_has_failed_and_the_search_goes_on(place: Path) ->
     best = history.best()
     assert best is not None
     assert best.state == "completed"
-    said = json.loads(raudio(place, "status", "diverging", "--json").stdout)["trials"]
+    said = json.loads(looked_at(place, "status", "diverging", "--json").stdout)["trials"]
     assert said[-1]["state"] == "failed"
 
 

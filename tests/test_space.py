@@ -55,7 +55,13 @@ def message(*args: str) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("name", sorted(space_yaml.names()))
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name == "default" else pytest.mark.slow)
+        for name in sorted(space_yaml.names())
+    ],
+)
 def test_every_shipped_space_draws_experiments_that_work(name: str) -> None:
     assert space_yaml.names()[name], "a space says in one line what it is about"
     _, space, overrides = spaces.resolve([f"space={name}"])

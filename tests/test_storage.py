@@ -133,6 +133,7 @@ def test_listing_is_tried_again(store: flaky.Proxy) -> None:
     assert list(storage.listing("s3://sounds/listed")) == ["x"]
 
 
+@pytest.mark.slow
 def test_a_slow_store_is_waited_for(store: flaky.Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
     storage.write_atomic("s3://sounds/x", CONTENT)
     store.reset(Fault("delay", seconds=0.3))

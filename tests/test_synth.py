@@ -111,9 +111,9 @@ def test_the_event_is_where_the_sound_is(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_drawn_from_the_seed(tmp_path: Path) -> None:
-    first = synth(tmp_path / "a", 120)
-    again = synth(tmp_path / "b", 120)
-    other = synth(tmp_path / "c", 120, seed=1)
+    first = synth(tmp_path / "a", 60)
+    again = synth(tmp_path / "b", 60)
+    other = synth(tmp_path / "c", 60, seed=1)
     assert first.fingerprint == again.fingerprint != other.fingerprint
     assert {f.name: f.read_bytes() for f in (tmp_path / "a").rglob("*.parquet")} == {
         f.name: f.read_bytes() for f in (tmp_path / "b").rglob("*.parquet")
@@ -127,7 +127,7 @@ def test_drawn_from_the_seed(tmp_path: Path) -> None:
             for row in read_shard(manifest.shard_path(shard)).to_pylist()
         }
 
-    more = clips(synth(tmp_path / "d", 200))
+    more = clips(synth(tmp_path / "d", 90))
     assert all(more[clip_id] == audio for clip_id, audio in clips(first).items())
 
 

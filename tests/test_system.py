@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
@@ -83,9 +84,19 @@ def test_a_model_that_is_not_composed_has_no_embeddings() -> None:
         system.embed(torch.randn(1, 800), torch.tensor([800]))
 
 
-@pytest.mark.parametrize("model", schema.VARIANTS["model"])
-@pytest.mark.parametrize("front_end", schema.VARIANTS["features"])
-@pytest.mark.parametrize("normalize", ["none", "channel", "dataset"])
+@pytest.mark.parametrize(
+    ("model", "front_end", "normalize"),
+    [
+        pytest.param(
+            *each, marks=[] if each[0] == "cnn" or each[2] == "dataset" else pytest.mark.slow
+        )
+        for each in itertools.product(
+            schema.VARIANTS["model"],
+            schema.VARIANTS["features"],
+            ("none", "channel", "dataset"),
+        )
+    ],
+)
 @torch.no_grad()
 def test_what_a_batch_pads_a_clip_with_changes_nothing(
     model: str, front_end: str, normalize: str

@@ -59,6 +59,7 @@ def test_the_commands_about_tracking_work(tmp_path: Path, monkeypatch: pytest.Mo
     assert list(searched.run.glob("tracking/tensorboard/0000/events*"))
 
 
+@pytest.mark.slow
 def test_the_tracker_of_the_page_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (code,) = [block for block in pages.blocks(RESULTS, "python") if "register.tracker" in block]
     for name in ("_about", "_loaded"):

@@ -94,6 +94,7 @@ def test_without_a_terminal_a_line_for_each_change_until_the_end(
     assert "completed after" in rest
 
 
+@pytest.mark.slow
 def test_as_data_an_object_a_line(tmp_path: Path, driver: Driver) -> None:
     driver.trial(0, 0.5, state=records.RUNNING)
     with watch(tmp_path, "--json") as process:

@@ -193,6 +193,7 @@ def run(
     settings: Any,
     place: str,
     *,
+    feed: MemoryFeed | None = None,
     valid: Evaluated | None = None,
     report: Callable[[Report], None] | None = None,
     step: Callable[[int], None] = lambda step: None,
@@ -202,6 +203,7 @@ def run(
     """Trains with checkpoints in `place`; `step` is told of each step that begins, from 1."""
     reports: list[Report] = []
     begun, valid = 0, valid or Evaluated()
+    feed = feed or MemoryFeed(*tones(CLIPS), seed=settings.seed)
 
     def asked() -> float | None:
         nonlocal begun
@@ -220,7 +222,7 @@ def run(
         train(
             settings,
             system,
-            MemoryFeed(*tones(CLIPS), seed=settings.seed, batch_size=settings.training.batch_size),
+            feed,
             valid,
             device="cpu",
             keeper=keeper,
@@ -253,7 +255,7 @@ def test_a_report_is_told_when_its_checkpoints_are_kept(gate: Gate, late: int) -
     def step(number: int) -> None:
         nonlocal steps
         steps = number
-        if number % 4 == late % 4:
+        if number % 4 == late % 4 and number > 4:  # before, nothing has been saved
             if late == 4:
                 threading.Timer(0.3, gate.open.set).start()
             else:
@@ -364,6 +366,65 @@ def test_one_that_is_told_to_leave_while_it_is_evaluated_leaves_at_once(
     assert (last["step"], last["epoch"]) == (4 * (before + 1), before)
     assert [report.epoch for report in told] == [1, 2, 3][:before]
     resumed, reports = run(settings, place)
+    assert same(whole.state_dict(), resumed.state_dict())
+    assert without_seconds(reports) == without_seconds(expected)
+
+
+@pytest.mark.parametrize(
+    ("waits_in", "at", "step", "epoch"),
+    [("epoch", 6, 5, 1), ("epoch", 9, 8, 2), ("windows", 1, 4, 0), ("windows", 4, 8, 1)],
+)
+def test_one_that_is_told_to_leave_while_it_waits_for_data_is_at_its_last_step(
+    tmp_path: Path, waits_in: str, at: int, step: int, epoch: int
+) -> None:
+    """A feed that heeds a notice gives an error in place of its `at`th batch."""
+    settings = experiment()
+    whole, expected = run(settings, str(tmp_path / "whole"))
+    train, valid = MemoryFeed(*tones(CLIPS), seed=settings.seed), Evaluated()
+    waiting = train if waits_in == "epoch" else valid
+    batches, before = getattr(waiting, waits_in), at
+
+    def until_the_notice(*arguments: int) -> Iterator[Batch]:
+        nonlocal before
+        for batch in batches(*arguments):
+            before -= 1
+            if not before:
+                raise PreemptedError
+            yield batch
+
+    setattr(waiting, waits_in, until_the_notice)
+    place = str(tmp_path / "trial")
+    with pytest.raises(PreemptedError):
+        run(settings, place, feed=train, valid=valid)
+    last = checkpoint.load(Path(place, LAST))
+    assert (last["step"], last["epoch"]) == (step, epoch)
+    resumed, reports = run(settings, place)
+    assert same(whole.state_dict(), resumed.state_dict())
+    assert without_seconds(reports) == without_seconds(expected)
+
+
+@pytest.mark.parametrize("late", [4, 16])
+def test_one_that_is_told_to_leave_while_it_waits_for_its_store_leaves(
+    gate: Gate, late: int
+) -> None:
+    """What it saves after so many steps is not kept: it waits an epoch later, or at its end."""
+    settings = experiment()
+    whole, expected = run(settings, STORE + "-whole", step=lambda step: gate.open.set())
+    begun = 0
+
+    def step(number: int) -> None:
+        nonlocal begun
+        begun = number
+        if number == late:
+            gate.open.clear()
+
+    def notice() -> float | None:  # none while it makes steps
+        return time.time() + 3 if begun > min(16, late + 4) else None
+
+    with pytest.raises(PreemptedError):
+        run(settings, STORE, step=step, notice=notice)
+    gate.open.set()
+    resumed, reports = run(settings, STORE)
     assert same(whole.state_dict(), resumed.state_dict())
     assert without_seconds(reports) == without_seconds(expected)
 

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +25,21 @@ from flaky import Fault
 from raylets import one_node
 from typer.testing import CliRunner
 
+from raudio import checkpoint
 from raudio.cli.main import app
+from raudio.config.validate import dump_yaml
 from raudio.core import storage
-from raudio.core.errors import DataError, OutOfReachError
+from raudio.core.errors import DataError, OutOfReachError, PreemptedError
 from raudio.data.clips import load_clips, stored_tables
 from raudio.data.executors import Execution
 from raudio.data.manifest import Manifest
 from raudio.data.pipeline import materialise, resident_clips
 from raudio.data.prepare import Options, prepare
+from raudio.records import EXPERIMENT_YAML, LAST
 from raudio.search import runner
 from raudio.search.job import check
+from raudio.training.loop import Report
+from raudio.training.worker import Data, Keeping, Place, train_here
 
 RATE = 8000
 
@@ -379,3 +384,51 @@ def test_a_search_whose_dataset_is_out_of_reach_stops_and_goes_on(
     ]
     assert losses[0] == losses[1]
     assert len(losses[0]) == 2
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(
+    ("waits_for", "step"), [("/shards/train", 0), ("/shards/valid", 4), ("/trial/last.pt", 0)]
+)
+def test_a_trial_that_waits_for_a_store_heeds_a_notice(
+    ray: Any,
+    made: str,
+    store: flaky.Proxy,
+    monkeypatch: pytest.MonkeyPatch,
+    waits_for: str,
+    step: int,
+    tmp_path: Path,
+) -> None:
+    """It leaves what it has, and another goes on from there."""
+    settings = (
+        "dataset.feed=streamed", "dataset.cache_limit=0", "model=cnn", "model.width=4",
+        "model.depth=2", "features.n_mels=16", "training.epochs=1", "training.batch_size=8",
+    )  # fmt: skip
+    job = check([f"dataset.path={made}", *settings], single=True, echo=str)
+    trial = "s3://sounds/trial" if "trial" in waits_for else str(tmp_path)
+    storage.write_atomic(storage.join(trial, EXPERIMENT_YAML), dump_yaml(job.experiment))
+    reports: list[Report] = []
+    deadline: list[float] = []
+
+    def train() -> None:
+        train_here(
+            job.experiment,
+            Data(job.manifest, refs=None),
+            place=Place(),
+            keeping=Keeping(trial, patience=600.0),
+            goal=job.goal,
+            report=reports.append,
+        )
+
+    notices = nullcontext(lambda: deadline[0] if deadline else None)
+    monkeypatch.setattr("raudio.training.worker.noticing", lambda *_: notices)
+    coming = threading.Timer(6, lambda: deadline.append(time.time() + 60))
+    coming.start()
+    with away(store, waits_for, 45), pytest.raises(PreemptedError):
+        train()
+    assert deadline
+    last = storage.join(trial, LAST)
+    assert checkpoint.load(last)["step"] == step if step else not storage.exists(last)
+    deadline.clear()
+    train()
+    assert [report.epoch for report in reports] == [1]

@@ -170,6 +170,23 @@ def test_a_patient_block_waits_longer_or_less(
         storage.read_bytes("s3://sounds/x")
 
 
+def test_who_waits_heeds_what_it_is_to_heed(store: flaky.Proxy) -> None:
+    class NoticeError(Exception): ...
+
+    def heed() -> None:
+        if len(store.requests) > 2:
+            raise NoticeError
+
+    storage.write_atomic("s3://sounds/x", CONTENT)
+    store.reset(Fault("503", times=10**6))
+    with storage.patient(60.0, heed), storage.patient(60.0), pytest.raises(NoticeError):
+        storage.read_bytes("s3://sounds/x")
+    assert len(store.requests) == 3
+    store.reset(Fault("503", times=4))
+    with storage.patient(60.0):
+        assert storage.read_bytes("s3://sounds/x") == CONTENT
+
+
 @pytest.mark.parametrize(("kind", "error"), [("403", PermissionError), ("", FileNotFoundError)])
 def test_what_will_not_pass_is_not_tried_again(
     store: flaky.Proxy, kind: str, error: type[OSError]

@@ -35,6 +35,8 @@ FIRST_PAUSE: Seconds = 0.5
 LONGEST_PAUSE: Seconds = 15.0
 #: A store that sends nothing for so long has dropped the connection.
 SILENCE: Seconds = 30.0
+#: How often is looked, in a pause, whether there is reason to wait no longer.
+_LOOK: Seconds = 1.0
 
 #: Stores whose library is not part of the normal install: the extra that has it.
 _EXTRAS = {"gs": "gcs", "gcs": "gcs", "abfs": "azure", "abfss": "azure", "az": "azure"}
@@ -43,6 +45,7 @@ _EXTRAS = {"gs": "gcs", "gcs": "gcs", "abfs": "azure", "abfss": "azure", "az": "
 _BLOCK = 2**20
 
 _patience: ContextVar[Seconds | None] = ContextVar("patience", default=None)
+_heed: ContextVar[Callable[[], None]] = ContextVar("heed", default=lambda: None)
 
 _log = logging.getLogger(__name__)
 
@@ -62,19 +65,31 @@ class Stat(NamedTuple):
 
 
 @contextlib.contextmanager
-def patient(seconds: Seconds) -> Iterator[None]:
-    """What this thread does with stores in the block is tried again for so long."""
-    token = _patience.set(seconds)
+def patient(seconds: Seconds, heed: Callable[[], None] | None = None) -> Iterator[None]:
+    """What this thread does with stores in the block is tried again for so long.
+
+    Args:
+        heed: called again and again while something is waited for, by whatever thread waits; what
+            it raises ends the waiting. None: as around the block.
+    """
+    patience = _patience.set(seconds)
+    heeded = _heed.set(heed or _heed.get())
     try:
         yield
     finally:
-        _patience.reset(token)
+        _heed.reset(heeded)
+        _patience.reset(patience)
 
 
 def patience() -> Seconds:
     """How long what this thread does with a store is tried again."""
     given = _patience.get()
     return RETRY_SECONDS if given is None else given
+
+
+def heed() -> Callable[[], None]:
+    """What this thread is to call while it waits: see `patient`."""
+    return _heed.get()
 
 
 def is_remote(path: str | os.PathLike[str]) -> bool:
@@ -422,8 +437,15 @@ def _retrying(doing: str, path: str | os.PathLike[str], call: Callable[[], T]) -
                     f"{reason} (given up after {attempt + 1} tries in {format_seconds(waited)})"
                 ) from error
             _log.warning("%s %s: %s; trying again in %.1f s", doing, os.fspath(path), reason, pause)
-            time.sleep(pause)
+            _rest(pause)
     raise AssertionError("unreachable")
+
+
+def _rest(pause: Seconds) -> None:
+    until = time.monotonic() + pause
+    while (left := until - time.monotonic()) > 0:
+        heed()()
+        time.sleep(min(left, _LOOK))
 
 
 def _may_pass(error: Exception) -> bool:

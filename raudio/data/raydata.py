@@ -151,7 +151,8 @@ def _lazy(jobs: list[dict[str, Any]]) -> Any:
 
 
 class _Resting:
-    """Makes Ray Data's scheduling loop rest for as long as it worked, several times over.
+    """Makes Ray Data's scheduling loop rest for as long as it worked, several times over, and heed
+    what whoever waits for its blocks has to heed.
 
     The loop runs in a thread of the process that takes the blocks, and without a pause while that
     process is behind: it took up to five sixths of a training loop's speed. An `ExecutionCallback`
@@ -163,12 +164,14 @@ class _Resting:
 
     def __init__(self) -> None:
         self._worked = 0.0
+        self._heed = storage.heed()  # of the thread that waits for the blocks
 
     def before_execution_starts(self, executor: Any) -> None:
         """Nothing to do."""
 
     def on_execution_step(self, executor: Any) -> None:
-        """Called by the loop's thread after each round."""
+        """Called by the loop's thread after each round; whoever waits gets what it raises."""
+        self._heed()
         time.sleep(self.RESTS * max(0.0, time.thread_time() - self._worked))
         self._worked = time.thread_time()
 

@@ -94,8 +94,11 @@ class _UntilLeaving:
         self.left = False
 
     def windows(self, batch_size: int) -> Iterator[Batch]:
-        for batch in self._feed.windows(batch_size):
-            self.left = self._leaving()
-            if self.left:
-                return
-            yield batch
+        try:
+            for batch in self._feed.windows(batch_size):
+                self.left = self._leaving()
+                if self.left:
+                    return
+                yield batch
+        except PreemptedError:  # while it waited for them
+            self.left = True

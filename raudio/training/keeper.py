@@ -138,6 +138,7 @@ class Keeper:
             except OSError as error:
                 if not self._remote:
                     raise
+                storage.heed()()
                 if time.monotonic() - began > self._patience or self._ended.wait(PAUSE):
                     raise StoreError(
                         f"{self.place} could not be {what} for {format_seconds(self._patience)} "

@@ -120,7 +120,7 @@ def train(
 
     Raises:
         PreemptedError: the machine of a rank is taken away; the last step is kept, if there was
-            time.
+            time, and if no rank of several waited for its data.
         NonFiniteError: a loss, a gradient, a score or the metric is NaN or infinite; no optimizer
             step was made with it.
         ConfigError: there is no such metric, or a batch has fewer clips than there are ranks.
@@ -198,7 +198,12 @@ def train(
         end = min((epoch + 1) * length.epoch_steps, length.steps)
         while step < end:
             make_step.wishes = saving.wishes(step + 1, end)
-            number, batch = next(batches)
+            try:
+                number, batch = next(batches)
+            except PreemptedError:  # while it waited for its data
+                if world > 1:  # the others are in the step already, and go on from what is kept
+                    raise
+                saving.leave(step, going_on)
             sums.add(make_step(step, number, batch), batch)
             step += 1
             saving.heed(make_step.wishes, step, going_on)
@@ -219,8 +224,8 @@ def train(
             )
         except PreemptedError:  # what goes on from the last step evaluates again
             saving.leave(step, going_on)
+        saving.settle(step, going_on)
         epoch += 1
-        saving.settle()
         loss, clips, padded, samples = sums.over_all(device, world)
         metrics = {
             "train/loss": loss / clips,
@@ -246,7 +251,7 @@ def train(
             details = {} if keeper is None else evaluation.details(system)
             states[checkpoint.BEST] = {**weights, "metrics": metrics, "details": details}
         saving.save(step, {**states, checkpoint.LAST: going_on()})
-        saving.owe(told)
+        saving.owe(told, step, going_on)
         if final:
             return
         started, saving.paused = time.perf_counter(), 0.0

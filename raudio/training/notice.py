@@ -5,12 +5,17 @@ from __future__ import annotations
 import contextlib
 import math
 import threading
+import time
 from collections.abc import Callable, Iterator
 
+from raudio.core.errors import PreemptedError
 from raudio.core.units import Seconds
 
 #: Between two looks at the cluster.
 INTERVAL: Seconds = 1.0
+#: How long one of several ranks still waits for its data when it has heard that a machine goes: all
+#: save their last step and leave together when it has made its own.
+_WAITS_ON: Seconds = 10.0
 
 
 @contextlib.contextmanager
@@ -54,3 +59,24 @@ def noticing(
         yield lambda: until[0] if until else None
     finally:
         ended.set()
+
+
+def heeding(notice: Callable[[], Seconds | None], world: int = 1) -> Callable[[], None]:
+    """What a rank calls while it waits for a store: it raises PreemptedError after a notice.
+
+    Args:
+        notice: of `noticing`.
+        world: how many ranks there are.
+    """
+    heard: Seconds | None = None
+
+    def heed() -> None:
+        nonlocal heard
+        if notice() is None:
+            return
+        now = time.monotonic()
+        heard = heard or now
+        if world == 1 or now - heard > _WAITS_ON:
+            raise PreemptedError("the machine is being taken away")
+
+    return heed

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 #: Of the time that a machine has left, what is not waited for: the process has to end, too.
 _TO_LEAVE: Seconds = 2.0
 
+#: Between two looks at the notice, while a store is waited for.
+_LOOK: Seconds = 1.0
+
 #: Settled, a checkpoint due, leaving: above 0 where a rank, or any of several, wishes so.
 Wishes = tuple[float, float, float]
 NONE: Wishes = (0.0, 0.0, 0.0)
@@ -130,22 +133,42 @@ class Saving:
                 self._keeper.save(name, state)
         self._pace.saved(step, time.perf_counter() - began)
 
-    def owe(self, told: Report) -> None:
-        """Tells a report now if what was saved is kept, else when it is; the last one at once."""
+    def owe(self, told: Report, step: int, last: Callable[[], Any]) -> None:
+        """Tells a report now if what was saved is kept, else when it is; the last one at once.
+
+        Args:
+            step, last: as `heed`; errors as `settle`.
+        """
         self._owed = told
         if told.final:
-            self.settle()
+            self.settle(step, last)
         elif self._agreed(self._settled()):
             self._tell()
 
-    def settle(self) -> None:
-        """Tells what is owed, when it may be told."""
+    def settle(self, step: int, last: Callable[[], Any]) -> None:
+        """Tells what is owed, when it may be told.
+
+        Args:
+            step, last: as `heed`.
+
+        Raises:
+            PreemptedError: as `heed`; before it may be told, the machine of a rank is taken away.
+        """
         if self._owed is not None:
-            self._agreed(self._keeper is None or self._keeper.wait())
+            if not self._agreed(self._kept()):
+                self.leave(step, last)
             self._tell()
 
     def _settled(self) -> bool:
         return self._keeper is None or self._keeper.settled()
+
+    def _kept(self) -> bool:
+        """Waits until all that was saved is kept, or a machine is taken away; whether it is."""
+        if self._keeper is not None:
+            while not self._keeper.wait(_LOOK):
+                if self.leaving():
+                    return False
+        return True
 
     def _tell(self) -> None:
         if self._owed is not None:

@@ -17,7 +17,7 @@ from raudio.core.storage import exists, is_remote, join, patient
 from raudio.core.units import Seconds
 from raudio.data.manifest import Manifest
 from raudio.records import EXPERIMENT_YAML, LAST
-from raudio.training.notice import noticing
+from raudio.training.notice import heeding, noticing
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,9 @@ def train_here(
         labels=manifest.labels,
         class_counts=manifest.splits["train"].class_counts,
     )
-    with patient(keeping.patience):  # whatever is read of the run, and of the dataset
+    notices = noticing(keeping.noticed, place.world, place.driver)
+    # Whatever is read of the run, and of the dataset, is waited for.
+    with notices as notice, patient(keeping.patience, heeding(notice, place.world)):
         costs = known_costs(system, experiment, place.device, latency=goal.measures_latency)
         goes_on = first and exists(join(keeping.place, LAST))  # it was within the limits
         if first and not goes_on:
@@ -144,9 +146,8 @@ def train_here(
         )
         lost_every = keeping.lost_every and keeping.lost_every / place.machines
         keeper = Keeper(keeping.place, keeping.patience) if first else None
-        notices = noticing(keeping.noticed, place.world, place.driver)
         try:
-            with keeper or nullcontext(), notices as notice:
+            with keeper or nullcontext():
                 train(
                     experiment,
                     system,

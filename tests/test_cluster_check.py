@@ -164,6 +164,37 @@ def test_many_nodes_and_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "pw@" not in finding.found
 
 
+CURE = (
+    "; start one with `ray start --head`, give the HOST:PORT of a head that this machine reaches, "
+    "or local to use this machine"
+)
+NO_ADDRESS = (
+    "HOST:PORT of a Ray head is wanted here, or auto, or local; the port is 6379 unless "
+    "`ray start --head` says another (8265 is the dashboard, for `raudio submit`)"
+)
+
+
+@pytest.mark.parametrize(
+    ("address", "why"),
+    [
+        ("127.0.0.1:1", f"no Ray cluster answers there (Connection refused){CURE}"),
+        ("http://127.0.0.1:8265", NO_ADDRESS),
+        ("nowhere", NO_ADDRESS),
+    ],
+)
+@pytest.mark.parametrize("command", ["cluster check", "search", "plan"])
+def test_nobody_answers(
+    command: str, address: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is made for a search that has nowhere to run."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RAUDIO_CACHE", str(tmp_path / "cache"))
+    done = CliRunner().invoke(app, [*command.split(), f"cluster.address={address}"])
+    assert isinstance(done.exception, ConfigError), done.output
+    assert str(done.exception) == f"cluster.address={address}: {why}"
+    assert list(tmp_path.iterdir()) == []
+
+
 # --- a real one --------------------------------------------------------------------------------
 
 
@@ -234,37 +265,6 @@ def test_wrong_usage() -> None:
         done = CliRunner().invoke(app, ["cluster", "check", *arguments])
         assert isinstance(done.exception, ConfigError), done.output
         assert message in str(done.exception)
-
-
-CURE = (
-    "; start one with `ray start --head`, give the HOST:PORT of a head that this machine reaches, "
-    "or local to use this machine"
-)
-NO_ADDRESS = (
-    "HOST:PORT of a Ray head is wanted here, or auto, or local; the port is 6379 unless "
-    "`ray start --head` says another (8265 is the dashboard, for `raudio submit`)"
-)
-
-
-@pytest.mark.parametrize(
-    ("address", "why"),
-    [
-        ("127.0.0.1:1", f"no Ray cluster answers there (Connection refused){CURE}"),
-        ("http://127.0.0.1:8265", NO_ADDRESS),
-        ("nowhere", NO_ADDRESS),
-    ],
-)
-@pytest.mark.parametrize("command", ["cluster check", "search", "plan"])
-def test_nobody_answers(
-    command: str, address: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Nothing is made for a search that has nowhere to run."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("RAUDIO_CACHE", str(tmp_path / "cache"))
-    done = CliRunner().invoke(app, [*command.split(), f"cluster.address={address}"])
-    assert isinstance(done.exception, ConfigError), done.output
-    assert str(done.exception) == f"cluster.address={address}: {why}"
-    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
@@ -39,6 +40,20 @@ def test_so_many_looks_in_a_row_end_the_block() -> None:
     with pytest.raises(SessionError, match=r"^gone$"), watched(look, 5, no_words):
         time.sleep(60)
     assert looks == 15
+
+
+def test_a_head_that_is_silent_is_told_of_while_it_may_come_back() -> None:
+    looks = iter([*["gone"], "", *["gone"] * 3, "", *["gone"] * 5])
+    said: list[str] = []
+    with (
+        pytest.raises(SessionError, match=r"^gone$"),
+        watched(lambda: next(looks), 5, no_words, said.append),
+    ):
+        time.sleep(60)
+    clock = r"\d\d:\d\d:\d\d"
+    waits = rf"gone; since {clock}, waited for until {clock}"
+    for line, expected in zip(said, [waits, "the cluster answers again", waits], strict=True):
+        assert re.fullmatch(expected, line)
 
 
 def test_what_was_raised_because_ray_is_gone_says_so() -> None:

@@ -432,3 +432,27 @@ def test_a_trial_that_waits_for_a_store_heeds_a_notice(
     deadline.clear()
     train()
     assert [report.epoch for report in reports] == [1]
+
+
+@pytest.mark.ray
+def test_a_search_that_waits_for_its_data_says_so_and_ends_in_time(
+    ray: Any,
+    made: str,
+    store: flaky.Proxy,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("raudio.search.resident._SAID_AFTER", 1.0)
+    settings = ("dataset.cache_limit=0", "run.patience=1h", "search.time_budget=5s")
+    with away(store, "/shards/train", 90):
+        found = runner.search(f"dataset.path={made}", *settings, f"run.dir={tmp_path / 'run'}")
+        assert store.faults, "it was waited for"
+    assert (found.state, found.history.reason) == ("completed", "time budget of 5.0 s")
+    assert not found.history.trials
+    said = capsys.readouterr().err.replace("\n", " ")
+    assert re.search(
+        rf"waiting since \d\d:\d\d:\d\d for {made} to be decoded; where it cannot be read, it is "
+        r"tried again for 1 h 0 min \(run\.patience\)",
+        said,
+    )

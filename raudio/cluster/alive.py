@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 
@@ -23,6 +24,8 @@ _VITAL = ("gcs_server", "raylet")
 _DIED = signal.SIGUSR1
 #: Between two looks at Ray.
 _LOOK: Seconds = 0.5
+#: So many looks in a row say that it is dead before a user is told.
+_SAID_AFTER = 2
 #: What the main thread has to leave in, when it is told to.
 _PATIENCE: Seconds = 5.0
 #: What a cluster's head has to answer in, and what Ray takes on top to say that it has not.
@@ -49,7 +52,10 @@ def error(reason: str) -> None:
 
 @contextlib.contextmanager
 def watched(
-    look: Callable[[], str], looks: int, last_words: Callable[[str], None]
+    look: Callable[[], str],
+    looks: int,
+    last_words: Callable[[str], None],
+    say: Callable[[str], None] = lambda text: None,
 ) -> Iterator[None]:
     """Ends the block in a SessionError when Ray has died.
 
@@ -60,19 +66,25 @@ def watched(
     Args:
         look: why there is no Ray any more; empty while there is.
         looks: so many in a row have to say so.
-        last_words: as for `session`.
+        last_words, say: as for `session`.
     """
     ended, ending = threading.Event(), threading.Lock()
     reason = ""
 
     def watch() -> None:
         nonlocal reason
-        dead = 0
+        dead, since = 0, 0.0
         while dead < looks:
+            began = time.time()
             if ended.wait(_LOOK):
                 return
             found = look()
-            dead = dead + 1 if found else 0
+            if dead >= _SAID_AFTER and not found:
+                say("the cluster answers again")
+            dead, since = (dead + 1, since or began) if found else (0, 0.0)
+            if dead == _SAID_AFTER < looks:
+                until = since + looks * (_ANSWER + _SAYS_SO)
+                say(f"{found}; since {_clock(since)}, waited for until {_clock(until)}")
         with ending:  # after the block, nobody handles the signal
             if ended.is_set():
                 return
@@ -101,6 +113,10 @@ def watched(
             ended.set()
         if in_main:
             signal.signal(_DIED, before)
+
+
+def _clock(when: float) -> str:
+    return time.strftime("%H:%M:%S", time.localtime(when))
 
 
 def _end(reason: str, last_words: Callable[[str], None]) -> None:

@@ -59,6 +59,7 @@ def session(
     plugins: Sequence[str] = (),
     modules: Sequence[str] = (),
     last_words: Callable[[str], None] = alive.error,
+    say: Callable[[str], None] = lambda text: None,
 ) -> Iterator[Capacity]:
     """A Ray session for the length of a `with` block; ended with it when it was started by it.
 
@@ -74,6 +75,7 @@ def session(
         modules: imported while Ray starts, which waits for other processes.
         last_words: called with the reason where Ray has died and the main thread cannot say so, as
             it waits for an answer of Ray that will not come; then the process ends with status 1.
+        say: told, by another thread, when a cluster's head does not answer, and when it does again.
 
     Raises:
         ConfigError: no cluster answers at the address, or it takes another token.
@@ -96,7 +98,7 @@ def session(
                 if started:
                     _connect(settings, log, dashboard, plugins)
                     look, looks = alive.own() if local else alive.joined(silence)
-                    watched = alive.watched(look, looks, last_words)
+                    watched = alive.watched(look, looks, last_words, say)
         with _logs_in(log), watched:
             capacity = _reached(settings)
             apart = capacity.has_data_nodes and started

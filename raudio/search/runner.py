@@ -25,11 +25,9 @@ from raudio.cluster.signals import terminable
 from raudio.config.schema import Configuration
 from raudio.config.signature import signature
 from raudio.core.errors import OutOfReachError, RunError
-from raudio.core.storage import is_remote, patient
+from raudio.core.storage import is_remote
 from raudio.core.units import parse_seconds
 from raudio.data import raydata
-from raudio.data.kept import room_for_decoded
-from raudio.data.pipeline import check_resident, materialise
 from raudio.records import (
     JOURNAL,
     RECORDS,
@@ -50,6 +48,7 @@ from raudio.search.live import Display, screen
 from raudio.search.mirror import InPlace, Mirror, working_copy
 from raudio.search.planner import Plan, plan
 from raudio.search.replicates import Replicates
+from raudio.search.resident import BudgetUsedUpError, decoded
 from raudio.search.sampler import Sampler
 from raudio.search.slots import Slots, gpu_share
 from raudio.tracking.processes import Trackers
@@ -314,6 +313,7 @@ def _trials(
         plugins=experiment.plugins,
         modules=("raudio.search.tune", "raudio.search.trial"),
         last_words=last_words,
+        say=display.say,
     ) as capacity:
         from ray import tune
 
@@ -344,19 +344,10 @@ def _trials(
         if address_of(configuration.cluster) != "local":
             raydata.settle_here()
         if job.feed == "resident":
-            settings = experiment.dataset
-            assert settings.sample_rate is not None
-            if capacity.store is not None:
-                check_resident(settings, job.manifest, settings.sample_rate, capacity.store)
-            with patient(parse_seconds(configuration.run.patience)):
-                refs = materialise(
-                    job.manifest.anywhere(),
-                    sample_rate=settings.sample_rate,
-                    precision=settings.precision,  # type: ignore[arg-type]
-                    cache_limit=room_for_decoded(settings, job.manifest, settings.sample_rate),
-                    here=address_of(configuration.cluster) != "local",
-                )
-            data = dataclasses.replace(data, refs=refs)
+            try:
+                data = dataclasses.replace(data, refs=decoded(job, capacity.store, engine, display))
+            except BudgetUsedUpError as end:
+                return "completed", str(end)
         feed_seconds = time.monotonic() - started - ray_seconds
         display.say(
             f"Ray started in {ray_seconds:.1f} s, feed ready in {feed_seconds:.1f} s; "

@@ -3,6 +3,8 @@ of one worker, whatever becomes of the others."""
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,8 @@ from raylets import raylets
 from typer.testing import CliRunner
 
 from raudio.cli.main import app
+from raudio.core.errors import RunError
+from raudio.records import RecordReader
 from raudio.records.trials import TrialHistory
 from raudio.search import runner
 
@@ -70,6 +74,62 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert made.exit_code == 0, made.output
     (folder / "faulty.py").write_text(PLUGIN.replace("HERE", str(folder)))
     return folder
+
+
+class Rival:
+    """Asks for a CPU when a trial has reported, and gives it back at once.
+
+    Attributes:
+        reports: that there were when it got it.
+    """
+
+    def __init__(self, run: Path) -> None:
+        self.reports: int | None = None
+        self._run = run
+        self._thread = threading.Thread(target=self._ask)
+
+    def __enter__(self) -> Rival:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._thread.join(60)
+
+    def _ask(self) -> None:
+        import ray
+        from ray.util import placement_group, remove_placement_group
+
+        while not self._count():
+            time.sleep(0.1)
+        place = placement_group([{"CPU": 1}])
+        ray.get(place.ready())
+        self.reports = self._count()
+        remove_placement_group(place)
+
+    def _count(self) -> int:
+        try:
+            records = RecordReader(self._run).read()
+        except RunError:  # not yet
+            return 0
+        return sum(record["event"] == "report" for record in records)
+
+
+@pytest.mark.slow
+def test_what_decodes_for_a_trial_has_its_cpus_between_two_tasks_too(
+    place: Path, cluster: Any
+) -> None:
+    """Two workers and their decoders have the three CPUs until the trial's end."""
+    settings = (
+        "dataset.feed=streamed", "model=cnn", "model.width=4", "model.depth=2",
+        "features.n_mels=16", "training.epochs=6", "resources.workers=2", "resources.cpus=1",
+        "resources.data_cpus=1", "run.export=false",
+    )  # fmt: skip
+    run = place / "rival"
+    where = (f"dataset.path={place / 'data'}", f"cluster.address={cluster.address}")
+    with Rival(run) as rival:
+        found = runner.train(*settings, *where, f"run.dir={run}", quiet=True)
+    assert found.state == "completed", found.history.reason
+    assert rival.reports == 6
 
 
 def searched(

@@ -44,6 +44,20 @@ def run_in(group: Any) -> None:
     _group = group
 
 
+def hold(cpus: float, apart: bool) -> None:
+    """Has the tasks of this process's datasets run on CPUs that it holds until it ends.
+
+    Args:
+        cpus: one for each task at a time, or less than one for a single task.
+        apart: whether they are those of `DATA_NODES`.
+    """
+    from ray.util import placement_group
+
+    bundles = [{"CPU": min(1.0, cpus)}] * max(1, int(cpus))
+    labels = [DATA_NODES] * len(bundles) if apart else None
+    run_in(placement_group(bundles, bundle_label_selector=labels))
+
+
 def settle_here() -> None:
     """Starts what Ray Data has once in a cluster on this node.
 

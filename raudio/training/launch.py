@@ -273,10 +273,13 @@ def _worker(config: Mapping[str, Any]) -> None:
         machines=-(-context.get_world_size() // context.get_local_world_size()),
         driver=config["driver"],
     )
+    experiment, data = experiment_from(config["experiment"], plugins=True), config["data"]
+    if data.refs is None:  # it streams; what Ray Train has placed is the workers alone
+        raydata.hold(experiment.resources.data_cpus / place.world, data.apart)
     try:
         train_here(
-            experiment_from(config["experiment"], plugins=True),
-            config["data"],
+            experiment,
+            data,
             place=place,
             keeping=config["keeping"],
             goal=config["goal"],

@@ -329,6 +329,8 @@ def test_the_command_lists_prints_and_writes(tmp_path: Path) -> None:
     assert out.read_text() == printed
     again = run.invoke(app, arguments)
     assert "is there already" in str(again.exception)
+    nowhere = run.invoke(app, ["cluster", "render", "local", "--out", "/proc/cluster.yaml"])
+    assert str(nowhere.exception).startswith("--out /proc/cluster.yaml cannot be written: ")
     assert shlex.split(render("slurm", ["run=/a~b", "command=search 'x=1 2'"]))
 
 

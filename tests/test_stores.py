@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from raudio.cli.main import app
 from raudio.config import compose
 from raudio.core import storage
 from raudio.core.errors import ConfigError
@@ -135,3 +137,44 @@ def test_a_password_in_a_uri_is_refused_and_not_shown(key: str) -> None:
     with pytest.raises(ConfigError, match=f"{key} has a user or a password in it") as caught:
         compose.compose([f"{key}='https://ann:planted@host/data'"])
     assert "planted" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("uri", "cure"),
+    [
+        ("s3://", "s3://BUCKET/FOLDER"),
+        ("s3:///runs/a", "s3://runs/a"),
+        ("s3:/bucket/a", "s3://bucket/a"),
+        ("gs:/", "gs://BUCKET/FOLDER"),
+    ],
+)
+def test_a_uri_without_a_bucket_is_no_folder_here(
+    uri: str, cure: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever a run is named, nothing is made, and the cure is told."""
+    monkeypatch.chdir(tmp_path)
+    named = [["plan", f"run.dir={uri}"], ["search", f"dataset.path={uri}"], ["status", uri]]
+    for words in [*named, *([["resume", uri]] if "://" in uri else [])]:
+        done = CliRunner().invoke(app, words)
+        assert isinstance(done.exception, ConfigError), (words, done.output)
+        assert str(done.exception).endswith(
+            f"names no bucket, or has not two slashes; write {cure}"
+        )
+        assert repr(uri) in str(done.exception)
+    assert list(tmp_path.iterdir()) == []
+    for fine in ("s3://bucket", "file:///tmp/x", "/tmp/x", "C:/x", "a:b", "hf://org/name"):
+        storage.check_uri(fine)
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("run.dir=", "run.dir='' is empty; give a folder or"),
+        ("cluster.address=", "cluster.address='' is empty; give auto, the HOST:PORT of"),
+        ("run.patience=99999999999h", "run.patience='99999999999h' is more than a century"),
+    ],
+)
+def test_what_can_be_no_place_and_no_time(setting: str, said: str) -> None:
+    done = CliRunner().invoke(app, ["plan", setting])
+    assert isinstance(done.exception, ConfigError), done.output
+    assert str(done.exception).startswith(said)

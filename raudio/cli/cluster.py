@@ -75,7 +75,10 @@ def render(
         return
     if out.exists():
         raise ConfigError(f"--out {out} is there already; give another, or remove it")
-    write_atomic(out, text)
+    try:
+        write_atomic(out, text)
+    except OSError as error:
+        raise ConfigError(f"--out {out} cannot be written: {error.strerror or error}") from error
 
 
 def _list_files() -> None:
@@ -129,7 +132,7 @@ def check(
     from raudio.search.space_file import resolve
 
     seconds = parse_seconds(timeout, "--timeout")
-    asked = [*(overrides or []), *([f"cluster.address={address}"] if address else [])]
+    asked = [*(overrides or []), *([] if address is None else [f"cluster.address={address}"])]
     configuration, _, _ = resolve(asked)
     wanted = _wanted(configuration)
     with (
@@ -240,7 +243,7 @@ def watch_spot(
         check_node_id(node_id)
     if address:
         check_address(address, "--address")
-    service = Service(endpoint or ENDPOINT)
+    service = Service(ENDPOINT if endpoint is None else endpoint)
     signal.signal(signal.SIGTERM, _end)
     try:
         notice = watch(

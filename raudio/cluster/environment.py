@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from raudio.config.schema import Cluster
+from raudio.core.errors import ConfigError
 from raudio.core.registry import ship
 
 #: Set by Ray for what a job runs.
@@ -51,7 +52,17 @@ def in_job() -> bool:
 
 
 def address_of(settings: Cluster) -> str:
-    """Where `settings` run: "local", "auto" or HOST:PORT."""
+    """Where `settings` run: "local", "auto" or HOST:PORT.
+
+    Raises:
+        ConfigError: the address is empty, as that of a variable that is not set is: it is not to be
+            taken for none, which would run here.
+    """
+    if settings.address is not None and not settings.address.strip():
+        raise ConfigError(
+            f"cluster.address={settings.address!r} is empty; give auto, the HOST:PORT of a "
+            "cluster's head, or local to use this machine"
+        )
     return settings.address or ("auto" if in_job() else "local")
 
 

@@ -27,6 +27,7 @@ from raudio.core.components import TRACKERS
 from raudio.core.errors import ConfigError, closest, unknown
 from raudio.core.registry import Registry, load_plugins
 from raudio.core.secrets import has_credentials
+from raudio.core.storage import check_uri
 from raudio.core.units import parse_bytes, parse_interval, parse_seconds
 
 T = TypeVar("T", Experiment, Configuration)
@@ -368,11 +369,14 @@ def check_together(experiment: Experiment, problems: list[str]) -> None:
 
 
 def _check_uris(configuration: Configuration, problems: list[str]) -> None:
-    """No password in a URI that a run would keep."""
+    """Folders and URIs that can be some; no password in one that a run would keep."""
     path = configuration.experiment.dataset.path
     paths = [path] if isinstance(path, str) else [*path]
     given = [("dataset.path", each) for each in paths] + [("run.dir", configuration.run.dir or "")]
+    if configuration.run.dir == "":
+        problems.append("run.dir='' is empty; give a folder or s3://BUCKET/FOLDER, or leave it out")
     for key, uri in given:
+        _attempt(lambda: check_uri(uri, f"{key}="), problems)  # noqa: B023
         of_azure = uri.startswith(("abfs://", "abfss://"))  # abfs://CONTAINER@ACCOUNT/...
         if has_credentials(uri) and not of_azure:
             problems.append(

@@ -35,6 +35,7 @@ def local_run(
     Raises:
         RunError: the store cannot be read.
     """
+    storage.check_uri(run)
     if not is_remote(run):
         return Path(run)
     folder = copies_of(os.fspath(run)) / "read"

@@ -14,6 +14,7 @@ import itertools
 import logging
 import os
 import random
+import re
 import shutil
 import tempfile
 import time
@@ -24,6 +25,7 @@ from typing import IO, Any, NamedTuple, TypeVar
 
 import fsspec
 
+from raudio.core.errors import ConfigError
 from raudio.core.units import Seconds, format_seconds
 
 T = TypeVar("T")
@@ -96,6 +98,24 @@ def is_remote(path: str | os.PathLike[str]) -> bool:
     """Whether `path` is a URI of another store than this machine's files."""
     text = os.fspath(path)
     return "://" in text and not text.startswith("file://")
+
+
+def check_uri(path: str | os.PathLike[str], where: str = "") -> None:
+    """Refuses what begins as a URI and names no bucket.
+
+    Args:
+        where: it was given: "run.dir=", say.
+
+    Raises:
+        ConfigError: it does.
+    """
+    text = os.fspath(path)
+    scheme = re.match(r"(\w\w+):/", text)  # one letter is a disk
+    if scheme and scheme[1] != "file" and not re.match(r"\w+://[^/]", text):
+        name = text[len(scheme[0]) :].lstrip("/") or "BUCKET/FOLDER"
+        raise ConfigError(
+            f"{where}{text!r} names no bucket, or has not two slashes; write {scheme[1]}://{name}"
+        )
 
 
 def absolute(path: str | os.PathLike[str]) -> str:

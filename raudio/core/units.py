@@ -12,6 +12,8 @@ Hertz: TypeAlias = float
 Decibels: TypeAlias = float
 
 _TIME = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+#: What nobody waits for, and clocks do not count: a century.
+_LONGEST: Seconds = 100 * 365 * 86400.0
 _SIZE = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
@@ -19,7 +21,7 @@ def parse_seconds(value: str | float, where: str = "time") -> Seconds:
     """Seconds from a number or a text such as "90", "90s", "5m", "1.5h", "1h30m".
 
     Raises:
-        ConfigError: the text is none of these, or not positive.
+        ConfigError: the text is none of these, not positive, or more than a century.
     """
     text = str(value).strip()
     parts = re.findall(r"(\d+(?:\.\d+)?)([smhd]?)", text)
@@ -28,6 +30,8 @@ def parse_seconds(value: str | float, where: str = "time") -> Seconds:
     seconds = sum(float(number) * _TIME[unit or "s"] for number, unit in parts)
     if seconds <= 0:
         raise ConfigError(f"{where}={value!r} must be positive; write 90s, 5m or 1.5h")
+    if seconds > _LONGEST:
+        raise ConfigError(f"{where}={value!r} is more than a century; write 90s, 5m or 1.5h")
     return seconds
 
 

@@ -108,6 +108,7 @@ def working_copy(
 ) -> InPlace | Mirror:
     """Where the driver of `run` works; arguments as `Mirror`."""
     name = os.fspath(run)
+    storage.check_uri(name)
     return Mirror(name, new=new, say=say) if is_remote(run) else InPlace(name, Path(run))
 
 

@@ -9,6 +9,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from typer.testing import CliRunner
 from raudio import checkpoint
 from raudio.checkpoint import BEST, LAST
 from raudio.cli.main import app
+from raudio.config.schema import Resources
 from raudio.core import storage
 from raudio.core.errors import PreemptedError
 from raudio.core.storage import StoreError
@@ -503,24 +505,31 @@ def test_the_plan_proposes_it_from_this_experiment_s_state() -> None:
     assert "cluster.lost_every" in said
 
 
-def _rank(rank: int, world: int, folder: Path) -> None:
-    """One of two processes; the machine of the second is taken away after the third step, and then
-    in the first evaluation."""
+def _rank(rank: int, world: int, folder: Path, strategy: str) -> None:
+    """One of two processes; the machine of the second is taken away after the third step, then in
+    the first evaluation, and then while it waits there for its data."""
     torch.set_num_threads(1)
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world
     )
     place = str(folder / "trial")
-    for look, step in ((3, 3), (2, 4)):
+    for look, step, waits in ((3, 3, False), (2, 4, False), (10**6, 4, True)):
         with pytest.raises(PreemptedError):
-            _ranked(rank, world, place, notice_at=look if rank else 10**6)
+            _ranked(
+                rank,
+                world,
+                place,
+                strategy,
+                notice_at=look if rank else 10**6,
+                waits=waits and rank == 1,
+            )
         last = checkpoint.load(Path(place, LAST))
         assert (last["step"], last["epoch"]) == (step, 0)
     if rank == 0:
         shutil.copytree(place, folder / "alone")
     torch.distributed.barrier()
     for name, where in (("resumed", place), ("whole", str(folder / "whole"))):
-        system, reports = _ranked(rank, world, where)
+        system, reports = _ranked(rank, world, where, strategy)
         metrics = [told.metrics for told in reports]
         state = {"model": system.state_dict(), "metrics": metrics}
         checkpoint.save(folder / f"{name}.rank{rank}", state)
@@ -528,9 +537,14 @@ def _rank(rank: int, world: int, folder: Path) -> None:
 
 
 def _ranked(
-    rank: int, world: int, place: str, notice_at: int = 10**6
+    rank: int,
+    world: int,
+    place: str,
+    strategy: str,
+    notice_at: int = 10**6,
+    waits: bool = False,
 ) -> tuple[System, list[Report]]:
-    settings = experiment(epochs=2)
+    settings = replace(experiment(epochs=2), resources=Resources(parallel=strategy))
     system = build_system(settings, labels=LABELS)
     reports: list[Report] = []
     begun = 0
@@ -546,7 +560,7 @@ def _ranked(
         settings,
         system,
         MemoryFeed(*tones(CLIPS), seed=settings.seed, batch_size=8, **share),
-        MemoryFeed(*tones(12, seed=9), **share),
+        (Waits if waits else MemoryFeed)(*tones(12, seed=9), **share),
         device="cpu",
         keeper=keeper,
         report=reports.append,
@@ -558,11 +572,20 @@ def _ranked(
     return system, reports
 
 
+class Waits(MemoryFeed):
+    """Waits for its data, and hears meanwhile that its machine goes."""
+
+    def windows(self, batch_size: int) -> Iterator[Batch]:
+        yield next(super().windows(batch_size))
+        raise PreemptedError
+
+
 @pytest.mark.slow
-def test_several_ranks_leave_together_and_any_number_goes_on(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(_rank, (2, tmp_path), nprocs=2)
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_several_ranks_leave_together_and_any_number_goes_on(tmp_path: Path, strategy: str) -> None:
+    torch.multiprocessing.spawn(_rank, (2, tmp_path, strategy), nprocs=2)
     resumed, whole = (checkpoint.load(tmp_path / f"{n}.rank1") for n in ("resumed", "whole"))
-    alone, reports = _ranked(0, 1, str(tmp_path / "alone"))
+    alone, reports = _ranked(0, 1, str(tmp_path / "alone"), strategy)
     for key, value in whole["model"].items():
         torch.testing.assert_close(resumed["model"][key], value)
         torch.testing.assert_close(alone.state_dict()[key], value, rtol=1e-3, atol=1e-4)

@@ -374,6 +374,7 @@ def test_standard_input_is_another_recording_each_time(bundle: Path, tmp_path: P
         (["--embeddings", "{tmp}/no/e.parquet"], "there is no folder"),
         (["--window", "-1"], "window=-1.0"),
         (["--out", "{tmp}/x.csv", "--stride", "9"], "stride=9 is longer"),
+        (["--out", "{tmp}/x.csv", "--ray", "--address", "127.0.0.1:1"], "no Ray cluster answers"),
     ],
 )
 def test_wrong_usage_leaves_nothing(

@@ -104,6 +104,8 @@ def predict(
     with ExitStack() as stack:
         if ray and STDIN in (inputs or ()):
             raise ConfigError("--ray: standard input (-) can't be read on other machines; save it")
+        if ray:
+            _check_answers(address)  # before anything is written
         recordings = _recordings(inputs or [], files_from, recursive, stack)
         use_plugins(plugin or ())
         from raudio.export.outputs import Embeddings, Output, check_out
@@ -212,6 +214,17 @@ def _recordings(
         heard = read_stdin(Path(folder, "stdin"))
         found = [heard if name_of(each) == STDIN else each for each in found]
     return found
+
+
+def _check_answers(address: str | None) -> None:
+    """Refuses a cluster that does not answer."""
+    from raudio.cluster.environment import address_of
+    from raudio.cluster.token import answers
+    from raudio.config.schema import Cluster
+
+    where = address_of(Cluster(address=address))
+    if where != "local":
+        answers(where)
 
 
 @contextmanager

@@ -31,6 +31,7 @@ from raudio.core.storage import StoreError
 from raudio.data.feeds import Batch
 from raudio.system import System, build_system
 from raudio.training import keeper as keepers
+from raudio.training import notice as notices
 from raudio.training.keeper import Keeper
 from raudio.training.loop import Report, train
 from raudio.training.pace import Pace, young_daly
@@ -570,6 +571,25 @@ def _ranked(
         **share,
     )
     return system, reports
+
+
+def test_one_of_several_ranks_waits_on_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others are in a step with it, and would lose theirs; one that is alone would not."""
+    now, deadline = 100.0, list[float]()
+    monkeypatch.setattr(notices.time, "monotonic", lambda: now)
+    alone, one_of_two = (
+        notices.heeding(lambda: deadline[0] if deadline else None, world) for world in (1, 2)
+    )
+    alone()
+    one_of_two()
+    deadline.append(now + 60)
+    with pytest.raises(PreemptedError):
+        alone()
+    for now in (200.0, 205.0, 210.0):  # noqa: B007
+        one_of_two()
+    now = 210.1
+    with pytest.raises(PreemptedError):
+        one_of_two()
 
 
 class Waits(MemoryFeed):

@@ -162,8 +162,18 @@ def test_a_uri_without_a_bucket_is_no_folder_here(
         )
         assert repr(uri) in str(done.exception)
     assert list(tmp_path.iterdir()) == []
-    for fine in ("s3://bucket", "file:///tmp/x", "/tmp/x", "C:/x", "a:b", "hf://org/name"):
+    for fine in ("s3://bucket", "/tmp/x", "C:/x", "a:b", "hf://org/name"):
         storage.check_uri(fine)
+
+
+@pytest.mark.parametrize(
+    "words", [["plan", "run.dir={}"], ["plan", "dataset.path={}"], ["status", "{}"]]
+)
+def test_a_uri_of_this_machine_is_a_path(words: list[str], tmp_path: Path) -> None:
+    given = f"file://{tmp_path / 'x'}"
+    done = CliRunner().invoke(app, [word.format(given) for word in words])
+    assert isinstance(done.exception, ConfigError), done.output
+    assert f"{given!r} is on this machine: write its path, {tmp_path / 'x'}" in str(done.exception)
 
 
 @pytest.mark.parametrize(

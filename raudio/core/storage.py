@@ -101,7 +101,7 @@ def is_remote(path: str | os.PathLike[str]) -> bool:
 
 
 def check_uri(path: str | os.PathLike[str], where: str = "") -> None:
-    """Refuses what begins as a URI and names no bucket.
+    """Refuses what begins as a URI and names no bucket, or a file of this machine.
 
     Args:
         where: it was given: "run.dir=", say.
@@ -111,7 +111,10 @@ def check_uri(path: str | os.PathLike[str], where: str = "") -> None:
     """
     text = os.fspath(path)
     scheme = re.match(r"(\w\w+):/", text)  # one letter is a disk
-    if scheme and scheme[1] != "file" and not re.match(r"\w+://[^/]", text):
+    if scheme and scheme[1] == "file":
+        path = text[len(scheme[0]) :].lstrip("/")
+        raise ConfigError(f"{where}{text!r} is on this machine: write its path, /{path}")
+    if scheme and not re.match(r"\w+://[^/]", text):
         name = text[len(scheme[0]) :].lstrip("/") or "BUCKET/FOLDER"
         raise ConfigError(
             f"{where}{text!r} names no bucket, or has not two slashes; write {scheme[1]}://{name}"

@@ -113,10 +113,11 @@ def courses(
         say(f"{disturbed.ended - disturbed.began:.0f} s, {len(disturbed.steps)} steps")
     ours = fetch(f"{place}/disturbed", work / "copies" / "disturbed")
     theirs = fetch(f"{place}/undisturbed", work / "copies" / "undisturbed")
-    interval = given.checkpoint_steps or epoch_steps(undisturbed, theirs)
+    epoch = epoch_steps(undisturbed, theirs)
+    interval = given.checkpoint_steps or epoch
     # The resident feed decodes when a driver starts, and then no more.
     spared = (plan.DATA,) if given.feed == "resident" else ()
-    checks = list(check(ours, theirs, disturbed, interval, spared))
+    checks = list(check(ours, theirs, disturbed, interval, epoch, spared))
     recording = work / "recording.wav"
     soundfile.write(recording, np.random.default_rng(0).uniform(-0.3, 0.3, 16_000), 16_000)
     run, folder = f"{place}/disturbed", work / "elsewhere"

@@ -56,9 +56,9 @@ def test_an_interruption_costs_what_is_made_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("start", "count", "seconds", "kind", "may"),
     [
-        (20, 20, 2.0, "machine killed", True),
-        (20, 21, 2.0, "machine killed", False),
-        (20, 40, 4.0, "store: 503", True),  # a checkpoint was on its way
+        (20, 7, 0.7, "machine killed", True),
+        (20, 8, 0.8, "machine killed", False),
+        (20, 40, 4.0, "store: 503", True),  # the trial went on without it for an epoch
         (20, 41, 4.0, "store: 503", False),
         (0, 37, 3.7, "driver killed", True),  # the trial had just begun
         (0, 37, 3.7, "machine killed", False),
@@ -74,8 +74,8 @@ def test_what_an_interruption_may_cost(
     from campaign.steps import Redone
 
     course = Course(struck=[Struck(kind, 100.0, "it")])
-    assert _may_be(Redone(130.0, start, count, seconds), course, interval=20) is may
-    assert not _may_be(Redone(300.0, start, 21, seconds), course, interval=20)  # long ago
+    assert _may_be(Redone(130.0, start, count, seconds), course, interval=7, epoch=20) is may
+    assert not _may_be(Redone(300.0, start, 8, seconds), course, interval=7, epoch=20)  # long ago
 
 
 def test_what_faults_cost_adds_up(tmp_path: Path) -> None:

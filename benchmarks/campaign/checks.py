@@ -51,6 +51,7 @@ def check(
     undisturbed: Path,
     course: Course,
     interval: int,
+    epoch: int,
     spared: Container[str] = (),
 ) -> Iterator[Check]:
     """Compares a run with one of the same search that nothing disturbed.
@@ -59,6 +60,7 @@ def check(
         disturbed, undisturbed: copies of both.
         course: of the disturbed one.
         interval: steps between two checkpoints.
+        epoch: steps of one.
         spared: kinds of faults that may not have found what to strike.
     """
     history = read_history(disturbed)
@@ -92,7 +94,7 @@ def check(
     wrong = [f"{trial}: {gap}" for trial, gap in missing(course.steps).items()]
     yield _check("no step was left out", wrong, f"{len(course.steps)} steps made")
     again = redone(course.steps)
-    wrong = [f"{each.count} steps" for each in again if not _may_be(each, course, interval)]
+    wrong = [f"{each.count} steps" for each in again if not _may_be(each, course, interval, epoch)]
     most = max((each.count for each in again), default=0)
     yield _check(
         "no interruption cost more steps than lie between two checkpoints",
@@ -159,12 +161,12 @@ def commands(
     return Check("status, report, export and predict work elsewhere", True, found)
 
 
-def _may_be(again: Redone, course: Course, interval: int) -> bool:
+def _may_be(again: Redone, course: Course, interval: int, epoch: int) -> bool:
     """Whether so many steps may have been lost.
 
-    Those since the trial's last checkpoint; while a checkpoint is on its way into the store, those
-    since the one before it. It takes as good as no time, unless the store fails. And all of a trial
-    that had just begun when its driver was killed: that it had, the store had not been told.
+    Those since the trial's last checkpoint; while the store fails, to the end of the next epoch,
+    where the trial waits for it. And all of a trial that had just begun when its driver was killed:
+    that it had, the store had not been told.
     """
 
     def lately(kinds: Container[str]) -> bool:
@@ -176,7 +178,7 @@ def _may_be(again: Redone, course: Course, interval: int) -> bool:
 
     if again.start == 0 and again.seconds < _UNTOLD and lately((DRIVER, CLUSTER)):
         return True
-    return again.count <= (2 * interval if lately(STORE) else interval)
+    return again.count <= (2 * epoch if lately(STORE) else interval)
 
 
 def _check(name: str, wrong: Sequence[str], found: str = "") -> Check:

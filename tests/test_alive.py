@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,6 +59,23 @@ def test_a_head_that_is_silent_is_told_of_while_it_may_come_back() -> None:
         assert re.fullmatch(expected, line)
 
 
+def test_one_look_that_is_sure_ends_the_block() -> None:
+    def look() -> str:
+        raise SessionError("gone for good")
+
+    with pytest.raises(SessionError, match=r"^gone for good$"), watched(look, 1000, no_words):
+        time.sleep(60)
+
+
+def test_an_interrupt_that_somebody_swallows_ends_the_block_all_the_same() -> None:
+    with (
+        pytest.raises(SessionError, match=r"^gone$"),
+        watched(lambda: "gone", 1, no_words),
+        contextlib.suppress(KeyboardInterrupt),
+    ):
+        time.sleep(60)
+
+
 def test_what_was_raised_because_ray_is_gone_says_so() -> None:
     with (
         pytest.raises(SessionError, match=r"^gone$") as raised,
@@ -67,10 +87,10 @@ def test_what_was_raised_because_ray_is_gone_says_so() -> None:
 
 @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
 def test_another_error_stays_what_it_is(error: type[BaseException]) -> None:
-    before = signal.getsignal(signal.SIGUSR1)
+    before = signal.getsignal(signal.SIGUSR2)
     with pytest.raises(error), watched(lambda: "", 1, no_words):
         raise error
-    assert signal.getsignal(signal.SIGUSR1) is before
+    assert signal.getsignal(signal.SIGUSR2) is before
 
 
 def test_a_main_thread_that_no_signal_reaches_is_ended_with_last_words() -> None:
@@ -84,7 +104,7 @@ def last_words(reason):
     raise alive.SessionError("and the store fails")
 
 alive._LOOK, alive._PATIENCE = 0.01, 0.5
-signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
 with alive.watched(lambda: "gone", 1, last_words):
     time.sleep(60)
 """
@@ -120,27 +140,45 @@ class Gcs:
         return [answer]
 
 
-def test_how_a_cluster_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def raylet() -> Iterator[tuple[SimpleNamespace, socket.socket]]:
+    """A node of a Ray, and what listens on its socket."""
+    with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f"{folder}/raylet")
+        listener.listen()
+        yield SimpleNamespace(raylet_socket_name=f"{folder}/raylet"), listener
+
+
+def test_how_a_cluster_looks(
+    monkeypatch: pytest.MonkeyPatch, raylet: tuple[SimpleNamespace, socket.socket]
+) -> None:
     from ray._private import worker
     from ray.exceptions import RpcError
 
     answers = iter([True, RpcError("Timed out while waiting for GCS to become available."), False])
-    joined = SimpleNamespace(gcs_client=Gcs(answers), current_node_id="this")
+    node, listener = raylet
+    joined = SimpleNamespace(gcs_client=Gcs(answers), current_node_id="this", node=node)
     monkeypatch.setattr(worker, "global_worker", joined)
     look, _ = alive.joined(45)
     assert look() == ""
     assert look().startswith("the head of the cluster, 10.0.0.1:6379, does not answer any more")
     assert look() == "the cluster has lost the Ray of this machine"
+    listener.accept()[0].close()
+    with pytest.raises(SessionError, match=r"^Ray's process raylet on this machine has died"):
+        look()
+    listener.close()
+    with pytest.raises(SessionError, match=r"^Ray's process raylet on this machine has died"):
+        alive.joined(45)
 
 
 def test_ray_never_ends_the_process_before_it_has_ended_itself(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, raylet: tuple[SimpleNamespace, socket.socket]
 ) -> None:
     """Its own limit is at least what the looks and the end take; a user's is heeded."""
     from ray._private import worker
 
     monkeypatch.undo()
-    joined = SimpleNamespace(gcs_client=None, current_node_id=None)
+    joined = SimpleNamespace(gcs_client=None, current_node_id=None, node=raylet[0])
     monkeypatch.setattr(worker, "global_worker", joined)
     name = "RAY_gcs_rpc_server_reconnect_timeout_s"
     for given in (None, "60", "600"):

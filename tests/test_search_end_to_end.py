@@ -501,16 +501,18 @@ def test_a_closed_terminal_stops_it_as_ctrl_c_does(place: Path, orphans: list[Pr
     assert (driver.run / "bundle").exists()
 
 
-def test_a_dead_gcs_ends_it_although_ray_waits_for_it(place: Path, orphans: list[Process]) -> None:
-    driver = start(place, "headless")
+@pytest.mark.parametrize("kind", ["gcs_server", "raylet"])
+def test_a_dead_ray_ends_it(place: Path, orphans: list[Process], kind: str) -> None:
+    """Although Ray waits for its GCS, and Tune has ears for signals."""
+    driver = start(place, kind)
     driver.until(is_report("0000", 1))
     orphans += (family := driver.family())
-    (gcs,) = [process for process in family if "/gcs_server " in process.command]
-    os.kill(gcs.pid, signal.SIGKILL)
+    (dead,) = [process for process in family if f"/{kind} " in process.command]
+    os.kill(dead.pid, signal.SIGKILL)
     assert driver.end(SOON) == 1, driver.log.read_text()
     said = driver.log.read_text()
-    assert "Ray's process gcs_server on this machine has died" in said
-    assert said.rstrip().endswith("go on with it: raudio resume headless")
+    assert f"Ray's process {kind} on this machine has died" in said
+    assert f"; go on with it: raudio resume {kind}\n" in said
     assert "Traceback" not in said
     assert read_history(driver.run).state == "failed"
     assert outlive(without_agents(family), SOON) == []

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from raylets import raylets
 
 from raudio.cluster import session as module
 from raudio.cluster.alive import SessionError
@@ -115,6 +116,19 @@ def test_when_ray_dies_the_block_ends(
         assert "of Ray" in (tmp_path / "ray.log").read_text()
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.ray
+def test_when_the_raylet_of_a_driver_dies_the_block_ends(tmp_path: Path) -> None:
+    """Although the head lives. Ray itself ends the process, when it next needs the raylet."""
+    with raylets({"num_cpus": 1}, join=False) as cluster:
+        (raylet,) = cluster.head_node.all_processes["raylet"]
+        died = pytest.raises(SessionError, match="process raylet on this machine has died")
+        with died, session(Cluster(address=cluster.address), tmp_path / "ray.log"):
+            began = time.monotonic()
+            os.kill(raylet.process.pid, signal.SIGKILL)
+            time.sleep(60)
+        assert time.monotonic() - began < 30
 
 
 def test_when_ray_does_not_start_it_is_said_in_one_line(

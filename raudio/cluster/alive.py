@@ -9,10 +9,12 @@ import contextlib
 import math
 import os
 import signal
+import socket
 import sys
 import threading
 import time
 import traceback
+import weakref
 from collections.abc import Callable, Iterator
 
 from raudio.core.errors import ConfigError, RaudioError
@@ -20,8 +22,9 @@ from raudio.core.units import Seconds
 
 #: Processes without which there is no Ray.
 _VITAL = ("gcs_server", "raylet")
-#: The signal that tells the main thread that Ray has died.
-_DIED = signal.SIGUSR1
+#: The signal that tells the main thread that Ray has died. Tune takes the other one of users, and
+#: SIGINT, for a wish to end the search gently.
+_DIED = signal.SIGUSR2
 #: Between two looks at Ray.
 _LOOK: Seconds = 0.5
 #: So many looks in a row say that it is dead before a user is told.
@@ -64,7 +67,8 @@ def watched(
     is what it mostly does then. So, if it does not leave, the process is ended from here.
 
     Args:
-        look: why there is no Ray any more; empty while there is.
+        look: why there is no Ray any more; empty while there is. It raises a SessionError where
+            that is for good.
         looks: so many in a row have to say so.
         last_words, say: as for `session`.
     """
@@ -78,7 +82,11 @@ def watched(
             began = time.time()
             if ended.wait(_LOOK):
                 return
-            found = look()
+            try:
+                found = look()
+            except SessionError as error:
+                found = str(error)
+                break
             if dead >= _SAID_AFTER and not found:
                 say("the cluster answers again")
             dead, since = (dead + 1, since or began) if found else (0, 0.0)
@@ -108,6 +116,9 @@ def watched(
         if reason := reason or look():
             raise SessionError(reason) from error
         raise
+    else:
+        if reason:  # somebody has taken the interrupt for himself
+            raise SessionError(reason)
     finally:
         with ending:
             ended.set()
@@ -143,12 +154,16 @@ def own() -> tuple[Callable[[], str], int]:
         names = " and ".join(name for name, _ in processes if name in _VITAL)
         if not names:
             return ""
-        return (
-            f"Ray's process {names} on this machine has died (perhaps the system ended it for want "
-            "of memory: see its log)"
-        )
+        return _has_died(names)
 
     return look, 1
+
+
+def _has_died(names: str) -> str:
+    return (
+        f"Ray's process {names} on this machine has died (perhaps the system ended it for want of "
+        "memory: see its log)"
+    )
 
 
 def check_limit() -> None:
@@ -176,14 +191,27 @@ def silence() -> Seconds:
 def joined(silence: Seconds) -> tuple[Callable[[], str], int]:
     """`look` and `looks` for a cluster that this process has joined.
 
-    Not by the clock: a process that was stopped and goes on has not listened meanwhile.
+    Not by the clock: a process that was stopped and goes on has not listened meanwhile. The raylet
+    of this machine never comes back, and Ray would end the process, without a word, when it next
+    needs it: a connection tells at once.
+
+    Raises:
+        SessionError: that raylet has died already.
     """
     import ray
     from ray._private.worker import global_worker
 
     gcs, node = global_worker.gcs_client, global_worker.current_node_id
+    raylet = socket.socket(socket.AF_UNIX)
+    try:
+        raylet.connect(global_worker.node.raylet_socket_name)
+    except OSError as error:
+        raylet.close()
+        raise SessionError(_has_died("raylet")) from error
 
     def look() -> str:
+        if _hung_up(raylet):
+            raise SessionError(_has_died("raylet"))
         try:
             (lives,) = gcs.check_alive([node], timeout=_ANSWER)
         except ray.exceptions.RayError:
@@ -193,4 +221,15 @@ def joined(silence: Seconds) -> tuple[Callable[[], str], int]:
             )
         return "" if lives else "the cluster has lost the Ray of this machine"
 
+    weakref.finalize(look, raylet.close)
     return look, math.ceil(silence / (_ANSWER + _SAYS_SO))
+
+
+def _hung_up(connection: socket.socket) -> bool:
+    """Whether the process at the other end is gone; it sends nothing."""
+    try:
+        return not connection.recv(1, socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True

@@ -131,8 +131,15 @@ def test_ray_that_does_not_start_ends_the_job(fakes: Path) -> None:
     assert "no room" in output
 
 
-@pytest.mark.parametrize("begun", [False, True])
-@pytest.mark.parametrize("status", [0, 1])
+@pytest.mark.parametrize(
+    ("begun", "status"),
+    [
+        (False, 0),
+        (True, 1),
+        pytest.param(False, 1, marks=pytest.mark.slow),
+        pytest.param(True, 0, marks=pytest.mark.slow),
+    ],
+)
 def test_what_slurm_runs(fakes: Path, begun: bool, status: int) -> None:
     """A run that was begun before is gone on with; Ray asks for a token, and is ended."""
     (fakes / "bin" / "raudio").write_text(

@@ -406,7 +406,7 @@ def test_one_that_is_told_to_leave_while_it_waits_for_data_is_at_its_last_step(
     assert without_seconds(reports) == without_seconds(expected)
 
 
-@pytest.mark.parametrize("late", [4, 16])
+@pytest.mark.parametrize("late", [pytest.param(4, marks=pytest.mark.slow), 16])
 def test_one_that_is_told_to_leave_while_it_waits_for_its_store_leaves(
     gate: Gate, late: int
 ) -> None:

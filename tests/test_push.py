@@ -90,6 +90,7 @@ def test_pushed_to_the_hub_and_loaded_from_there(hub: Hub, bundle: Path, own_cac
     assert not [path for _, path in hub.requests if path.endswith(WEIGHTS)], "it is in the cache"
 
 
+@pytest.mark.slow
 def test_a_later_push_replaces_what_an_ensemble_had_more(
     hub: Hub, run: Path, bundle: Path, tmp_path: Path
 ) -> None:

@@ -152,6 +152,7 @@ def test_local_places_are_found_from_any_folder(
         assert (found.mlflow.uri, found.tensorboard.dir) == (absolute, f"{tmp_path}/tb")
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_may_be_tracked_elsewhere(tmp_path: Path) -> None:
     run = tmp_path / "run"
     job = check(["tracking=wandb", "tracking.wandb.project=p", "search.trials=2"], echo=print)

@@ -203,6 +203,11 @@ class Terminal(Driver):
     def __init__(self, folder: Path, run: str, *args: str) -> None:
         self.run, self.log = folder / run, folder / f"{run}.log"
         ours, theirs = os.openpty()
+
+        def in_a_terminal() -> None:
+            signal.signal(signal.SIGHUP, signal.SIG_DFL)  # pytest may be run by nohup
+            fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
         self.process = subprocess.Popen(
             ["bash", "--norc", "-i"],
             cwd=folder,
@@ -211,7 +216,7 @@ class Terminal(Driver):
             stdout=theirs,
             stderr=theirs,
             start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+            preexec_fn=in_a_terminal,
         )
         os.close(theirs)
         os.write(ours, shlex.join(command(*args)).encode() + b"\n")

@@ -162,7 +162,8 @@ def test_a_search_whose_head_dies_ends_by_itself_and_goes_on(
     assert "GCS may have been killed" not in said
     history = read_history(search.run)
     assert (history.state, history.reason) == ("failed", line.split(": ", 1)[1].split("; go on")[0])
-    assert [trial.state for trial in history.trials.values()][-1] == "stopped"
+    # A trial that can still be heard may come to its end meanwhile; none is left running.
+    assert {trial.state for trial in history.trials.values()} <= {"completed", "stopped"}
     machines.close()  # whose other machine still trains
     resumed = subprocess.run(
         [

@@ -42,13 +42,14 @@ def test_who_interrupts_its_start_is_heeded_when_it_is_whole(
     """Interrupted in the middle of an import, or of Ray's start, one process in ten hung, or
     crashed."""
     monkeypatch.setenv("MEANWHILE", "os.kill(os.getpid(), signal.SIGINT)")
-    connect, connected, began = module._connect, [], False
+    connect, connected, began, said = module._connect, [], False, []
     monkeypatch.setattr(module, "_connect", lambda *given: connected.append(connect(*given)))
     with (
         pytest.raises(KeyboardInterrupt),
-        session(Cluster(cpus=1), tmp_path / "ray.log", modules=(slow_import,)),
+        session(Cluster(cpus=1), tmp_path / "ray.log", modules=(slow_import,), say=said.append),
     ):
         began = True
+    assert said == ["interrupted; it ends when Ray has started"]
     assert connected
     assert not began
     assert sys.modules[slow_import].whole

@@ -44,11 +44,13 @@ def test_where_nothing_runs_yet_the_first_is_the_end(number: signal.Signals) -> 
 @pytest.mark.parametrize("number", ALL)
 def test_what_cannot_be_broken_off_comes_to_its_end(number: signal.Signals) -> None:
     before, done = signal.getsignal(number), False
-    with pytest.raises(KeyboardInterrupt), held():  # noqa: PT012
+    heard: list[int] = []
+    with pytest.raises(KeyboardInterrupt), held(lambda: heard.append(1)):  # noqa: PT012
         os.kill(os.getpid(), number)
         os.kill(os.getpid(), number)
         done = True
     assert done
+    assert heard == [1]
     if number != signal.SIGHUP:
         assert signal.getsignal(number) is before
 

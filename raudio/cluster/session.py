@@ -75,7 +75,8 @@ def session(
         modules: imported while Ray starts, which waits for other processes.
         last_words: called with the reason where Ray has died and the main thread cannot say so, as
             it waits for an answer of Ray that will not come; then the process ends with status 1.
-        say: told, by another thread, when a cluster's head does not answer, and when it does again.
+        say: told that an interrupt was heard; and, by another thread, when a cluster's head does
+            not answer, and when it does again.
 
     Raises:
         ConfigError: no cluster answers at the address, or it takes another token.
@@ -89,7 +90,7 @@ def session(
     watched: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
     quiet = contextlib.ExitStack()
     try:
-        with held():
+        with held(lambda: say("interrupted; it ends when Ray has started")):
             import ray  # whole, before another thread imports parts of it
 
             quiet.enter_context(_prints_in(log))  # a cluster may have something to say at once

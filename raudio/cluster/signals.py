@@ -39,15 +39,24 @@ def interruptible() -> Iterator[threading.Event]:
 
 
 @contextmanager
-def held() -> Iterator[None]:
+def held(heard: Callable[[], None]) -> Iterator[None]:
     """However many there are, they raise one KeyboardInterrupt when the block ends.
 
     For what cannot be broken off. In an import, the exception may fall into a callback of a weak
     reference, where Python drops it, and the lock of all imports with it; a Ray that has half
     started takes the process down.
+
+    Args:
+        heard: called at the first, to say that it was heard.
     """
     interrupted = threading.Event()
-    with _handled(lambda number, frame: interrupted.set()):
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if not interrupted.is_set():
+            interrupted.set()
+            heard()
+
+    with _handled(handle):
         yield
     if interrupted.is_set():
         raise KeyboardInterrupt

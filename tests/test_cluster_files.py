@@ -261,6 +261,7 @@ WRONG = [
     (["aws-spot"], "aws-spot needs ami=... (machine image with NVIDIA's driver and Docker"),
     (["local", "nmae=x"], "local: unknown key 'nmae' (closest: 'name')"),
     (["local", "port"], "'port' must be KEY=VALUE"),
+    (["local", "prt"], "'prt' must be KEY=VALUE (closest: 'port')"),
     (["local", "port=1", "port=2"], "port is given twice"),
     (["local", "port=-1"], "port='-1' must be a whole number of at least 0"),
     (["slurm", *NEEDED["slurm"], "nodes=0"], "nodes='0' must be a whole number of at least 1"),

@@ -162,8 +162,8 @@ def test_a_search_whose_head_dies_ends_by_itself_and_goes_on(
     assert "GCS may have been killed" not in said
     history = read_history(search.run)
     assert (history.state, history.reason) == ("failed", line.split(": ", 1)[1].split("; go on")[0])
-    # A trial that can still be heard may come to its end meanwhile; none is left running.
-    assert {trial.state for trial in history.trials.values()} <= {"completed", "stopped"}
+    for trial in history.trials.values():  # one that is still heard may come to its end meanwhile
+        assert trial.state == ("completed" if len(trial.reports) == 4 else "stopped")
     machines.close()  # whose other machine still trains
     resumed = subprocess.run(
         [

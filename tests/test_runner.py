@@ -405,7 +405,7 @@ def test_the_bundle_of_a_run_in_a_store_is_named_as_it_is_there(
     copy = tmp_path / "copy"
     history = History()
     result = runner.SearchResult(
-        copy, "s3://birds/run", history, history.best(), copy / "bundle", "completed"
+        copy, "s3://birds/run/", history, history.best(), copy / "bundle", "completed"
     )
     with pytest.raises(typer.Exit):
         show(result, as_json)

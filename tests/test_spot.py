@@ -270,6 +270,7 @@ def test_wrong_usage() -> None:
         (["--interval", "never"], "--interval='never' is not a time"),
         (["--node-id", "head"], "--node-id 'head' is not the id of a Ray node"),
         (["--address", "head"], "--address=head: HOST:PORT of a Ray head is wanted here"),
+        (["--address", ""], "--address=: HOST:PORT of a Ray head is wanted here"),
     ]:
         done = run.invoke(app, ["cluster", "watch-spot", *arguments])
         assert isinstance(done.exception, ConfigError)

@@ -241,7 +241,7 @@ def watch_spot(
     seconds = parse_seconds(interval, "--interval")
     if node_id:
         check_node_id(node_id)
-    if address:
+    if address is not None:
         check_address(address, "--address")
     service = Service(ENDPOINT if endpoint is None else endpoint)
     signal.signal(signal.SIGTERM, _end)

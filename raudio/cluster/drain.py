@@ -48,8 +48,8 @@ def drain(
 
     try:
         # An address that is given is taken as it is: Ray would replace a loopback one.
-        given = address or os.environ.get("RAY_ADDRESS", "auto")
-        check_address(given, "--address" if address else "RAY_ADDRESS")
+        given = os.environ.get("RAY_ADDRESS") or "auto" if address is None else address
+        check_address(given, "RAY_ADDRESS" if address is None else "--address")
         where = services.canonicalize_bootstrap_address_or_die(None) if given == "auto" else given
         if given == "auto":  # Ray's rule: no token is sent by itself to a host that was named
             tokens.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)

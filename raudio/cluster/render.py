@@ -159,7 +159,8 @@ def _values(name: str, keys: Mapping[str, Key], settings: Iterable[str]) -> dict
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not equals:
-            raise ConfigError(f"{setting!r} must be KEY=VALUE{closest(key, keys)}")
+            near = "" if key in keys else closest(key, keys)
+            raise ConfigError(f"{setting!r} must be KEY=VALUE{near}")
         if key not in keys:
             raise ConfigError(f"{name}: {unknown('key', key, keys)}")
         if key in given:

@@ -25,7 +25,7 @@ from raudio.cluster.signals import terminable
 from raudio.config.schema import Configuration
 from raudio.config.signature import signature
 from raudio.core.errors import OutOfReachError, RunError
-from raudio.core.storage import is_remote
+from raudio.core.storage import is_remote, join
 from raudio.core.units import parse_seconds
 from raudio.data import raydata
 from raudio.records import (
@@ -86,7 +86,7 @@ class SearchResult:
         """The bundle as commands take it on any machine that reaches the run; None as `bundle`."""
         if self.bundle is None:
             return None
-        return f"{self.name}/{BUNDLE}" if is_remote(self.name) else str(self.bundle)
+        return join(self.name, BUNDLE) if is_remote(self.name) else str(self.bundle)
 
 
 # --- the three ways in -------------------------------------------------------------------------

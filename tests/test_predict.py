@@ -191,12 +191,13 @@ def test_an_endless_supply_is_taken_as_it_is_used(model: Predictor, workers: int
         for _ in taken:
             yield sound(WINDOW)
 
+    there = {*threading.enumerate()}  # those of other tests may end meanwhile
     results = model.results(endless(), RATE, batch_size=4, workers=workers)
     assert [each.position for each in itertools.islice(results, 10)] == list(range(10))
     assert next(taken) <= 12 + 1 + 8 * workers
-    before = threading.active_count()
+    assert len({*threading.enumerate()} - there) == workers
     results.close()
-    assert threading.active_count() == before - workers
+    assert {*threading.enumerate()} - there == set()
 
 
 def test_a_device_that_is_none(bundle: Path) -> None:
